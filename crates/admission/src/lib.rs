@@ -1,0 +1,28 @@
+//! Admission: the ordered chain of plugins that may change or refuse a write after it was authorised
+//! (upstream: `pkg/kubeapiserver/options/plugins.go`).
+//!
+//! Plugins see an object's tree and decide from it and from the registry; they do not know HTTP.
+
+pub mod chain;
+pub mod namespace_lifecycle;
+pub mod node_restriction;
+pub mod priority;
+pub mod service_account;
+pub mod taints;
+
+pub use chain::{Attributes, Chain, Notes, Plugin};
+
+use registry::Registry;
+use std::sync::Arc;
+
+/// The default plugins, in upstream's order.
+pub fn default_chain(registry: &Arc<Registry>) -> Chain {
+    Chain::new(vec![
+        Arc::new(namespace_lifecycle::NamespaceLifecycle::new(registry.clone())),
+        Arc::new(service_account::ServiceAccount::new(registry.clone())),
+        Arc::new(node_restriction::NodeRestriction::new(registry.clone())),
+        Arc::new(taints::TaintNodesByCondition),
+        Arc::new(priority::Priority::new(registry.clone())),
+        Arc::new(taints::DefaultTolerationSeconds),
+    ])
+}

@@ -1,0 +1,91 @@
+//! Priority: a pod's priority is its class's value (upstream: `plugin/pkg/admission/priority`).
+
+use crate::chain::{Attributes, Plugin};
+use async_trait::async_trait;
+use meta::permit::Permit;
+use meta::status::{Result, Status};
+use registry::{ListQuery, Match, Operation, Registry, Selectors};
+use serde_json::Value;
+use std::sync::Arc;
+
+pub struct Priority {
+    registry: Arc<Registry>,
+}
+
+impl Priority {
+    pub fn new(registry: Arc<Registry>) -> Self {
+        Self { registry }
+    }
+
+    /// The class that pods without one get; the one of lowest value when several claim it.
+    fn global_default(&self, permit: &Permit) -> Result<Option<Value>> {
+        let Some(row) = self.registry.kinds().resource("scheduling.k8s.io", "v1", "priorityclasses") else {
+            return Ok(None);
+        };
+        let query = ListQuery {
+            selectors: Selectors::default(),
+            limit: 0,
+            resume: None,
+            resource_version: String::new(),
+            matching: Match::Unset,
+        };
+        let listed = self.registry.list(permit, row, None, &query)?;
+        let classes = listed.items.iter().filter_map(|b| serde_json::from_slice::<Value>(b).ok());
+        Ok(classes.filter(|c| c["globalDefault"] == true).min_by_key(|c| c["value"].as_i64().unwrap_or(0)))
+    }
+
+    fn class(&self, a: &Attributes<'_>, name: &str) -> Result<Value> {
+        let row = self.registry.kinds().resource("scheduling.k8s.io", "v1", "priorityclasses");
+        let row = row.ok_or_else(Status::no_such_resource)?;
+        self.registry.get_value(&a.permit, row, "", name).map_err(|e| {
+            if !e.is_not_found() {
+                return e;
+            }
+            let why = format!("no PriorityClass with name {name} was found");
+            Status::forbidden(&a.kind.group_resource(), a.name, &why)
+        })
+    }
+}
+
+#[async_trait]
+impl Plugin for Priority {
+    fn name(&self) -> &'static str {
+        "Priority"
+    }
+
+    async fn admit(&self, a: &Attributes<'_>, new: &mut Value, _old: Option<&Value>) -> Result<()> {
+        if a.operation != Operation::Create || !a.is("", "pods") || !a.subresource.is_empty() {
+            return Ok(());
+        }
+        let name = new["spec"]["priorityClassName"].as_str().unwrap_or("").to_owned();
+        let class = if name.is_empty() { self.global_default(&a.permit)? } else { Some(self.class(a, &name)?) };
+        let value = class.as_ref().map_or(0, |c| c["value"].as_i64().unwrap_or(0));
+        let policy = class.as_ref().and_then(|c| c["preemptionPolicy"].as_str()).unwrap_or("PreemptLowerPriority");
+        if new["spec"]["priority"].as_i64().is_some_and(|p| p != value) {
+            let why = "the integer value of priority must not be provided in pod spec; priority admission controller computed";
+            let given = new["spec"]["priority"].as_i64().unwrap_or(0);
+            let why = format!("{why} {value} from the given PriorityClass name: {given}");
+            return Err(Status::forbidden(&a.kind.group_resource(), a.name, &why));
+        }
+        if let (true, Some(c)) = (name.is_empty(), &class) {
+            new["spec"]["priorityClassName"] = c["metadata"]["name"].clone();
+        }
+        new["spec"]["priority"] = value.into();
+        if new["spec"]["preemptionPolicy"].is_null() {
+            new["spec"]["preemptionPolicy"] = policy.into();
+        }
+        Ok(())
+    }
+
+    async fn validate(&self, a: &Attributes<'_>, new: Option<&Value>, _old: Option<&Value>) -> Result<()> {
+        let Some(new) = new.filter(|n| a.is("scheduling.k8s.io", "priorityclasses") && n["globalDefault"] == true)
+        else {
+            return Ok(());
+        };
+        let other = self.global_default(&a.permit)?.filter(|c| c["metadata"]["name"] != new["metadata"]["name"]);
+        let Some(other) = other else { return Ok(()) };
+        let other = other["metadata"]["name"].as_str().unwrap_or("");
+        let why = format!("PriorityClass {other:?} is already marked as default. Only one default can exist");
+        Err(Status::forbidden(&a.kind.group_resource(), a.name, &why))
+    }
+}

@@ -1,0 +1,229 @@
+//! The way of a request, whole and in order
+//! (upstream: apiserver `pkg/server/config.go#DefaultBuildHandlerChain`).
+
+use crate::context::{Context, Warnings};
+use crate::filters::{audit, authentication, authorization, impersonation};
+use crate::negotiate::{self, Accepted};
+use crate::reply::{self, Rendered, Rendering, Reply};
+use crate::request_info::RequestInfo;
+use crate::server::Server;
+use crate::verbs;
+use crate::nonresource;
+use auth::identity::Identity;
+use bytes::Bytes;
+use client::Body;
+use futures::FutureExt as _;
+use http::{HeaderValue, Request, Response};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use meta::status::{Result, Status};
+use parking_lot::Mutex;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a request that does not stream may take (upstream: `--request-timeout`).
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The largest request body (upstream: `MaxRequestBodyBytes`).
+const BODY_BYTES_MAX: usize = 3 << 20;
+
+/// Where a request came from.
+pub struct Connection {
+    pub peer: SocketAddr,
+    /// The client's certificate, DER, already verified against the client CA.
+    pub certificate: Option<Vec<u8>>,
+    /// The identity of a caller in this process.
+    pub identity: Option<Arc<Identity>>,
+}
+
+/// Serves a request from the network.
+pub async fn serve(server: Arc<Server>, from: Arc<Connection>, request: Request<Incoming>) -> Response<Body> {
+    let (mut parts, body) = request.into_parts();
+    let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    // Streaming bodies (an exec over SPDY) belong to the upgraded connection.
+    let upgrading = parts.headers.contains_key(http::header::UPGRADE);
+    let read = async {
+        if upgrading {
+            return Ok(Bytes::new());
+        }
+        match Limited::new(body, BODY_BYTES_MAX).collect().await {
+            Ok(all) => Ok(all.to_bytes()),
+            Err(e) if e.is::<http_body_util::LengthLimitError>() => {
+                Err(Status::too_large(format!("limit is {BODY_BYTES_MAX}")))
+            }
+            Err(e) => Err(Status::bad_request(format!("unable to read the request body: {e}"))),
+        }
+    };
+    handle(server, from, parts, read, upgrade).await
+}
+
+/// Serves a request from this process.
+pub async fn serve_local(server: Arc<Server>, from: Arc<Connection>, request: Request<Bytes>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    handle(server, from, parts, async { Ok(body) }, None).await
+}
+
+/// The order of the filters. Each step says why it stands where it does.
+async fn handle(
+    server: Arc<Server>,
+    from: Arc<Connection>,
+    parts: http::request::Parts,
+    body: impl Future<Output = Result<Bytes>> + Send,
+    upgrade: Option<hyper::upgrade::OnUpgrade>,
+) -> Response<Body> {
+    // The URL is read once; every later step takes its word.
+    let info = RequestInfo::parse(&parts.method, &parts.uri);
+    let accepted = negotiate::accept(&parts.headers);
+    // Who it is comes first: the audit record needs a name, and a failed login has a record of its own shape.
+    let user = match authentication::identify(&server, &from, &parts.headers) {
+        Ok(user) => user,
+        Err(refused) => {
+            let scope = audit::begin(&server, &info, &parts, from.peer, None);
+            let rendered = reply::refusal(&refused, accepted.unwrap_or_default().format, scope.wants_response());
+            scope.failed_authentication(&refused);
+            return finish(&server, &info, scope, rendered, Vec::new());
+        }
+    };
+    // From here on everything is on the record: refusals by later filters, panics, cut connections.
+    let scope = audit::begin(&server, &info, &parts, from.peer, Some(&user));
+    if !scope.received() {
+        let refused = Status::internal("failed to store audit event");
+        return finish(&server, &info, scope, reply::refusal(&refused, Default::default(), false), Vec::new());
+    }
+    let long = info.is_long_running();
+    // A bound on requests in flight stands before authorisation, whose cost it also bounds; it does not count streams.
+    let _slot = match server.in_flight.enter(&info, &user, long) {
+        Ok(slot) => slot,
+        Err(refused) => {
+            let rendered = reply::refusal(&refused, accepted.unwrap_or_default().format, scope.wants_response());
+            scope.refused(&refused, rendered.object.as_ref());
+            return finish(&server, &info, scope, rendered, Vec::new());
+        }
+    };
+    let deadline = if long { Duration::from_secs(u64::from(u32::MAX)) } else { timeout_of(&info) };
+    let work = AssertUnwindSafe(authorized(&server, &from, &info, parts, body, upgrade, user, accepted, &scope));
+    // A panic answers this request with 500 and leaves a Panic event; the process goes on.
+    let outcome = tokio::time::timeout(deadline, work.catch_unwind()).await;
+    match outcome {
+        Ok(Ok((rendered, warnings))) => finish(&server, &info, scope, rendered, warnings),
+        Ok(Err(panic)) => {
+            let text = panic_text(&*panic);
+            scope.panicked(&text);
+            server.metrics.panic();
+            let refused = Status::internal("an error on the server has prevented the request from succeeding");
+            finish(&server, &info, scope, reply::refusal(&refused, Default::default(), false), Vec::new())
+        }
+        Err(_) => {
+            let refused = Status::timeout("request did not complete within the allotted timeout", 0);
+            let rendered = reply::refusal(&refused, Default::default(), scope.wants_response());
+            scope.refused(&refused, rendered.object.as_ref());
+            finish(&server, &info, scope, rendered, Vec::new())
+        }
+    }
+}
+
+/// Impersonation, authorisation, and the verb.
+async fn authorized(
+    server: &Arc<Server>,
+    from: &Connection,
+    info: &RequestInfo,
+    parts: http::request::Parts,
+    body: impl Future<Output = Result<Bytes>> + Send,
+    upgrade: Option<hyper::upgrade::OnUpgrade>,
+    user: Arc<Identity>,
+    accepted: Result<Accepted>,
+    scope: &Arc<audit::AuditScope>,
+) -> (Rendered, Vec<String>) {
+    let format = accepted.as_ref().map(|a| a.format).unwrap_or_default();
+    let keep = scope.wants_response();
+    let mut warnings = Vec::new();
+    let result: Result<Rendered> = async {
+        // Acting as somebody else needs a permission of its own, and authorisation then sees that somebody.
+        let user = impersonation::resolve(server, info, &parts.headers, user, scope)?;
+        // The permit is the only key to the registry.
+        let permit = authorization::permit(server, info, &user, scope)?;
+        let body = body.await?;
+        let ctx = Context {
+            server: server.clone(),
+            info: info.clone(),
+            user,
+            permit,
+            headers: parts.headers,
+            accepted: if info.is_resource && !is_stream(info) { accepted? } else { accepted.unwrap_or_default() },
+            audit: scope.clone(),
+            body,
+            warnings: Warnings::default(),
+            upgrade: Mutex::new(upgrade),
+            peer: from.peer.ip(),
+        };
+        let answer = answer(&ctx).await;
+        warnings = ctx.warnings.headers();
+        let rendering = Rendering {
+            accepted: ctx.accepted,
+            include_object: info.query.get("includeObject"),
+            now: server.clock.now(),
+            keep: keep && !info.is_long_running(),
+        };
+        answer?.render(&rendering)
+    }
+    .await;
+    let rendered = match result {
+        Ok(rendered) => {
+            scope.answered(rendered.response.status().as_u16(), rendered.object.as_ref());
+            rendered
+        }
+        Err(refused) => {
+            let rendered = reply::refusal(&refused, format, keep);
+            scope.refused(&refused, rendered.object.as_ref());
+            rendered
+        }
+    };
+    (rendered, warnings)
+}
+
+async fn answer(ctx: &Context) -> Result<Reply> {
+    if ctx.info.is_resource { verbs::dispatch(ctx).await } else { nonresource::dispatch(ctx).await }
+}
+
+/// Answers of these are not objects: any `Accept` will do.
+fn is_stream(info: &RequestInfo) -> bool {
+    matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+}
+
+/// The client may ask for less time than the server grants (`timeout=10s`).
+fn timeout_of(info: &RequestInfo) -> Duration {
+    let asked = info.query.get("timeout");
+    let seconds = meta::time::parse_duration(asked).unwrap_or(REQUEST_TIMEOUT);
+    if seconds.is_zero() { REQUEST_TIMEOUT } else { seconds.min(REQUEST_TIMEOUT) }
+}
+
+/// Headers that every response has; the record is completed when the last byte went out.
+fn finish(
+    server: &Arc<Server>,
+    info: &RequestInfo,
+    scope: Arc<audit::AuditScope>,
+    rendered: Rendered,
+    warnings: Vec<String>,
+) -> Response<Body> {
+    let mut response = rendered.response;
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_bytes(scope.id().as_bytes()) {
+        headers.entry("audit-id").or_insert(id);
+    }
+    for w in warnings {
+        if let Ok(value) = HeaderValue::from_str(&w) {
+            headers.append(http::header::WARNING, value);
+        }
+    }
+    server.metrics.request(info, response.status().as_u16(), scope.elapsed());
+    audit::complete_with_body(scope, info.is_long_running(), response)
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|s| (*s).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "unknown panic".to_owned())
+}

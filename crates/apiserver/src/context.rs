@@ -1,0 +1,148 @@
+//! One authorised request, as the verbs see it.
+
+use crate::filters::audit::AuditScope;
+use crate::negotiate::Accepted;
+use crate::request_info::RequestInfo;
+use crate::server::Server;
+use admission::{Attributes, Notes};
+use async_trait::async_trait;
+use auth::identity::Identity;
+use bytes::Bytes;
+use http::HeaderMap;
+use kinds::KindDef;
+use meta::permit::Permit;
+use meta::status::Result;
+use parking_lot::Mutex;
+use registry::{Admit, Operation, Recorder};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// Warnings sent with one response, and their bytes in all (upstream: `pkg/endpoints/filters/warning.go`).
+const WARNINGS_MAX: usize = 64;
+const WARNING_BYTES_MAX: usize = 4 << 10;
+
+pub struct Context {
+    pub server: Arc<Server>,
+    pub info: RequestInfo,
+    /// The effective user (after impersonation).
+    pub user: Arc<Identity>,
+    pub permit: Permit,
+    pub headers: HeaderMap,
+    pub accepted: Accepted,
+    pub audit: Arc<AuditScope>,
+    pub body: Bytes,
+    pub warnings: Warnings,
+    /// The client's connection can be taken over after a 101.
+    pub upgrade: Mutex<Option<hyper::upgrade::OnUpgrade>>,
+    pub peer: std::net::IpAddr,
+}
+
+/// Warnings for the client, each once.
+#[derive(Default)]
+pub struct Warnings(Mutex<Vec<String>>);
+
+impl Warnings {
+    pub fn add(&self, text: &str) {
+        let mut all = self.0.lock();
+        let bytes: usize = all.iter().map(String::len).sum();
+        let fits = all.len() < WARNINGS_MAX && bytes + text.len() <= WARNING_BYTES_MAX;
+        if fits && !text.is_empty() && !all.iter().any(|w| w == text) {
+            all.push(text.to_owned());
+        }
+    }
+
+    /// The `Warning` header values.
+    pub fn headers(&self) -> Vec<String> {
+        self.0.lock().iter().map(|w| format!("299 - {:?}", w.replace(|c: char| c.is_control(), " "))).collect()
+    }
+}
+
+impl Context {
+    pub fn content_type(&self) -> &str {
+        let value = self.headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+        value.split(';').next().unwrap_or("").trim()
+    }
+
+    /// The namespace of the request's objects; `None` for all namespaces or cluster-scoped kinds.
+    pub fn namespace(&self, kind: &KindDef) -> Option<&str> {
+        (kind.namespaced() && !self.info.namespace.is_empty()).then_some(self.info.namespace.as_str())
+    }
+
+    pub fn dry_run(&self) -> Result<bool> {
+        let asked: Vec<&str> = self.info.query.all("dryRun").collect();
+        if asked.iter().any(|d| *d != "All") {
+            let error = meta::field::Error::not_supported(&meta::field::Path::new("dryRun"), asked[0], &["All"]);
+            let gk = meta::GroupKind { group: "meta.k8s.io".into(), kind: "CreateOptions".into() };
+            return Err(meta::Status::invalid(&gk, "", &vec![error]));
+        }
+        Ok(!asked.is_empty())
+    }
+
+    /// The registry's view of a write by this request.
+    pub fn write<'a>(&'a self, kind: &'a KindDef, name: &'a str, admit: &'a Admission<'a>) -> registry::Request<'a> {
+        registry::Request {
+            permit: self.permit,
+            kind,
+            namespace: if kind.namespaced() { &self.info.namespace } else { "" },
+            name,
+            subresource: &self.info.subresource,
+            dry_run: admit.dry_run,
+            admit,
+            recorder: self,
+        }
+    }
+}
+
+impl Recorder for Context {
+    fn core(&self, object: Option<&Value>) -> Option<Bytes> {
+        self.audit.core(object)
+    }
+
+    fn committed(&self, record: u64) {
+        self.audit.committed(record);
+    }
+}
+
+impl Notes for Context {
+    fn annotate(&self, key: &str, value: &str) {
+        self.audit.annotate(key, value);
+    }
+
+    fn warn(&self, text: &str) {
+        self.warnings.add(text);
+    }
+}
+
+/// The admission chain bound to a request and a kind.
+pub struct Admission<'a> {
+    pub ctx: &'a Context,
+    pub kind: &'a KindDef,
+    pub dry_run: bool,
+}
+
+impl Admission<'_> {
+    fn attributes<'b>(&'b self, operation: Operation, name: &'b str) -> Attributes<'b> {
+        Attributes {
+            user: &self.ctx.user,
+            kind: self.kind,
+            namespace: &self.ctx.info.namespace,
+            name,
+            subresource: &self.ctx.info.subresource,
+            operation,
+            dry_run: self.dry_run,
+            notes: self.ctx,
+            permit: self.ctx.permit,
+        }
+    }
+}
+
+#[async_trait]
+impl Admit for Admission<'_> {
+    async fn mutate(&self, op: Operation, name: &str, new: &mut Value, old: Option<&Value>) -> Result<()> {
+        self.ctx.server.admission.admit(&self.attributes(op, name), new, old).await
+    }
+
+    async fn validate(&self, op: Operation, name: &str, new: Option<&Value>, old: Option<&Value>) -> Result<()> {
+        self.ctx.server.admission.validate(&self.attributes(op, name), new, old).await
+    }
+}

@@ -1,0 +1,216 @@
+//! Discovery documents, plain and aggregated, from the rows
+//! (upstream: apiserver `pkg/endpoints/discovery`).
+
+use crate::context::Context;
+use crate::reply::Reply;
+use bytes::Bytes;
+use kinds::KindDef;
+use meta::status::{Result, Status};
+use registry::Kinds;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// Groups in upstream's order of priority; others follow by name.
+const GROUP_ORDER: &[&str] = &[
+    "apiregistration.k8s.io",
+    "apps",
+    "events.k8s.io",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "autoscaling",
+    "batch",
+    "certificates.k8s.io",
+    "networking.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "storage.k8s.io",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "scheduling.k8s.io",
+    "coordination.k8s.io",
+    "node.k8s.io",
+    "discovery.k8s.io",
+    "resource.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+];
+
+/// The document at a discovery path; `None` when the path is none.
+pub fn serve(ctx: &Context, path: &str) -> Option<Result<Reply>> {
+    let kinds = ctx.server.registry.kinds();
+    let parts: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
+    let aggregated = accepts_aggregated(ctx);
+    let value = match parts.as_slice() {
+        ["api"] if aggregated => return Some(Ok(aggregated_reply(kinds, true))),
+        ["apis"] if aggregated => return Some(Ok(aggregated_reply(kinds, false))),
+        ["api"] => json!({
+            "kind": "APIVersions", "versions": ["v1"],
+            "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": ctx.server.advertise}],
+        }),
+        ["apis"] => {
+            let groups: Vec<Value> = groups(kinds).iter().map(|g| group(kinds, g)).collect();
+            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+        }
+        ["apis", name] if !name.is_empty() && kinds.has_group(name) => {
+            let mut value = group(kinds, name);
+            value["kind"] = "APIGroup".into();
+            value["apiVersion"] = "v1".into();
+            value
+        }
+        ["api", version] => return resources(kinds, "", version),
+        ["apis", name, version] => return resources(kinds, name, version),
+        _ => return None,
+    };
+    Some(Ok(Reply::Document { code: 200, value }))
+}
+
+fn accepts_aggregated(ctx: &Context) -> bool {
+    let accept = ctx.headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    accept.split(',').any(|clause| {
+        let has = |p: &str| clause.split(';').any(|s| s.trim() == p);
+        clause.trim_start().starts_with("application/json")
+            && has("g=apidiscovery.k8s.io")
+            && has("v=v2")
+            && has("as=APIGroupDiscoveryList")
+    })
+}
+
+/// Named groups that are served, in order.
+pub fn groups(kinds: &Kinds) -> Vec<String> {
+    let mut names: Vec<String> =
+        kinds.rows().iter().map(|r| r.group.to_string()).filter(|g| !g.is_empty()).collect();
+    names.sort();
+    names.dedup();
+    names.sort_by_key(|n| GROUP_ORDER.iter().position(|g| g == n).unwrap_or(usize::MAX));
+    names
+}
+
+/// Versions of a group, newest first as they stand in the table.
+fn versions(kinds: &Kinds, group: &str) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    for row in kinds.rows().iter().filter(|r| r.group == group) {
+        if !out.contains(&row.version.to_string()) {
+            out.push(row.version.to_string());
+        }
+    }
+    out
+}
+
+fn group(kinds: &Kinds, name: &str) -> Value {
+    let versions: Vec<Value> = versions(kinds, name)
+        .iter()
+        .map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v}))
+        .collect();
+    json!({"name": name, "versions": versions, "preferredVersion": versions.first()})
+}
+
+fn rows<'a>(kinds: &'a Kinds, group: &'a str, version: &'a str) -> Vec<&'a Arc<KindDef>> {
+    let mut rows: Vec<_> = kinds.rows().iter().filter(|r| r.group == group && r.version == version).collect();
+    rows.sort_by(|a, b| a.plural.cmp(&b.plural));
+    rows
+}
+
+fn resources(kinds: &Kinds, group: &str, version: &str) -> Option<Result<Reply>> {
+    let rows = rows(kinds, group, version);
+    if rows.is_empty() {
+        return Some(Err(Status::no_such_resource()));
+    }
+    let mut list = Vec::new();
+    for row in &rows {
+        let mut entry = json!({
+            "name": row.plural, "singularName": row.singular, "namespaced": row.namespaced(),
+            "kind": row.kind, "verbs": row.verbs,
+        });
+        if !row.short.is_empty() {
+            entry["shortNames"] = json!(row.short);
+        }
+        if !row.categories.is_empty() {
+            entry["categories"] = json!(row.categories);
+        }
+        if !row.storage.is_empty() {
+            entry["storageVersionHash"] = storage_hash(row).into();
+        }
+        list.push(entry);
+        let mut subs: Vec<_> = row.subresources.iter().collect();
+        subs.sort_by_key(|s| s.name);
+        for sub in subs {
+            let mut entry = json!({
+                "name": format!("{}/{}", row.plural, sub.name), "singularName": "", "namespaced": row.namespaced(),
+                "kind": sub.body.map_or(&*row.kind, |b| b.2), "verbs": sub.verbs,
+            });
+            if let Some((group, version, _)) = sub.body {
+                entry["group"] = group.into();
+                entry["version"] = version.into();
+            }
+            list.push(entry);
+        }
+    }
+    let gv = meta::GroupVersion::new(group, version).to_string();
+    let mut value = json!({"kind": "APIResourceList", "groupVersion": gv, "resources": list});
+    if !group.is_empty() {
+        value["apiVersion"] = "v1".into();
+    }
+    Some(Ok(Reply::Document { code: 200, value }))
+}
+
+/// Upstream: `discovery.StorageVersionHash`, the first 8 bytes of the SHA-256 of `group/version/kind`.
+fn storage_hash(row: &KindDef) -> String {
+    use base64::Engine as _;
+    let text = format!("{}/{}/{}", row.group, row.version, row.kind);
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    base64::engine::general_purpose::STANDARD.encode(&digest.as_ref()[..8])
+}
+
+fn aggregated_reply(kinds: &Kinds, core: bool) -> Reply {
+    let names = if core { vec![String::new()] } else { groups(kinds) };
+    let items: Vec<Value> = names.iter().map(|g| aggregated_group(kinds, g)).collect();
+    let value = json!({
+        "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,
+    });
+    Reply::Text { code: 200, content_type: AGGREGATED, body: Bytes::from(value.to_string()) }
+}
+
+fn aggregated_group(kinds: &Kinds, group: &str) -> Value {
+    let versions: Vec<Value> = versions(kinds, group)
+        .iter()
+        .map(|version| {
+            let resources: Vec<Value> =
+                rows(kinds, group, version).into_iter().map(|r| aggregated_resource(r)).collect();
+            json!({"version": version, "resources": resources, "freshness": "Current"})
+        })
+        .collect();
+    let mut metadata = json!({});
+    if !group.is_empty() {
+        metadata["name"] = group.into();
+    }
+    json!({"metadata": metadata, "versions": versions})
+}
+
+fn aggregated_resource(row: &KindDef) -> Value {
+    let kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    let scope = if row.namespaced() { "Namespaced" } else { "Cluster" };
+    let mut out = json!({
+        "resource": row.plural, "responseKind": kind(&row.group, &row.version, &row.kind), "scope": scope,
+        "singularResource": row.singular, "verbs": row.verbs,
+    });
+    if !row.short.is_empty() {
+        out["shortNames"] = json!(row.short);
+    }
+    if !row.categories.is_empty() {
+        out["categories"] = json!(row.categories);
+    }
+    if !row.subresources.is_empty() {
+        let mut subs: Vec<_> = row.subresources.iter().collect();
+        subs.sort_by_key(|s| s.name);
+        let subs: Vec<Value> = subs
+            .into_iter()
+            .map(|s| {
+                let (g, v, k) = s.body.unwrap_or((&row.group, &row.version, &row.kind));
+                json!({"subresource": s.name, "responseKind": kind(g, v, k), "verbs": s.verbs})
+            })
+            .collect();
+        out["subresources"] = subs.into();
+    }
+    out
+}

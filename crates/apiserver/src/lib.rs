@@ -1,0 +1,28 @@
+//! The API server: every request, from a socket or from a component in this process, goes through [`chain`].
+//!
+//! Invariants: there is one order of filters, in one function; what a request asks for is read from its URL once;
+//! nothing reaches a verb without a permit; every request that the policy names is on the audit record.
+
+pub mod chain;
+pub mod context;
+pub mod discovery;
+pub mod extension;
+pub mod filters;
+pub mod health;
+pub mod inprocess;
+pub mod kubelet;
+pub mod metrics;
+pub mod negotiate;
+mod nonresource;
+pub mod openapi;
+pub mod reply;
+pub mod request_info;
+mod reviews;
+pub mod server;
+pub mod services;
+pub mod table;
+pub mod tokens;
+mod verbs;
+pub mod version;
+
+pub use server::{Server, ServerOptions};

@@ -1,0 +1,150 @@
+//! Metrics in the Prometheus text format, under upstream's names.
+//!
+//! Label values come from the table of kinds and from HTTP, never from what clients make up (CVE-2020-8552).
+
+use crate::context::Context;
+use crate::request_info::RequestInfo;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Upper bounds of the request duration histogram, in seconds (a subset of upstream's).
+const BUCKETS_SECONDS: [f64; 12] = [0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 5.0, 60.0];
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Series {
+    verb: &'static str,
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+    scope: &'static str,
+    code: u16,
+}
+
+#[derive(Default, Clone)]
+struct Histogram {
+    count: u64,
+    sum_seconds: f64,
+    buckets: [u64; BUCKETS_SECONDS.len()],
+}
+
+#[derive(Default)]
+pub struct Metrics {
+    requests: Mutex<BTreeMap<Series, Histogram>>,
+    panics: AtomicU64,
+}
+
+impl Metrics {
+    pub fn request(&self, info: &RequestInfo, code: u16, took: Duration) {
+        let known = info.is_resource && code != 404;
+        let of = |text: &str| if known { text.to_owned() } else { String::new() };
+        let series = Series {
+            verb: verb(&info.verb),
+            group: of(&info.group),
+            version: of(&info.version),
+            resource: of(&info.resource),
+            subresource: of(&info.subresource),
+            scope: scope(info),
+            code,
+        };
+        let seconds = took.as_secs_f64();
+        let mut all = self.requests.lock();
+        let h = all.entry(series).or_default();
+        h.count += 1;
+        h.sum_seconds += seconds;
+        for (slot, bound) in h.buckets.iter_mut().zip(BUCKETS_SECONDS) {
+            if seconds <= bound {
+                *slot += 1;
+            }
+        }
+    }
+
+    pub fn panic(&self) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn render(&self, ctx: &Context) -> String {
+        let mut out = String::with_capacity(16 << 10);
+        self.render_requests(&mut out);
+        let store = ctx.server.registry.store().stats();
+        gauge(&mut out, "apiserver_storage_size_bytes", "Bytes of keys and values kept.", store.used_bytes as f64);
+        gauge(&mut out, "etcd_mvcc_db_total_size_in_bytes", "Bytes of keys and values kept.", store.used_bytes as f64);
+        gauge(&mut out, "taffrail_store_revision", "Newest durable revision.", store.revision as f64);
+        gauge(&mut out, "taffrail_store_commits_total", "Commits since start.", store.commits as f64);
+        gauge(&mut out, "taffrail_store_fsyncs_total", "Flushes to disk since start.", store.fsyncs as f64);
+        gauge(&mut out, "apiserver_registered_watchers", "Running watches.", store.watchers as f64);
+        let panics = self.panics.load(Ordering::Relaxed);
+        gauge(&mut out, "apiserver_request_panics_total", "Requests that panicked.", panics as f64);
+        out.push_str(&ctx.server.audit.metrics());
+        self.render_objects(&mut out, ctx);
+        out
+    }
+
+    fn render_requests(&self, out: &mut String) {
+        let all = self.requests.lock().clone();
+        out.push_str("# HELP apiserver_request_total Counter of apiserver requests.\n# TYPE apiserver_request_total counter\n");
+        for (s, h) in &all {
+            let _ = writeln!(out, "apiserver_request_total{{code=\"{}\",{}}} {}", s.code, s.labels(), h.count);
+        }
+        let name = "apiserver_request_duration_seconds";
+        let _ = writeln!(out, "# HELP {name} Response latency in seconds.\n# TYPE {name} histogram");
+        for (s, h) in &all {
+            let labels = s.labels();
+            for (count, bound) in h.buckets.iter().zip(BUCKETS_SECONDS) {
+                let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}");
+            }
+            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", h.count);
+            let _ = writeln!(out, "{name}_sum{{{labels}}} {}", h.sum_seconds);
+            let _ = writeln!(out, "{name}_count{{{labels}}} {}", h.count);
+        }
+    }
+
+    fn render_objects(&self, out: &mut String, ctx: &Context) {
+        let name = "apiserver_storage_objects";
+        let _ = writeln!(out, "# HELP {name} Number of stored objects.\n# TYPE {name} gauge");
+        for row in ctx.server.registry.kinds().rows().iter().filter(|r| !r.storage.is_empty() && !r.converts) {
+            let count = ctx.server.registry.store().count(&row.key_prefix());
+            let _ = writeln!(out, "{name}{{resource=\"{}\"}} {count}", row.group_resource());
+        }
+    }
+}
+
+impl Series {
+    fn labels(&self) -> String {
+        format!(
+            "component=\"apiserver\",group=\"{}\",resource=\"{}\",scope=\"{}\",subresource=\"{}\",verb=\"{}\",version=\"{}\"",
+            self.group, self.resource, self.scope, self.subresource, self.verb, self.version
+        )
+    }
+}
+
+fn gauge(out: &mut String, name: &str, help: &str, value: f64) {
+    let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+}
+
+fn verb(verb: &str) -> &'static str {
+    match verb {
+        "get" => "GET",
+        "list" => "LIST",
+        "watch" => "WATCH",
+        "create" | "post" => "POST",
+        "update" | "put" => "PUT",
+        "patch" => "PATCH",
+        "delete" => "DELETE",
+        "deletecollection" => "DELETECOLLECTION",
+        _ => "other",
+    }
+}
+
+fn scope(info: &RequestInfo) -> &'static str {
+    match (info.is_resource, info.name.is_empty(), info.namespace.is_empty()) {
+        (false, _, _) => "",
+        (true, false, _) => "resource",
+        (true, true, false) => "namespace",
+        (true, true, true) => "cluster",
+    }
+}

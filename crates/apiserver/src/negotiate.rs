@@ -1,0 +1,106 @@
+//! Which form of an answer a client takes (upstream: apiserver `pkg/endpoints/handlers/negotiation`).
+
+use http::HeaderMap;
+use meta::status::{Result, Status};
+
+/// Serialisation of a response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    #[default]
+    Json,
+    Yaml,
+}
+
+impl Format {
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Yaml => "application/yaml",
+        }
+    }
+}
+
+/// What the object is turned into before it is serialised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum View {
+    #[default]
+    Object,
+    Table,
+    /// Metadata only.
+    Partial,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    pub format: Format,
+    pub view: View,
+}
+
+/// The media types of objects, as upstream lists them in refusals.
+pub const OBJECT_TYPES: &[&str] = &["application/json", "application/yaml"];
+
+struct Clause<'a> {
+    media: &'a str,
+    params: Vec<(&'a str, &'a str)>,
+    quality: f32,
+}
+
+/// Reads `Accept`; the first clause that can be served wins, in order of quality.
+pub fn accept(headers: &HeaderMap) -> Result<Accepted> {
+    let header = headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    if header.trim().is_empty() {
+        return Ok(Accepted::default());
+    }
+    let mut clauses: Vec<Clause> = header.split(',').map(clause).collect();
+    clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality));
+    clauses.iter().find_map(serve).ok_or_else(|| Status::not_acceptable(OBJECT_TYPES))
+}
+
+fn clause(text: &str) -> Clause<'_> {
+    let mut parts = text.split(';').map(str::trim);
+    let media = parts.next().unwrap_or("");
+    let params: Vec<(&str, &str)> = parts.filter_map(|p| p.split_once('=')).collect();
+    let quality = params.iter().find(|(k, _)| *k == "q").and_then(|(_, v)| v.parse().ok()).unwrap_or(1.0);
+    Clause { media, params, quality }
+}
+
+fn serve(c: &Clause) -> Option<Accepted> {
+    let format = match c.media {
+        "application/json" | "*/*" | "application/*" => Format::Json,
+        "application/yaml" => Format::Yaml,
+        _ => return None,
+    };
+    let param = |name: &str| c.params.iter().find(|(k, _)| *k == name).map(|(_, v)| *v);
+    let view = match (param("as"), param("g"), param("v")) {
+        (None, _, _) => View::Object,
+        (Some("Table"), Some("meta.k8s.io"), Some("v1")) => View::Table,
+        (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1")) => View::Partial,
+        // A form that is not served: the client's next clause decides.
+        _ => return None,
+    };
+    Some(Accepted { format, view })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Result<Accepted> {
+        let mut h = HeaderMap::new();
+        h.insert(http::header::ACCEPT, text.parse().expect("a header"));
+        accept(&h)
+    }
+
+    #[test]
+    fn what_kubectl_sends() {
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        assert_eq!(of(table).map(|a| a.view), Ok(View::Table));
+        let old = "application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        assert_eq!(of(old).map(|a| a.view), Ok(View::Object));
+        assert_eq!(of("application/vnd.kubernetes.protobuf,application/json"), Ok(Accepted::default()));
+        assert_eq!(of("application/yaml").map(|a| a.format), Ok(Format::Yaml));
+        assert_eq!(of("text/html, */*;q=0.1"), Ok(Accepted::default()));
+        assert_eq!(of("text/html").map_err(|s| s.code), Err(406));
+        assert_eq!(of("application/json;q=0.1,application/yaml").map(|a| a.format), Ok(Format::Yaml));
+    }
+}

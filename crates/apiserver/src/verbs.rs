@@ -1,0 +1,56 @@
+//! From a request to its verb: which code answers it.
+
+mod body;
+pub mod connect;
+mod delete;
+mod patch;
+mod read;
+mod scale;
+mod subresources;
+mod watch;
+mod write;
+
+use crate::context::Context;
+use crate::reply::Reply;
+use crate::reviews;
+use kinds::KindDef;
+use meta::status::{Result, Status};
+use std::sync::Arc;
+
+/// Answers a resource request.
+pub async fn dispatch(ctx: &Context) -> Result<Reply> {
+    let info = &ctx.info;
+    let kinds = ctx.server.registry.kinds();
+    let Some(kind) = kinds.resource(&info.group, &info.version, &info.resource).cloned() else {
+        return Err(Status::no_such_resource());
+    };
+    if kind.namespaced() != !info.namespace.is_empty() && !all_namespaces(ctx, &kind) {
+        return Err(Status::no_such_resource());
+    }
+    if !info.subresource.is_empty() {
+        return subresources::dispatch(ctx, &kind).await;
+    }
+    if !kind.verbs.contains(&info.verb.as_str()) {
+        return Err(Status::method_not_supported(&kind.group_resource(), &info.verb));
+    }
+    if kind.storage.is_empty() {
+        return reviews::create(ctx, &kind).await;
+    }
+    match info.verb.as_str() {
+        "get" => read::get(ctx, &kind),
+        "list" => read::list(ctx, &kind),
+        "watch" => watch::watch(ctx, &kind),
+        "create" => write::create(ctx, &kind).await,
+        "update" => write::update(ctx, &kind).await,
+        "patch" => patch::patch(ctx, &kind).await,
+        "delete" => delete::delete(ctx, &kind).await,
+        "deletecollection" => delete::delete_collection(ctx, &kind).await,
+        other => Err(Status::method_not_supported(&kind.group_resource(), other)),
+    }
+}
+
+/// A namespaced kind may be listed and watched over all namespaces; a namespace is in its own.
+fn all_namespaces(ctx: &Context, kind: &Arc<KindDef>) -> bool {
+    let across = kind.namespaced() && matches!(ctx.info.verb.as_str(), "list" | "watch");
+    across && ctx.info.namespace.is_empty() || kind.plural == "namespaces" && kind.group.is_empty()
+}

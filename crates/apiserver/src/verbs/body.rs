@@ -1,0 +1,200 @@
+//! Reading request bodies: JSON or YAML to a typed, normalised, defaulted object, with upstream's refusals
+//! (upstream: apiserver `pkg/endpoints/handlers/{create,rest}.go`).
+
+use crate::context::Context;
+use kinds::KindDef;
+use meta::schema::Strictness;
+use meta::status::{Result, Status};
+use meta::{GroupVersion, object};
+use serde_json::Value;
+
+/// The largest request body (upstream: `--max-request-body-bytes` default, 3 MiB).
+pub const BODY_BYTES_MAX: usize = 3 << 20;
+/// How much of an unreadable body is shown back.
+const SUMMARY_BYTES: usize = 30;
+
+/// Decodes a whole object of a row from a request's body.
+pub fn object(ctx: &Context, kind: &KindDef, bytes: &[u8]) -> Result<Value> {
+    let (value, duplicates) = parse(ctx, bytes).map_err(|e| unrecognized(kind, &e, bytes))?;
+    let value = check_type(kind, value, bytes)?;
+    let obj = decode(ctx, kind, value, duplicates)?;
+    Ok(defaulted(kind, obj))
+}
+
+/// Types and defaults an object that a patch made.
+pub fn typed(ctx: &Context, kind: &KindDef, value: Value) -> Result<Value> {
+    Ok(defaulted(kind, decode(ctx, kind, value, Vec::new())?))
+}
+
+fn defaulted(kind: &KindDef, mut obj: Value) -> Value {
+    if let Some(map) = obj.as_object_mut() {
+        map.insert("kind".into(), Value::from(&*kind.kind));
+        map.insert("apiVersion".into(), kind.api_version().into());
+    }
+    kind.strategy.default(&mut obj);
+    obj
+}
+
+/// A body that is some other type than the row's object (a review, a Scale, options).
+pub fn of_type(ctx: &Context, api_version: &str, kind_name: &str, schema: &str) -> Result<Value> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let row = KindDef {
+        group: group.to_owned().into(),
+        version: version.to_owned().into(),
+        kind: kind_name.to_owned().into(),
+        schema: schema.to_owned().into(),
+        ..KindDef::BASE
+    };
+    object(ctx, &row, &ctx.body)
+}
+
+/// `DeleteOptions` from the body, of whatever group version.
+pub fn delete_options(ctx: &Context) -> Result<Value> {
+    let (mut value, _) = parse(ctx, &ctx.body).map_err(Status::bad_request)?;
+    if ctx.audit.wants_request() {
+        let mut shown = value.clone();
+        if let Some(map) = shown.as_object_mut() {
+            // Options are recorded in the internal version, as upstream does.
+            map.insert("apiVersion".into(), "meta.k8s.io/__internal".into());
+            map.insert("kind".into(), "DeleteOptions".into());
+        }
+        ctx.audit.request_object(shown.to_string().as_bytes());
+    }
+    let schema = kinds::schema::schema();
+    let ty = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+    if let Some(map) = value.as_object_mut() {
+        map.remove("apiVersion");
+        map.remove("kind");
+    }
+    let (value, _) = schema.decode(value, ty, Strictness::Ignore).map_err(|e| Status::bad_request(e.to_string()))?;
+    Ok(value)
+}
+
+/// JSON without a type.
+pub fn json(bytes: &[u8]) -> std::result::Result<Value, String> {
+    meta::yaml::parse_json(bytes).map(|(v, _)| v).map_err(|e| e.to_string())
+}
+
+/// JSON or YAML, with the paths of duplicate fields.
+fn parse(ctx: &Context, bytes: &[u8]) -> std::result::Result<(Value, Vec<String>), String> {
+    let parsed = match ctx.content_type() {
+        "application/yaml" => meta::yaml::parse_yaml(bytes, BODY_BYTES_MAX),
+        _ => meta::yaml::parse_json(bytes),
+    };
+    parsed.map_err(|e| e.to_string())
+}
+
+/// Refuses bodies in formats that are not read.
+pub fn check_content_type(ctx: &Context) -> Result<()> {
+    match ctx.content_type() {
+        "" | "application/json" | "application/yaml" => Ok(()),
+        _ => Err(Status::unsupported_media_type(crate::negotiate::OBJECT_TYPES)),
+    }
+}
+
+/// The body's own kind and version must be the row's; absent ones are taken from it.
+fn check_type(kind: &KindDef, mut value: Value, bytes: &[u8]) -> Result<Value> {
+    let Some(map) = value.as_object_mut() else {
+        let e = format!(
+            "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
+            go_kind(&value)
+        );
+        return Err(unrecognized(kind, &e, bytes));
+    };
+    let text = |f: &str| map.get(f).and_then(Value::as_str).unwrap_or("").to_owned();
+    let (api_version, name) = (text("apiVersion"), text("kind"));
+    let gv = kind.group_version();
+    if !api_version.is_empty() && GroupVersion::parse(&api_version) != Some(gv.clone()) {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({gv})"
+        )));
+    }
+    if !name.is_empty() && name != kind.kind {
+        let version = if gv.group.is_empty() { gv.version.clone() } else { gv.version.clone() };
+        return Err(Status::bad_request(format!(
+            "{name} in version {version:?} cannot be handled as a {}: converting ({0}.{name}) to ({1}.{}): unknown conversion",
+            kind.kind,
+            gv.version,
+            kind.kind,
+            version = version,
+            name = name,
+        )));
+    }
+    Ok(value)
+}
+
+fn decode(ctx: &Context, kind: &KindDef, value: Value, duplicates: Vec<String>) -> Result<Value> {
+    let strictness = strictness(ctx)?;
+    let schema = kinds::schema::schema();
+    let wrong = |e: String| {
+        Status::bad_request(format!("{0} in version {1:?} cannot be handled as a {0}: {e}", kind.kind, kind.version))
+    };
+    let (obj, unknown) = schema.decode(value, &kind.schema, strictness).map_err(|e| wrong(e.to_string()))?;
+    let mut strict: Vec<String> = duplicates;
+    strict.extend(unknown);
+    match strictness {
+        Strictness::Strict if !strict.is_empty() => {
+            Err(wrong(format!("strict decoding error: {}", strict.join(", "))))
+        }
+        Strictness::Warn => {
+            strict.iter().for_each(|w| ctx.warnings.add(w));
+            Ok(obj)
+        }
+        _ => Ok(obj),
+    }
+}
+
+/// The `fieldValidation` parameter; the default is Warn.
+fn strictness(ctx: &Context) -> Result<Strictness> {
+    match ctx.info.query.get("fieldValidation") {
+        "Strict" => Ok(Strictness::Strict),
+        "" | "Warn" => Ok(Strictness::Warn),
+        "Ignore" => Ok(Strictness::Ignore),
+        other => {
+            let at = meta::field::Path::new("fieldValidation");
+            let error = meta::field::Error::not_supported(&at, other, &["", "Ignore", "Strict", "Warn"]);
+            let gk = meta::GroupKind { group: "meta.k8s.io".into(), kind: "CreateOptions".into() };
+            Err(Status::invalid(&gk, "", &vec![error]))
+        }
+    }
+}
+
+fn unrecognized(kind: &KindDef, why: &str, bytes: &[u8]) -> Status {
+    let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(SUMMARY_BYTES)]);
+    let more = if bytes.len() > SUMMARY_BYTES { " ..." } else { "" };
+    let why = if why.starts_with("couldn't") {
+        why.to_owned()
+    } else {
+        format!("couldn't get version/kind; json parse error: {why}")
+    };
+    let text = format!("the object provided is unrecognized (must be of type {}): {why} ({shown}{more})", kind.kind);
+    Status::bad_request(text)
+}
+
+/// Go's name for the kind of a JSON value, as its decoder prints it.
+pub fn go_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// Puts the decoded object on the audit record, as it was sent (defaults and all, before admission), and fills the
+/// object reference from it.
+pub fn record_request(ctx: &Context, kind: &KindDef, obj: &Value, reference: bool) {
+    if reference {
+        ctx.audit.reference_from(obj);
+    }
+    if ctx.audit.wants_request() {
+        let mut shown = obj.clone();
+        if object::meta_str(&shown, "creationTimestamp").is_empty() {
+            object::remove_meta(&mut shown, "creationTimestamp");
+        }
+        let _ = kind;
+        ctx.audit.request_object(shown.to_string().as_bytes());
+    }
+}

@@ -1,0 +1,183 @@
+//! Streams to a node's kubelet: logs, exec, attach, port-forward, proxy
+//! (upstream: `pkg/registry/core/pod/rest/{log,subresources}.go`, `pkg/kubelet/client`).
+//!
+//! The kubelet's address comes from the Node object and is never one that a pod could choose; a connection is only
+//! spliced to the client after the kubelet answered 101.
+
+use crate::context::Context;
+use crate::kubelet::{self, Target};
+use crate::reply::Reply;
+use auth::authorize::Attributes;
+use http::Method;
+use kinds::KindDef;
+use meta::status::{Result, Status};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// A pod's subresource that its node serves.
+pub async fn pod(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
+    let info = &ctx.info;
+    require_create_for_upgrade(ctx)?;
+    let pod = ctx.server.registry.get_value(&ctx.permit, kind, &info.namespace, &info.name)?;
+    let node = pod["spec"]["nodeName"].as_str().unwrap_or("");
+    if info.subresource == "proxy" {
+        return kubelet::proxy_to_pod(ctx, &pod).await;
+    }
+    let path = format!("{}/{}", info.namespace, info.name);
+    let (target, method) = match info.subresource.as_str() {
+        "portforward" => (format!("/portForward/{path}"), ctx_method(ctx)),
+        sub => {
+            let container = container(ctx, &pod)?;
+            let verb = if sub == "log" { "containerLogs" } else { sub };
+            let method = if sub == "log" { Method::GET } else { ctx_method(ctx) };
+            (format!("/{verb}/{path}/{container}"), method)
+        }
+    };
+    if node.is_empty() {
+        // A pod without a node has no logs yet; everything else needs a host.
+        if info.subresource == "log" {
+            return Ok(Reply::Text { code: 200, content_type: "text/plain", body: bytes::Bytes::new() });
+        }
+        return Err(Status::bad_request(format!("pod {} does not have a host assigned", info.name)));
+    }
+    let query = node_query(ctx)?;
+    let address = kubelet::address(ctx, node)?;
+    let target = Target { address, node: node.to_owned(), method, path: target, query };
+    if info.subresource == "log" { kubelet::fetch(ctx, target).await } else { kubelet::splice(ctx, target).await }
+}
+
+/// A node's own endpoint, as `nodes/proxy`.
+pub async fn node(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
+    ctx.server.registry.get_value(&ctx.permit, kind, "", &ctx.info.name)?;
+    let address = kubelet::address(ctx, &ctx.info.name)?;
+    let path = format!("/{}", ctx.info.rest);
+    let query = raw_query(ctx);
+    let target = Target { address, node: ctx.info.name.clone(), method: ctx_method(ctx), path, query };
+    if ctx.headers.contains_key(http::header::UPGRADE) {
+        return kubelet::splice(ctx, target).await;
+    }
+    kubelet::fetch(ctx, target).await
+}
+
+/// WebSocket exec, attach and port-forward arrive as GET; they need the create permission all the same
+/// (upstream: `AuthorizePodWebsocketUpgradeCreatePermission`).
+fn require_create_for_upgrade(ctx: &Context) -> Result<()> {
+    let info = &ctx.info;
+    if info.verb != "get" || !matches!(info.subresource.as_str(), "exec" | "attach" | "portforward") {
+        return Ok(());
+    }
+    let attributes = Attributes::for_resource(&ctx.user, "create", info.group_resource(), &info.version)
+        .in_namespace(&info.namespace)
+        .named(&info.name)
+        .sub(&info.subresource);
+    ctx.server.authorizer.require(&attributes)
+}
+
+fn ctx_method(ctx: &Context) -> Method {
+    match ctx.info.verb.as_str() {
+        "get" => Method::GET,
+        "create" => Method::POST,
+        "update" => Method::PUT,
+        "patch" => Method::PATCH,
+        "delete" => Method::DELETE,
+        _ => Method::GET,
+    }
+}
+
+/// The container asked for, or the pod's only (or default) one.
+fn container(ctx: &Context, pod: &Value) -> Result<String> {
+    let asked = ctx.info.query.get("container");
+    let names = |field: &str| -> Vec<&str> {
+        pod["spec"][field].as_array().into_iter().flatten().filter_map(|c| c["name"].as_str()).collect()
+    };
+    let (regular, init) = (names("containers"), names("initContainers"));
+    let ephemeral = names("ephemeralContainers");
+    let pod_name = &ctx.info.name;
+    if !asked.is_empty() {
+        let known = regular.iter().chain(&init).chain(&ephemeral).any(|n| *n == asked);
+        return if known {
+            Ok(asked.to_owned())
+        } else {
+            Err(Status::bad_request(format!("container {asked} is not valid for pod {pod_name}")))
+        };
+    }
+    if let [only] = regular.as_slice() {
+        return Ok((*only).to_owned());
+    }
+    if let Some(default) = meta::object::annotation(pod, "kubectl.kubernetes.io/default-container") {
+        if regular.contains(&default) {
+            return Ok(default.to_owned());
+        }
+    }
+    let mut text =
+        format!("a container name must be specified for pod {pod_name}, choose one of: [{}]", regular.join(" "));
+    if !init.is_empty() {
+        text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+    }
+    if !ephemeral.is_empty() {
+        text.push_str(&format!(" or one of the ephemeral containers: [{}]", ephemeral.join(" ")));
+    }
+    Err(Status::bad_request(text))
+}
+
+/// The client's options in the kubelet's words.
+fn node_query(ctx: &Context) -> Result<String> {
+    let q = &ctx.info.query;
+    if ctx.info.subresource == "log" {
+        check_log_options(ctx)?;
+        return Ok(raw_query(ctx));
+    }
+    let mut out = form_urlencoded::Serializer::new(String::new());
+    for (ours, theirs) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
+        if q.flag(ours) {
+            out.append_pair(theirs, "1");
+        }
+    }
+    for name in ["command", "ports", "port"] {
+        for value in q.all(name) {
+            out.append_pair(name, value);
+        }
+    }
+    Ok(out.finish())
+}
+
+fn raw_query(ctx: &Context) -> String {
+    let mut out = form_urlencoded::Serializer::new(String::new());
+    for name in ctx.info.query.names().collect::<std::collections::BTreeSet<_>>() {
+        for value in ctx.info.query.all(name) {
+            out.append_pair(name, value);
+        }
+    }
+    out.finish()
+}
+
+/// Upstream: `ValidatePodLogOptions`.
+fn check_log_options(ctx: &Context) -> Result<()> {
+    let q = &ctx.info.query;
+    let mut errors = Vec::new();
+    let mut number = |name: &str, min: i64| {
+        let text = q.get(name);
+        if text.is_empty() {
+            return;
+        }
+        let at = meta::field::Path::new(name);
+        match text.parse::<i64>() {
+            Ok(n) if n >= min => {}
+            Ok(n) if min == 1 => errors.push(meta::field::Error::invalid(&at, n, "must be greater than 0")),
+            Ok(n) => errors.push(meta::field::Error::invalid(&at, n, "must be greater than or equal to 0")),
+            Err(_) => errors.push(meta::field::Error::invalid(&at, text, "must be an integer")),
+        }
+    };
+    number("tailLines", 0);
+    number("sinceSeconds", 1);
+    number("limitBytes", 1);
+    if q.has("sinceSeconds") && q.has("sinceTime") {
+        let text = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+        errors.push(meta::field::Error::forbidden(&meta::field::Path::root(), text));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let gk = meta::GroupKind { group: String::new(), kind: "PodLogOptions".into() };
+    Err(Status::invalid(&gk, &ctx.info.name, &errors))
+}

@@ -1,0 +1,101 @@
+//! Get and list.
+
+use crate::context::Context;
+use crate::reply::Reply;
+use kinds::KindDef;
+use meta::field::{Error, Path};
+use meta::selector::{FieldSelector, LabelSelector};
+use meta::status::{Result, Status};
+use registry::cursor::Cursor;
+use registry::{ListQuery, Match, Selectors};
+use std::sync::Arc;
+
+pub fn get(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
+    let (info, registry) = (&ctx.info, &ctx.server.registry);
+    let version = info.query.get("resourceVersion");
+    let bytes = registry.get(&ctx.permit, kind, &info.namespace, &info.name, version)?;
+    Ok(Reply::Object { code: 200, kind: Some(kind.clone()), bytes })
+}
+
+pub fn list(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
+    let query = query(ctx)?;
+    let listed = ctx.server.registry.list(&ctx.permit, kind, ctx.namespace(kind), &query)?;
+    Ok(Reply::List { kind: kind.clone(), listed })
+}
+
+/// The selectors of a request.
+pub fn selectors(ctx: &Context) -> Result<Selectors> {
+    let q = &ctx.info.query;
+    let labels = q.get("labelSelector");
+    let fields = q.get("fieldSelector");
+    let labels = LabelSelector::parse(labels).map_err(|e| {
+        let gv = meta::GroupVersion::new(&ctx.info.group, &ctx.info.version);
+        let _ = gv;
+        Status::bad_request(format!("unable to parse requirement: {e}"))
+    })?;
+    let fields = FieldSelector::parse(fields).map_err(Status::bad_request)?;
+    Ok(Selectors { labels, fields })
+}
+
+/// The list options of a request (upstream: `ValidateListOptions`).
+fn query(ctx: &Context) -> Result<ListQuery> {
+    let q = &ctx.info.query;
+    let resource_version = q.get("resourceVersion").to_owned();
+    let token = q.get("continue");
+    let at = Path::new("resourceVersionMatch");
+    let mut errors = Vec::new();
+    let matching = match q.get("resourceVersionMatch") {
+        "" => Match::Unset,
+        "Exact" => Match::Exact,
+        "NotOlderThan" => Match::NotOlderThan,
+        other => {
+            errors.push(Error::not_supported(&at, other, &["Exact", "NotOlderThan", ""]));
+            Match::Unset
+        }
+    };
+    if q.has("resourceVersionMatch") && !q.get("resourceVersionMatch").is_empty() {
+        if resource_version.is_empty() {
+            errors.push(Error::forbidden(&at, "resourceVersionMatch is forbidden unless resourceVersion is provided"));
+        }
+        if !token.is_empty() {
+            errors.push(Error::forbidden(&at, "resourceVersionMatch is forbidden when continue is provided"));
+        }
+        if matching == Match::Exact && resource_version == "0" {
+            let detail = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            errors.push(Error::forbidden(&at, detail));
+        }
+    }
+    if q.has("sendInitialEvents") {
+        errors.push(Error::forbidden(&Path::new("sendInitialEvents"), "sendInitialEvents is forbidden for list"));
+    }
+    invalid_options(errors)?;
+    let limit = match q.get("limit") {
+        "" => 0,
+        text => text.parse::<i64>().map_err(|_| {
+            Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
+        })?,
+    };
+    let resume = if token.is_empty() {
+        None
+    } else {
+        if !resource_version.is_empty() && resource_version != "0" {
+            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+        }
+        Some(Cursor::decode(token).map_err(Status::bad_request)?)
+    };
+    Ok(ListQuery {
+        selectors: selectors(ctx)?,
+        limit: usize::try_from(limit).unwrap_or(0),
+        resume,
+        resource_version,
+        matching,
+    })
+}
+
+pub fn invalid_options(errors: Vec<Error>) -> Result<()> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let gk = meta::GroupKind { group: "meta.k8s.io".into(), kind: "ListOptions".into() };
+    Err(Status::invalid(&gk, "", &errors))
+}

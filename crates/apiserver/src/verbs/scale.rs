@@ -1,0 +1,106 @@
+//! The scale subresource of workloads: their replica count as an `autoscaling/v1` Scale
+//! (upstream: `pkg/registry/apps/deployment/storage/storage.go#ScaleREST`).
+
+use super::{body, patch};
+use crate::context::{Admission, Context};
+use crate::reply::Reply;
+use kinds::KindDef;
+use meta::field::{Error, Path};
+use meta::selector::LabelSelector;
+use meta::status::{Result, Status};
+use meta::object;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+const SCALE: &str = "io.k8s.api.autoscaling.v1.Scale";
+
+pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
+    let info = &ctx.info;
+    if info.verb == "get" {
+        let obj = ctx.server.registry.get_value(&ctx.permit, kind, &info.namespace, &info.name)?;
+        return Ok(Reply::Document { code: 200, value: scale_of(&obj) });
+    }
+    let patch = match info.verb.as_str() {
+        "patch" => Some(patch::read(ctx)?),
+        _ => None,
+    };
+    let sent = match &patch {
+        Some(_) => Value::Null,
+        None => {
+            let scale = body::of_type(ctx, "autoscaling/v1", "Scale", SCALE)?;
+            body::record_request(ctx, kind, &scale, true);
+            scale
+        }
+    };
+    let row = scale_row();
+    let transform = |old: Option<&Value>| {
+        let old = old.ok_or_else(|| Status::not_found(&kind.group_resource(), &info.name))?;
+        let scale = match &patch {
+            Some(p) => body::typed(ctx, &row, patch::apply(p, &scale_of(old), &row)?)?,
+            None => sent.clone(),
+        };
+        scaled(kind, old, &scale, patch.is_some())
+    };
+    let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
+    let written = ctx.server.registry.update(&ctx.write(kind, &info.name, &admit), &transform, false).await?;
+    let obj = ctx.server.registry.decode(kind, &written.bytes)?;
+    Ok(Reply::Document { code: 200, value: scale_of(&obj) })
+}
+
+fn scale_row() -> KindDef {
+    KindDef {
+        group: "autoscaling".into(),
+        kind: "Scale".into(),
+        plural: "scales".into(),
+        schema: SCALE.into(),
+        ..KindDef::BASE
+    }
+}
+
+/// The workload with the Scale's replica count.
+fn scaled(kind: &KindDef, old: &Value, scale: &Value, patched: bool) -> Result<Value> {
+    let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+    if replicas < 0 {
+        let at = Path::new("spec").child("replicas");
+        let error = Error::invalid(&at, replicas, "must be greater than or equal to 0");
+        let gk = meta::GroupKind { group: "autoscaling".into(), kind: "Scale".into() };
+        return Err(Status::invalid(&gk, object::name(old), &vec![error]));
+    }
+    let asked = object::resource_version(scale);
+    let mut new = old.clone();
+    if asked.is_empty() || patched && asked == object::resource_version(old) {
+        object::remove_meta(&mut new, "resourceVersion");
+    } else {
+        object::set_meta(&mut new, "resourceVersion", asked);
+    }
+    let uid = object::uid(scale);
+    if !uid.is_empty() && uid != object::uid(old) {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object::uid(old));
+        return Err(Status::conflict(&kind.group_resource(), object::name(old), &why));
+    }
+    new["spec"]["replicas"] = replicas.into();
+    Ok(new)
+}
+
+fn scale_of(obj: &Value) -> Value {
+    let mut metadata = json!({});
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(v) = obj["metadata"].get(field) {
+            metadata[field] = v.clone();
+        }
+    }
+    let mut spec = json!({});
+    let replicas = obj["spec"]["replicas"].as_i64().unwrap_or(0);
+    if replicas != 0 {
+        spec["replicas"] = replicas.into();
+    }
+    let mut status = json!({"replicas": obj["status"]["replicas"].as_i64().unwrap_or(0)});
+    // Upstream shows the selector as text, which old clients need.
+    if let Ok(selector) = LabelSelector::from_value(&obj["spec"]["selector"]) {
+        let text = selector.to_string();
+        if !text.is_empty() {
+            status["selector"] = text.into();
+        }
+    }
+    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
+}

@@ -1,0 +1,63 @@
+//! Create and update.
+
+use super::body;
+use crate::context::{Admission, Context};
+use crate::reply::Reply;
+use kinds::KindDef;
+use meta::object;
+use meta::status::{Result, Status};
+use registry::Written;
+use serde_json::Value;
+use std::sync::Arc;
+
+pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
+    let obj = body::object(ctx, kind, &ctx.body)?;
+    body::record_request(ctx, kind, &obj, true);
+    let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
+    let name = object::name(&obj).to_owned();
+    let written = ctx.server.registry.create(&ctx.write(kind, &name, &admit), obj).await?;
+    reply(ctx, kind, written)
+}
+
+/// PUT of an object or of a subresource that shares its body.
+pub async fn update(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
+    let obj = body::object(ctx, kind, &ctx.body)?;
+    check_name(ctx, &obj)?;
+    body::record_request(ctx, kind, &obj, true);
+    let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
+    let transform = |_: Option<&Value>| Ok(named(&obj, &ctx.info.name));
+    let written = ctx.server.registry.update(&ctx.write(kind, &ctx.info.name, &admit), &transform, false).await?;
+    reply(ctx, kind, written)
+}
+
+/// The body's name must be the URL's (upstream: `scopeNamer.ObjectName` checks in `update.go`).
+fn check_name(ctx: &Context, obj: &Value) -> Result<()> {
+    let name = object::name(obj);
+    if name.is_empty() || name == ctx.info.name {
+        return Ok(());
+    }
+    Err(Status::bad_request(format!(
+        "the name of the object ({name}) does not match the name on the URL ({})",
+        ctx.info.name
+    )))
+}
+
+fn named(obj: &Value, name: &str) -> Value {
+    let mut obj = obj.clone();
+    object::set_meta(&mut obj, "name", name);
+    obj
+}
+
+/// A stored object in the row's version, with the status code that tells whether it is new.
+pub fn reply(ctx: &Context, kind: &Arc<KindDef>, written: Written) -> Result<Reply> {
+    for w in &written.warnings {
+        ctx.warnings.add(w);
+    }
+    let code = if written.created { 201 } else { 200 };
+    let bytes = if kind.converts {
+        crate::reply::object_bytes(kind, &ctx.server.registry.decode(kind, &written.bytes)?)
+    } else {
+        written.bytes
+    };
+    Ok(Reply::Object { code, kind: Some(kind.clone()), bytes })
+}

@@ -1,0 +1,187 @@
+//! Deployment (upstream: `pkg/registry/apps/deployment`, `pkg/apis/apps/v1/defaults.go`).
+
+use super::replica_set::{containers, selector, workload};
+use crate::columns::{AGE, NAME, column, wide};
+use crate::def::{Ctx, KindDef, Strategy, StrategyRef, scale, status};
+use crate::pod_defaults;
+use crate::validate::{immutable, non_negative, text};
+use meta::field::{Error, ErrorList, Path};
+use meta::object;
+use serde_json::{Value, json};
+
+pub fn kind() -> KindDef {
+    KindDef {
+        group: "apps".into(),
+        kind: "Deployment".into(),
+        plural: "deployments".into(),
+        singular: "deployment".into(),
+        short: &["deploy"],
+        categories: &["all"],
+        schema: "io.k8s.api.apps.v1.Deployment".into(),
+        storage: "deployments".into(),
+        subresources: const { &[scale(), status()] },
+        columns: const { &[
+            NAME,
+            column("Ready", "string", |o, _| {
+                let ready = o["status"]["readyReplicas"].as_i64().unwrap_or(0);
+                format!("{ready}/{}", o["spec"]["replicas"].as_i64().unwrap_or(0)).into()
+            }),
+            column("Up-to-date", "string", |o, _| count(o, "updatedReplicas").into()),
+            column("Available", "string", |o, _| count(o, "availableReplicas").into()),
+            AGE,
+            wide("Containers", "string", |o, _| containers(o, "name").into()),
+            wide("Images", "string", |o, _| containers(o, "image").into()),
+            wide("Selector", "string", |o, _| selector(o).into()),
+        ] },
+        generation: true,
+        strategy: StrategyRef::Static(&Deployment),
+        sample: include_str!("samples/deployment.yaml"),
+        ..KindDef::BASE
+    }
+}
+
+fn count(o: &Value, field: &str) -> i64 {
+    o["status"][field].as_i64().unwrap_or(0)
+}
+
+struct Deployment;
+
+impl Strategy for Deployment {
+    fn default(&self, obj: &mut Value) {
+        let spec = &["spec"];
+        object::default_at(obj, spec, "replicas", 1);
+        object::default_at(obj, spec, "strategy", json!({}));
+        if text(&obj["spec"]["strategy"], "type").is_empty() {
+            obj["spec"]["strategy"]["type"] = "RollingUpdate".into();
+        }
+        if obj["spec"]["strategy"]["type"] == "RollingUpdate" {
+            let rolling = &["spec", "strategy", "rollingUpdate"];
+            object::default_at(obj, rolling, "maxUnavailable", "25%");
+            object::default_at(obj, rolling, "maxSurge", "25%");
+        }
+        object::default_at(obj, spec, "revisionHistoryLimit", 10);
+        object::default_at(obj, spec, "progressDeadlineSeconds", 600);
+        object::default_at(obj, &[], "status", json!({}));
+        pod_defaults::template(&mut obj["spec"]["template"]);
+    }
+
+    fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
+        obj["status"] = json!({});
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
+        if ctx.subresource == "status" {
+            new["spec"] = old["spec"].clone();
+            match object::meta_map(old, "labels") {
+                Some(labels) => object::set_meta(new, "labels", labels.clone()),
+                None => object::remove_meta(new, "labels"),
+            }
+        } else {
+            new["status"] = old["status"].clone();
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = Vec::new();
+        let path = Path::new("spec");
+        let spec = &obj["spec"];
+        non_negative(spec, "replicas", &path, &mut errors);
+        workload(obj, &mut errors);
+        strategy(&spec["strategy"], &path.child("strategy"), &mut errors);
+        non_negative(spec, "minReadySeconds", &path, &mut errors);
+        non_negative(spec, "revisionHistoryLimit", &path, &mut errors);
+        non_negative(spec, "progressDeadlineSeconds", &path, &mut errors);
+        let min_ready = spec["minReadySeconds"].as_i64().unwrap_or(0);
+        if let Some(deadline) = spec["progressDeadlineSeconds"].as_i64().filter(|d| *d <= min_ready) {
+            let detail = "must be greater than minReadySeconds";
+            errors.push(Error::invalid(&path.child("progressDeadlineSeconds"), deadline, detail));
+        }
+        errors
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Ctx) -> ErrorList {
+        if ctx.subresource == "status" {
+            return status_errors(&new["status"], &old["status"]);
+        }
+        let mut errors = self.validate(new);
+        let at = Path::new("spec").child("selector");
+        immutable(&new["spec"]["selector"], &old["spec"]["selector"], &at, &mut errors);
+        errors
+    }
+}
+
+/// Upstream: `ValidateDeploymentStrategy`.
+fn strategy(v: &Value, path: &Path, errors: &mut ErrorList) {
+    let rolling = &v["rollingUpdate"];
+    match text(v, "type") {
+        "Recreate" => {
+            if !rolling.is_null() {
+                let detail = "may not be specified when strategy `type` is 'Recreate'";
+                errors.push(Error::forbidden(&path.child("rollingUpdate"), detail));
+            }
+        }
+        "RollingUpdate" => {
+            let at = path.child("rollingUpdate");
+            if rolling.is_null() {
+                errors.push(Error::required(&at, "this should be defaulted and never be nil"));
+                return;
+            }
+            let unavailable = int_or_percent(&rolling["maxUnavailable"], &at.child("maxUnavailable"), errors);
+            let surge = int_or_percent(&rolling["maxSurge"], &at.child("maxSurge"), errors);
+            if unavailable == Some(0) && surge == Some(0) {
+                let detail = "may not be 0 when `maxSurge` is 0";
+                errors.push(Error::invalid(&at.child("maxUnavailable"), rolling["maxUnavailable"].clone(), detail));
+            }
+            let too_much = text(rolling, "maxUnavailable").strip_suffix('%').and_then(|p| p.parse::<i64>().ok());
+            if too_much.is_some_and(|p| p > 100) {
+                let shown = rolling["maxUnavailable"].clone();
+                errors.push(Error::invalid(&at.child("maxUnavailable"), shown, "must not be greater than 100%"));
+            }
+        }
+        other => errors.push(Error::not_supported(&path.child("type"), other, &["Recreate", "RollingUpdate"])),
+    }
+}
+
+/// The number of an integer or a percentage; `None` when it is neither.
+fn int_or_percent(v: &Value, path: &Path, errors: &mut ErrorList) -> Option<i64> {
+    match v {
+        Value::Number(n) => {
+            let n = n.as_i64()?;
+            if n < 0 {
+                errors.push(Error::invalid(path, n, "must be greater than or equal to 0"));
+            }
+            Some(n)
+        }
+        Value::String(s) => {
+            let number = s.strip_suffix('%').filter(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()));
+            if number.is_none() {
+                let detail = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
+                errors.push(Error::invalid(path, s.as_str(), detail));
+            }
+            number?.parse().ok()
+        }
+        _ => None,
+    }
+}
+
+fn status_errors(new: &Value, old: &Value) -> ErrorList {
+    let mut errors = Vec::new();
+    let path = Path::new("status");
+    for field in ["observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas"] {
+        non_negative(new, field, &path, &mut errors);
+    }
+    let get = |f: &str| new[f].as_i64().unwrap_or(0);
+    for field in ["updatedReplicas", "readyReplicas", "availableReplicas"] {
+        if get(field) > get("replicas") {
+            errors.push(Error::invalid(&path.child(field), get(field), "cannot be greater than status.replicas"));
+        }
+    }
+    if get("availableReplicas") > get("readyReplicas") {
+        errors.push(Error::invalid(&path.child("availableReplicas"), get("availableReplicas"), "cannot be greater than readyReplicas"));
+    }
+    let (was, is) = (old["collisionCount"].as_i64().unwrap_or(0), get("collisionCount"));
+    if is < was {
+        errors.push(Error::invalid(&path.child("collisionCount"), is, "cannot be decremented"));
+    }
+    errors
+}

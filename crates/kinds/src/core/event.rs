@@ -1,0 +1,125 @@
+//! Event, in the core group's shape, which is also how events are stored.
+
+use crate::columns::{NAME, age, column, wide};
+use crate::def::{KindDef, Strategy, StrategyRef};
+use crate::validate::text;
+use meta::field::{Error, ErrorList, Path};
+use meta::object;
+use serde_json::Value;
+
+pub fn kind() -> KindDef {
+    KindDef {
+        kind: "Event".into(),
+        plural: "events".into(),
+        singular: "event".into(),
+        short: &["ev"],
+        schema: "io.k8s.api.core.v1.Event".into(),
+        storage: "events".into(),
+        columns: COLUMNS,
+        selectable: FIELDS,
+        strategy: StrategyRef::Static(&Event),
+        sample: include_str!("samples/event.yaml"),
+        ..KindDef::BASE
+    }
+}
+
+/// Fields by which events are selected (upstream: `pkg/registry/core/event/strategy.go#ToSelectableFields`).
+pub const FIELDS: &[&str] = &[
+    "involvedObject.kind",
+    "involvedObject.namespace",
+    "involvedObject.name",
+    "involvedObject.uid",
+    "involvedObject.apiVersion",
+    "involvedObject.resourceVersion",
+    "involvedObject.fieldPath",
+    "reason",
+    "reportingComponent",
+    "source",
+    "type",
+];
+
+const COLUMNS: &[crate::def::Column] = &[
+    column("Last Seen", "string", |o, now| age(&last_seen(o), now).into()),
+    column("Type", "string", |o, _| o["type"].clone()),
+    column("Reason", "string", |o, _| o["reason"].clone()),
+    column("Object", "string", |o, _| involved(o).into()),
+    wide("Subobject", "string", |o, _| o["involvedObject"]["fieldPath"].as_str().unwrap_or("").into()),
+    wide("Source", "string", |o, _| source(o).into()),
+    column("Message", "string", |o, _| text(o, "message").trim().into()),
+    wide("First Seen", "string", |o, now| age(&first_seen(o), now).into()),
+    wide("Count", "string", |o, _| count(o).to_string().into()),
+    crate::def::Column { priority: 1, ..NAME },
+];
+
+fn first_seen(o: &Value) -> String {
+    let first = text(o, "firstTimestamp");
+    if first.is_empty() { text(o, "eventTime") } else { first }.to_owned()
+}
+
+fn last_seen(o: &Value) -> String {
+    let series = text(&o["series"], "lastObservedTime");
+    let last = if series.is_empty() { text(o, "lastTimestamp") } else { series };
+    if last.is_empty() { first_seen(o) } else { last.to_owned() }
+}
+
+fn count(o: &Value) -> i64 {
+    o["series"]["count"].as_i64().or_else(|| o["count"].as_i64()).unwrap_or(1).max(1)
+}
+
+fn involved(o: &Value) -> String {
+    let of = &o["involvedObject"];
+    let kind = text(of, "kind").to_lowercase();
+    let name = text(of, "name");
+    if name.is_empty() { kind } else { format!("{kind}/{name}") }
+}
+
+fn source(o: &Value) -> String {
+    let component = Some(text(&o["source"], "component")).filter(|c| !c.is_empty());
+    let component = component.unwrap_or_else(|| text(o, "reportingComponent"));
+    let host = Some(text(&o["source"], "host")).filter(|h| !h.is_empty());
+    let host = host.unwrap_or_else(|| text(o, "reportingInstance"));
+    if host.is_empty() { component.to_owned() } else { format!("{component}, {host}") }
+}
+
+/// The behaviour of events in both groups.
+pub struct Event;
+
+impl Strategy for Event {
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = Vec::new();
+        let namespace = text(&obj["involvedObject"], "namespace");
+        let own = object::namespace(obj);
+        let at = Path::new("involvedObject").child("namespace");
+        // Events about cluster-scoped objects live in `default`.
+        if namespace.is_empty() && !matches!(own, "default" | "kube-system") {
+            errors.push(Error::invalid(&at, namespace, "does not match event.namespace"));
+        } else if !namespace.is_empty() && namespace != own {
+            errors.push(Error::invalid(&at, namespace, "does not match event.namespace"));
+        }
+        errors
+    }
+
+    fn fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+        fields(obj)
+    }
+}
+
+/// The selectable values of an event in the core shape.
+pub fn fields(obj: &Value) -> Vec<(&'static str, String)> {
+    let of = &obj["involvedObject"];
+    let reporting = Some(text(obj, "reportingComponent")).filter(|c| !c.is_empty());
+    let component = Some(text(&obj["source"], "component")).filter(|c| !c.is_empty());
+    let value = |f: &str| match f {
+        "source" => component.or(reporting).unwrap_or("").to_owned(),
+        "reportingComponent" => reporting.unwrap_or("").to_owned(),
+        _ => match f.strip_prefix("involvedObject.") {
+            Some(field) => text(of, field).to_owned(),
+            None => text(obj, f).to_owned(),
+        },
+    };
+    FIELDS.iter().map(|f| (*f, value(f))).collect()
+}

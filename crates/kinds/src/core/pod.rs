@@ -1,0 +1,178 @@
+//! Pod (upstream: `pkg/registry/core/pod/strategy.go`).
+
+mod columns;
+pub mod validation;
+
+use crate::def::{Ctx, KindDef, Strategy, StrategyRef, Subresource, status};
+use crate::pod_defaults;
+use crate::validate::{items, text};
+use meta::field::ErrorList;
+use meta::object;
+use serde_json::{Value, json};
+
+const STREAM: &[&str] = &["create", "get"];
+
+pub fn kind() -> KindDef {
+    KindDef {
+        kind: "Pod".into(),
+        plural: "pods".into(),
+        singular: "pod".into(),
+        short: &["po"],
+        categories: &["all"],
+        schema: "io.k8s.api.core.v1.Pod".into(),
+        storage: "pods".into(),
+        subresources: const { &[
+            status(),
+            Subresource { name: "attach", verbs: STREAM, body: Some(("", "v1", "PodAttachOptions")) },
+            Subresource { name: "binding", verbs: &["create"], body: Some(("", "v1", "Binding")) },
+            Subresource { name: "eviction", verbs: &["create"], body: Some(("policy", "v1", "Eviction")) },
+            Subresource { name: "exec", verbs: STREAM, body: Some(("", "v1", "PodExecOptions")) },
+            Subresource { name: "log", verbs: &["get"], body: None },
+            Subresource { name: "portforward", verbs: STREAM, body: Some(("", "v1", "PodPortForwardOptions")) },
+            Subresource {
+                name: "proxy",
+                verbs: &["create", "delete", "get", "patch", "update"],
+                body: Some(("", "v1", "PodProxyOptions")),
+            },
+        ] },
+        columns: columns::COLUMNS,
+        selectable: &[
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "spec.hostNetwork",
+            "status.phase",
+            "status.podIP",
+            "status.podIPs",
+            "status.nominatedNodeName",
+        ],
+        generation: true,
+        strategy: StrategyRef::Static(&Pod),
+        sample: include_str!("samples/pod.yaml"),
+        ..KindDef::BASE
+    }
+}
+
+struct Pod;
+
+impl Strategy for Pod {
+    fn default(&self, obj: &mut Value) {
+        pod_defaults::pod(obj);
+    }
+
+    fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
+        obj["status"] = json!({"phase": "Pending", "qosClass": qos_class(&obj["spec"])});
+        if items(&obj["spec"], "schedulingGates").is_empty() {
+            return;
+        }
+        obj["status"]["conditions"] = json!([{
+            "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates",
+        }]);
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
+        if ctx.subresource == "status" {
+            new["spec"] = old["spec"].clone();
+            object::set_meta(new, "generation", object::generation(old));
+            // Deletion is not the kubelet's to start, and owners are not its to change.
+            for field in ["ownerReferences", "labels"] {
+                match old["metadata"].get(field) {
+                    Some(v) => object::set_meta(new, field, v.clone()),
+                    None => object::remove_meta(new, field),
+                }
+            }
+            object::default_at(new, &["status"], "qosClass", qos_class(&old["spec"]));
+        } else {
+            let mut status = old["status"].clone();
+            // Binding is the one write that sets a condition together with the spec.
+            if ctx.subresource == "binding" {
+                status["conditions"] = new["status"]["conditions"].clone();
+            }
+            new["status"] = status;
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        validation::pod(obj)
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Ctx) -> ErrorList {
+        match ctx.subresource {
+            "status" | "binding" => validation::status_update(new, old),
+            _ => validation::update(new, old),
+        }
+    }
+
+    fn grace_seconds(&self, obj: &Value, asked: Option<i64>) -> Option<i64> {
+        let spec = &obj["spec"];
+        let mut seconds = asked.or_else(|| spec["terminationGracePeriodSeconds"].as_i64()).unwrap_or(30);
+        let unscheduled = text(spec, "nodeName").is_empty();
+        let finished = matches!(text(&obj["status"], "phase"), "Failed" | "Succeeded");
+        // Nobody has to be waited for when no kubelet runs it.
+        if unscheduled || finished {
+            seconds = 0;
+        }
+        Some(if seconds < 0 { 1 } else { seconds })
+    }
+
+    fn returns_deleted(&self) -> bool {
+        true
+    }
+
+    fn fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+        let (spec, status) = (&obj["spec"], &obj["status"]);
+        let ips: Vec<&str> = items(status, "podIPs").iter().map(|i| text(i, "ip")).collect();
+        vec![
+            ("spec.nodeName", text(spec, "nodeName").to_owned()),
+            ("spec.restartPolicy", text(spec, "restartPolicy").to_owned()),
+            ("spec.schedulerName", text(spec, "schedulerName").to_owned()),
+            ("spec.serviceAccountName", text(spec, "serviceAccountName").to_owned()),
+            ("spec.hostNetwork", (spec["hostNetwork"] == true).to_string()),
+            ("status.phase", text(status, "phase").to_owned()),
+            ("status.podIP", ips.first().map_or_else(|| text(status, "podIP"), |i| i).to_owned()),
+            ("status.podIPs", ips.join(",")),
+            ("status.nominatedNodeName", text(status, "nominatedNodeName").to_owned()),
+        ]
+    }
+}
+
+/// The quality-of-service class of a pod spec (upstream: `pkg/apis/core/helper/qos/qos.go#ComputePodQOS`).
+pub fn qos_class(spec: &Value) -> &'static str {
+    let is_zero = |v: &Value| match v {
+        Value::String(s) => s.trim_end_matches(|c: char| c.is_ascii_alphabetic()).bytes().all(|b| matches!(b, b'0' | b'.')),
+        Value::Number(n) => n.as_f64() == Some(0.0),
+        _ => true,
+    };
+    let mut any = false;
+    let mut guaranteed = true;
+    for c in items(spec, "containers").iter().chain(items(spec, "initContainers")) {
+        for resource in ["cpu", "memory"] {
+            let limit = &c["resources"]["limits"][resource];
+            let request = &c["resources"]["requests"][resource];
+            any |= !is_zero(limit) || !is_zero(request);
+            guaranteed &= !is_zero(limit) && (request.is_null() || request == limit);
+        }
+    }
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn qos() {
+        let of = |r: Value| qos_class(&json!({"containers": [{"resources": r}]}));
+        assert_eq!(of(json!({})), "BestEffort");
+        assert_eq!(of(json!({"requests": {"cpu": "10m"}})), "Burstable");
+        let full = json!({"cpu": "1", "memory": "1Gi"});
+        assert_eq!(of(json!({"limits": full, "requests": full})), "Guaranteed");
+        assert_eq!(of(json!({"limits": full, "requests": {"cpu": "500m", "memory": "1Gi"}})), "Burstable");
+    }
+}

@@ -1,0 +1,125 @@
+//! Secret.
+
+use super::config_map::immutable_data;
+use crate::columns::{AGE, NAME, column};
+use crate::def::{Ctx, KindDef, Strategy, StrategyRef};
+use crate::helpers;
+use crate::validate::{immutable, text};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use meta::field::{Error, ErrorList, Path};
+use meta::object;
+use serde_json::Value;
+
+/// All values together, in bytes (upstream: `core.MaxSecretSize`).
+const DATA_BYTES_MAX: usize = 1 << 20;
+
+pub fn kind() -> KindDef {
+    KindDef {
+        kind: "Secret".into(),
+        plural: "secrets".into(),
+        singular: "secret".into(),
+        schema: "io.k8s.api.core.v1.Secret".into(),
+        storage: "secrets".into(),
+        columns: const { &[
+            NAME,
+            column("Type", "string", |o, _| o["type"].clone()),
+            column("Data", "integer", |o, _| o["data"].as_object().map_or(0, serde_json::Map::len).into()),
+            AGE,
+        ] },
+        selectable: &["type"],
+        strategy: StrategyRef::Static(&Secret),
+        sample: include_str!("samples/secret.yaml"),
+        ..KindDef::BASE
+    }
+}
+
+struct Secret;
+
+impl Strategy for Secret {
+    fn default(&self, obj: &mut Value) {
+        object::default_at(obj, &[], "type", "Opaque");
+        // stringData is a way to write data, never to read it.
+        let Some(plain) = obj.as_object_mut().and_then(|m| m.remove("stringData")) else { return };
+        let Some(data) = object::map_at(obj, &["data"]) else { return };
+        for (key, value) in plain.as_object().into_iter().flatten() {
+            data.insert(key.clone(), STANDARD.encode(value.as_str().unwrap_or("")).into());
+        }
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value, _: &Ctx) {
+        // Upstream keeps the type of an update that leaves it out.
+        if text(new, "type").is_empty() {
+            new["type"] = old["type"].clone();
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = Vec::new();
+        let data = &obj["data"];
+        let mut bytes = 0;
+        for (key, value) in data.as_object().into_iter().flatten() {
+            let at = Path::new("data").key(key);
+            errors.extend(helpers::config_key_errors(key).into_iter().map(|m| Error::invalid(&at, key.as_str(), m)));
+            bytes += value.as_str().map_or(0, |s| s.len() / 4 * 3);
+        }
+        if bytes > DATA_BYTES_MAX {
+            errors.push(Error::too_long(&Path::new("data"), DATA_BYTES_MAX));
+        }
+        let has = |key: &str| data.get(key).is_some();
+        let mut need = |key: &str| {
+            if !has(key) {
+                errors.push(Error::required(&Path::new("data").key(key), ""));
+            }
+        };
+        match text(obj, "type") {
+            "kubernetes.io/service-account-token" => {
+                if object::annotation(obj, "kubernetes.io/service-account.name").unwrap_or("").is_empty() {
+                    let at = Path::new("metadata").child("annotations").key("kubernetes.io/service-account.name");
+                    errors.push(Error::required(&at, ""));
+                }
+            }
+            "kubernetes.io/dockercfg" => need(".dockercfg"),
+            "kubernetes.io/dockerconfigjson" => need(".dockerconfigjson"),
+            "kubernetes.io/basic-auth" if !has("username") && !has("password") => {
+                for key in ["username", "password"] {
+                    errors.push(Error::required(&Path::new("data").key(key), ""));
+                }
+            }
+            "kubernetes.io/ssh-auth" => need("ssh-privatekey"),
+            "kubernetes.io/tls" => {
+                need("tls.crt");
+                need("tls.key");
+            }
+            _ => {}
+        }
+        errors
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, _: &Ctx) -> ErrorList {
+        let mut errors = Vec::new();
+        immutable(&new["type"], &old["type"], &Path::new("type"), &mut errors);
+        if old["immutable"] == true {
+            immutable_data(new, old, &["data"], &mut errors);
+        }
+        errors.extend(self.validate(new));
+        errors
+    }
+
+    fn fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+        vec![("type", text(obj, "type").to_owned())]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn plain_text_becomes_data_and_wins() {
+        let mut s = json!({"data": {"a": "eA=="}, "stringData": {"a": "b", "c": "d"}});
+        Secret.default(&mut s);
+        assert_eq!(s, json!({"type": "Opaque", "data": {"a": "Yg==", "c": "ZA=="}}));
+    }
+}

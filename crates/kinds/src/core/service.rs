@@ -1,0 +1,252 @@
+//! Service (upstream: `pkg/registry/core/service`, `pkg/apis/core/validation/validation.go#ValidateService`).
+//!
+//! Addresses and node ports are handed out by the registry's allocator; this row defaults and validates.
+
+mod validation;
+
+use crate::columns::{AGE, NAME, column, wide};
+use crate::def::{Ctx, KindDef, Strategy, StrategyRef, Subresource, status};
+use crate::helpers;
+use crate::validate::{items, text};
+use meta::field::ErrorList;
+use meta::object::{self, default_at};
+use serde_json::{Value, json};
+
+/// Upstream: `DefaultClientIPServiceAffinitySeconds`.
+const AFFINITY_SECONDS: i64 = 10_800;
+
+pub fn kind() -> KindDef {
+    KindDef {
+        kind: "Service".into(),
+        plural: "services".into(),
+        singular: "service".into(),
+        short: &["svc"],
+        categories: &["all"],
+        schema: "io.k8s.api.core.v1.Service".into(),
+        storage: "services/specs".into(),
+        subresources: const { &[
+            Subresource {
+                name: "proxy",
+                verbs: &["create", "delete", "get", "patch", "update"],
+                body: Some(("", "v1", "ServiceProxyOptions")),
+            },
+            status(),
+        ] },
+        columns: const { &[
+            NAME,
+            column("Type", "string", |o, _| o["spec"]["type"].clone()),
+            column("Cluster-IP", "string", |o, _| cluster_ip(o).into()),
+            column("External-IP", "string", |o, _| external_ip(o).into()),
+            column("Port(s)", "string", |o, _| ports(o).into()),
+            AGE,
+            wide("Selector", "string", |o, _| selector(o).into()),
+        ] },
+        selectable: &["spec.clusterIP", "spec.type"],
+        strategy: StrategyRef::Static(&Service),
+        sample: include_str!("samples/service.yaml"),
+        ..KindDef::BASE
+    }
+}
+
+fn cluster_ip(o: &Value) -> String {
+    match text(&o["spec"], "clusterIP") {
+        "" => "<none>".to_owned(),
+        ip => ip.to_owned(),
+    }
+}
+
+fn external_ip(o: &Value) -> String {
+    let spec = &o["spec"];
+    let listed: Vec<&str> = items(spec, "externalIPs").iter().filter_map(Value::as_str).collect();
+    match text(spec, "type") {
+        "ExternalName" => text(spec, "externalName").to_owned(),
+        "LoadBalancer" => {
+            let ingress = items(&o["status"]["loadBalancer"], "ingress");
+            let mut all: Vec<&str> = ingress
+                .iter()
+                .map(|i| match text(i, "ip") {
+                    "" => text(i, "hostname"),
+                    ip => ip,
+                })
+                .collect();
+            all.extend(listed);
+            if all.is_empty() { "<pending>".to_owned() } else { all.join(",") }
+        }
+        _ if listed.is_empty() => "<none>".to_owned(),
+        _ => listed.join(","),
+    }
+}
+
+fn ports(o: &Value) -> String {
+    let list = items(&o["spec"], "ports");
+    let one = |p: &Value| {
+        let (port, protocol) = (p["port"].as_i64().unwrap_or(0), text(p, "protocol"));
+        match p["nodePort"].as_i64().unwrap_or(0) {
+            0 => format!("{port}/{protocol}"),
+            node => format!("{port}:{node}/{protocol}"),
+        }
+    };
+    if list.is_empty() { "<none>".to_owned() } else { list.iter().map(one).collect::<Vec<_>>().join(",") }
+}
+
+fn selector(o: &Value) -> String {
+    let terms: Vec<String> = o["spec"]["selector"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or("")))
+        .collect();
+    if terms.is_empty() { "<none>".to_owned() } else { terms.join(",") }
+}
+
+/// Whether the type has node ports.
+pub fn has_node_ports(spec: &Value) -> bool {
+    match text(spec, "type") {
+        "NodePort" => true,
+        "LoadBalancer" => spec["allocateLoadBalancerNodePorts"] != false,
+        _ => false,
+    }
+}
+
+/// Whether the Service has addresses of its own.
+pub fn needs_cluster_ip(spec: &Value) -> bool {
+    text(spec, "type") != "ExternalName" && text(spec, "clusterIP") != "None"
+}
+
+struct Service;
+
+impl Strategy for Service {
+    fn default(&self, obj: &mut Value) {
+        let spec = &["spec"];
+        for (field, value) in [("sessionAffinity", "None"), ("type", "ClusterIP")] {
+            if text(&obj["spec"], field).is_empty() {
+                default_at(obj, spec, field, value);
+                obj["spec"][field] = value.into();
+            }
+        }
+        match text(&obj["spec"], "sessionAffinity") {
+            "None" => drop(obj["spec"].as_object_mut().map(|m| m.remove("sessionAffinityConfig"))),
+            "ClientIP" => {
+                let at = &["spec", "sessionAffinityConfig", "clientIP"];
+                default_at(obj, at, "timeoutSeconds", AFFINITY_SECONDS);
+            }
+            _ => {}
+        }
+        for p in obj["spec"].get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+            if text(p, "protocol").is_empty() {
+                p["protocol"] = "TCP".into();
+            }
+            if p["targetPort"].is_null() || p["targetPort"] == 0 || p["targetPort"] == "" {
+                p["targetPort"] = p["port"].clone();
+            }
+        }
+        let kind = text(&obj["spec"], "type").to_owned();
+        if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+            default_at(obj, spec, "externalTrafficPolicy", "Cluster");
+        }
+        if kind != "ExternalName" {
+            default_at(obj, spec, "internalTrafficPolicy", "Cluster");
+        }
+        if kind == "LoadBalancer" {
+            default_at(obj, spec, "allocateLoadBalancerNodePorts", true);
+        }
+        default_at(obj, &["status"], "loadBalancer", json!({}));
+    }
+
+    fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
+        obj["status"] = json!({"loadBalancer": {}});
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
+        if ctx.subresource == "status" {
+            new["spec"] = old["spec"].clone();
+            return;
+        }
+        new["status"] = old["status"].clone();
+        inherit(new, old);
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        validation::service(obj)
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Ctx) -> ErrorList {
+        if ctx.subresource == "status" { Vec::new() } else { validation::update(new, old) }
+    }
+
+    fn returns_deleted(&self) -> bool {
+        true
+    }
+
+    fn fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+        vec![
+            ("spec.clusterIP", text(&obj["spec"], "clusterIP").to_owned()),
+            ("spec.type", text(&obj["spec"], "type").to_owned()),
+        ]
+    }
+
+    fn name_errors(&self, name: &str, prefix: bool) -> Vec<String> {
+        helpers::dns1035_label_errors(name, prefix)
+    }
+}
+
+/// An update that leaves allocated values out keeps them (upstream: `patchAllocatedValues`), and drops what the new
+/// type cannot have (`dropTypeDependentFields`).
+fn inherit(new: &mut Value, old: &Value) {
+    if needs_cluster_ip(&old["spec"]) && needs_cluster_ip(&new["spec"]) {
+        for field in ["clusterIP", "clusterIPs"] {
+            let absent = new["spec"][field].as_str().unwrap_or("").is_empty() && items(&new["spec"], field).is_empty();
+            if absent && !old["spec"][field].is_null() {
+                new["spec"][field] = old["spec"][field].clone();
+            }
+        }
+    }
+    if text(&new["spec"], "type") == "ExternalName" {
+        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            if new["spec"][field] == old["spec"][field] {
+                object::map_at(new, &["spec"]).map(|m| m.remove(field));
+            }
+        }
+    } else {
+        for field in ["ipFamilies", "ipFamilyPolicy"] {
+            if new["spec"].get(field).is_none_or(Value::is_null) && !old["spec"][field].is_null() {
+                new["spec"][field] = old["spec"][field].clone();
+            }
+        }
+    }
+    let keeps_ports = has_node_ports(&new["spec"]);
+    let had_ports = has_node_ports(&old["spec"]);
+    let old_ports = items(&old["spec"], "ports").to_vec();
+    for p in new["spec"].get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        let was = old_ports.iter().find(|o| o["port"] == p["port"] && o["protocol"] == p["protocol"]);
+        let asked = p["nodePort"].as_i64().unwrap_or(0);
+        let had = was.and_then(|w| w["nodePort"].as_i64()).unwrap_or(0);
+        if keeps_ports && had_ports && asked == 0 && had != 0 {
+            p["nodePort"] = had.into();
+        } else if !keeps_ports && had_ports && asked == had {
+            p.as_object_mut().map(|m| m.remove("nodePort"));
+        }
+    }
+    let external = matches!(text(&new["spec"], "type"), "NodePort" | "LoadBalancer");
+    if !external && new["spec"]["externalTrafficPolicy"] == old["spec"]["externalTrafficPolicy"] {
+        object::map_at(new, &["spec"]).map(|m| m.remove("externalTrafficPolicy"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_update_keeps_what_was_allocated_and_a_new_type_drops_it() {
+        let old = json!({"spec": {"type": "NodePort", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"], "externalTrafficPolicy": "Cluster",
+            "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30001}]}});
+        let mut new = json!({"spec": {"type": "NodePort", "externalTrafficPolicy": "Cluster", "ports": [{"port": 80, "protocol": "TCP"}]}});
+        inherit(&mut new, &old);
+        assert_eq!((&new["spec"]["clusterIP"], &new["spec"]["ports"][0]["nodePort"]), (&json!("10.0.0.1"), &json!(30001)));
+        new["spec"]["type"] = json!("ClusterIP");
+        inherit(&mut new, &old);
+        assert_eq!(new["spec"]["ports"][0].get("nodePort"), None);
+        assert_eq!(new["spec"].get("externalTrafficPolicy"), None);
+    }
+}

@@ -1,0 +1,273 @@
+//! What a row of the table is.
+
+use meta::field::ErrorList;
+use meta::gvk::{GroupKind, GroupResource, GroupVersion};
+use serde_json::Value;
+use std::borrow::Cow;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// Text that is static in the built-in rows and owned in custom ones.
+pub type Text = Cow<'static, str>;
+
+/// Whether objects of a kind live in a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Namespaced,
+    Cluster,
+}
+
+/// A printer column of `kubectl get` (upstream: `pkg/printers/internalversion`).
+#[derive(Clone)]
+pub struct Column {
+    pub name: Text,
+    /// OpenAPI type: `string`, `integer`, `date`, `boolean`, `number`.
+    pub ty: &'static str,
+    /// `name` for the Name column, else usually empty.
+    pub format: &'static str,
+    /// What `kubectl explain`-like tools show for the column; usually empty.
+    pub description: &'static str,
+    /// 0 is always shown, 1 only with `-o wide`.
+    pub priority: u8,
+    /// The cell of an object. `now` is the time of the request (ages are texts such as `5m`).
+    pub cell: Cell,
+}
+
+/// How a cell is computed.
+#[derive(Clone)]
+pub enum Cell {
+    Fn(fn(&Value, jiff::Timestamp) -> Value),
+    Shared(Arc<dyn Fn(&Value, jiff::Timestamp) -> Value + Send + Sync>),
+}
+
+/// A subresource of a kind.
+#[derive(Clone, Debug)]
+pub struct Subresource {
+    /// Path segment: `status`, `scale`, `binding`, `log`, `exec`, `portforward`, `token`, `eviction` …
+    pub name: &'static str,
+    pub verbs: &'static [&'static str],
+    /// Group, version and kind of its bodies where they are not the parent's (`autoscaling`, `v1`, `Scale`).
+    pub body: Option<(&'static str, &'static str, &'static str)>,
+}
+
+/// The verbs of an ordinary stored kind, in the order of discovery.
+pub const ALL_VERBS: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+/// A subresource whose body is the object itself.
+pub const fn status() -> Subresource {
+    Subresource { name: "status", verbs: &["get", "patch", "update"], body: None }
+}
+
+/// The scale subresource.
+pub const fn scale() -> Subresource {
+    Subresource {
+        name: "scale",
+        verbs: &["get", "patch", "update"],
+        body: Some(("autoscaling", "v1", "Scale")),
+    }
+}
+
+/// What a strategy hook may know beyond the object.
+#[derive(Clone, Debug)]
+pub struct Ctx<'a> {
+    pub now: jiff::Timestamp,
+    /// Empty for the object itself, else the subresource being written.
+    pub subresource: &'a str,
+}
+
+/// How one kind behaves on the generic verbs (upstream: `rest.RESTCreateStrategy` and its siblings, plus
+/// defaulting and validation). All hooks are pure; the registry calls them in the order
+/// default, prepare, (admission,) validate, and stores what is left.
+pub trait Strategy: Send + Sync {
+    /// Fills in defaults. Must be idempotent.
+    fn default(&self, _obj: &mut Value) {}
+
+    /// Before a create: clears status, sets the first generation where the kind has one, drops disabled fields.
+    fn prepare_create(&self, _obj: &mut Value, _ctx: &Ctx) {}
+
+    /// Before an update of the object or of a subresource that shares its body (`ctx.subresource`):
+    /// restores what this path may not change.
+    fn prepare_update(&self, _new: &mut Value, _old: &Value, _ctx: &Ctx) {}
+
+    /// Errors of a complete object about to be created. Metadata common to all kinds is checked by the registry.
+    fn validate(&self, _obj: &Value) -> ErrorList {
+        Vec::new()
+    }
+
+    /// Errors of a change from `old` to `new`.
+    fn validate_update(&self, new: &Value, _old: &Value, _ctx: &Ctx) -> ErrorList {
+        self.validate(new)
+    }
+
+    /// Warnings sent back in `Warning` headers on create and update.
+    fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whether a PUT to a name that does not exist creates it (upstream: `AllowCreateOnUpdate`).
+    fn create_on_update(&self) -> bool {
+        false
+    }
+
+    /// Whether an update may leave resourceVersion out (upstream: `AllowUnconditionalUpdate`).
+    fn unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// Grace in seconds with which a delete of this object proceeds (upstream: `CheckGracefulDelete`);
+    /// `None` for kinds that are deleted at once. `asked` is what the client gave.
+    fn grace_seconds(&self, _obj: &Value, _asked: Option<i64>) -> Option<i64> {
+        None
+    }
+
+    /// Values of the selectable fields beyond `metadata.name` and `metadata.namespace`, as
+    /// `(field, value)`; only fields listed in [`KindDef::selectable`].
+    fn fields(&self, _obj: &Value) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    /// Turns an object as stored (in the storage kind's version) into this row's version.
+    fn from_storage(&self, _obj: &mut Value) {}
+
+    /// Turns an object of this row's version into the stored form.
+    fn to_storage(&self, _obj: &mut Value) {}
+
+    /// Called when nothing else holds an object back from deletion: `true` keeps it, as terminating, until an
+    /// update lifts what holds it (namespaces wait for `spec.finalizers`). May mark the object.
+    fn holds_deletion(&self, _obj: &mut Value) -> bool {
+        false
+    }
+
+    /// Whether an immediate delete answers with the object instead of a Status (upstream: `ReturnDeletedObject`).
+    fn returns_deleted(&self) -> bool {
+        false
+    }
+
+    /// The finalizer policy where the client names none: whether dependents are orphaned by default
+    /// (upstream: `DefaultGarbageCollectionPolicy`).
+    fn orphans_by_default(&self) -> bool {
+        false
+    }
+
+    /// Names must pass this check (upstream: `ValidateName`); default: DNS subdomain.
+    fn name_errors(&self, name: &str, prefix: bool) -> Vec<String> {
+        crate::helpers::dns_subdomain_errors(name, prefix)
+    }
+}
+
+/// The strategy of kinds that need nothing of their own.
+pub struct Plain;
+
+impl Strategy for Plain {}
+
+/// A strategy that is static in built-in rows and shared in custom ones.
+#[derive(Clone)]
+pub enum StrategyRef {
+    Static(&'static dyn Strategy),
+    Shared(Arc<dyn Strategy>),
+}
+
+impl Deref for StrategyRef {
+    type Target = dyn Strategy;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Static(s) => *s,
+            Self::Shared(s) => &**s,
+        }
+    }
+}
+
+/// One row: a kind in one version.
+#[derive(Clone)]
+pub struct KindDef {
+    pub group: Text,
+    pub version: Text,
+    pub kind: Text,
+    pub plural: Text,
+    pub singular: Text,
+    pub short: &'static [&'static str],
+    pub categories: &'static [&'static str],
+    pub scope: Scope,
+    pub verbs: &'static [&'static str],
+    /// Name of the type in the schema table; also the OpenAPI definition.
+    pub schema: Text,
+    /// Where objects are kept: `/registry/<prefix>/[namespace/]name`. Empty for kinds that are not stored
+    /// (reviews). Two rows with one prefix are versions of the same objects.
+    pub storage: Text,
+    pub subresources: &'static [Subresource],
+    pub columns: &'static [Column],
+    /// Fields that a field selector may name beyond `metadata.name` and `metadata.namespace`.
+    pub selectable: &'static [&'static str],
+    /// Whether `metadata.generation` counts changes (of anything but metadata and status).
+    pub generation: bool,
+    pub strategy: StrategyRef,
+    /// Whether objects are stored in another version or shape than this row's (see [`Strategy::from_storage`]).
+    pub converts: bool,
+    /// A complete, valid object, YAML: for the table-wide tests and docs.
+    pub sample: &'static str,
+}
+
+impl KindDef {
+    /// What most rows share; rows are written as `KindDef { …, ..KindDef::BASE }`.
+    pub const BASE: Self = Self {
+        group: Cow::Borrowed(""),
+        version: Cow::Borrowed("v1"),
+        kind: Cow::Borrowed(""),
+        plural: Cow::Borrowed(""),
+        singular: Cow::Borrowed(""),
+        short: &[],
+        categories: &[],
+        scope: Scope::Namespaced,
+        verbs: ALL_VERBS,
+        schema: Cow::Borrowed(""),
+        storage: Cow::Borrowed(""),
+        subresources: &[],
+        columns: &[],
+        selectable: &[],
+        generation: false,
+        strategy: StrategyRef::Static(&Plain),
+        converts: false,
+        sample: "",
+    };
+
+    pub fn group_version(&self) -> GroupVersion {
+        GroupVersion::new(&self.group, &self.version)
+    }
+
+    /// The `apiVersion` of objects of this row.
+    pub fn api_version(&self) -> String {
+        self.group_version().to_string()
+    }
+
+    pub fn group_resource(&self) -> GroupResource {
+        GroupResource::new(&self.group, &self.plural)
+    }
+
+    pub fn group_kind(&self) -> GroupKind {
+        GroupKind { group: self.group.to_string(), kind: self.kind.to_string() }
+    }
+
+    pub fn namespaced(&self) -> bool {
+        self.scope == Scope::Namespaced
+    }
+
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|s| s.name == name)
+    }
+
+    /// The key prefix of all objects of the kind, ending in a slash (so that no kind's prefix covers another's).
+    pub fn key_prefix(&self) -> String {
+        format!("/registry/{}/", self.storage)
+    }
+
+    /// The key of one object. Names and namespaces are validated before they come here.
+    pub fn key(&self, namespace: &str, name: &str) -> String {
+        if self.namespaced() {
+            format!("/registry/{}/{namespace}/{name}", self.storage)
+        } else {
+            format!("/registry/{}/{name}", self.storage)
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Event of the group `events.k8s.io`: the same objects as the core group's, in newer words
+//! (upstream: `pkg/apis/events/v1/conversion.go`).
+
+use crate::columns::NAME;
+use crate::core::event;
+use crate::def::{KindDef, Strategy, StrategyRef};
+use meta::field::ErrorList;
+use serde_json::Value;
+
+pub fn kind() -> KindDef {
+    KindDef {
+        group: "events.k8s.io".into(),
+        schema: "io.k8s.api.events.v1.Event".into(),
+        strategy: StrategyRef::Static(&Event),
+        converts: true,
+        columns: const { &[NAME, crate::columns::AGE] },
+        selectable: &["reason", "reportingController", "regarding.kind", "regarding.namespace", "regarding.name", "regarding.uid", "type"],
+        sample: "apiVersion: events.k8s.io/v1\nkind: Event\nmetadata: {name: web.2, namespace: default}\nregarding: {kind: Pod, namespace: default, name: web}\nreason: Scheduled\naction: Binding\ntype: Normal\neventTime: \"2026-01-02T03:04:05.000000Z\"\nreportingController: default-scheduler\nreportingInstance: n1\nnote: assigned\n",
+        ..event::kind()
+    }
+}
+
+/// Field names: this group's, the stored shape's.
+const NAMES: &[(&str, &str)] = &[
+    ("regarding", "involvedObject"),
+    ("note", "message"),
+    ("reportingController", "reportingComponent"),
+    ("deprecatedSource", "source"),
+    ("deprecatedFirstTimestamp", "firstTimestamp"),
+    ("deprecatedLastTimestamp", "lastTimestamp"),
+    ("deprecatedCount", "count"),
+];
+
+struct Event;
+
+impl Strategy for Event {
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut stored = obj.clone();
+        self.to_storage(&mut stored);
+        event::Event.validate(&stored)
+    }
+
+    fn from_storage(&self, obj: &mut Value) {
+        rename(obj, |(new, stored)| (stored, new));
+    }
+
+    fn to_storage(&self, obj: &mut Value) {
+        rename(obj, |names| names);
+    }
+
+    fn fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+        let mut stored = obj.clone();
+        self.to_storage(&mut stored);
+        let named = |f: &'static str| match f {
+            "involvedObject.kind" => "regarding.kind",
+            "involvedObject.namespace" => "regarding.namespace",
+            "involvedObject.name" => "regarding.name",
+            "involvedObject.uid" => "regarding.uid",
+            "reportingComponent" => "reportingController",
+            other => other,
+        };
+        event::fields(&stored).into_iter().map(|(f, v)| (named(f), v)).collect()
+    }
+}
+
+fn rename(obj: &mut Value, direction: fn((&'static str, &'static str)) -> (&'static str, &'static str)) {
+    let Some(map) = obj.as_object_mut() else { return };
+    for (from, to) in NAMES.iter().map(|n| direction(*n)) {
+        if let Some(value) = map.remove(from) {
+            map.insert(to.to_owned(), value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn conversion_goes_both_ways() {
+        let new = json!({"regarding": {"name": "web"}, "note": "n", "eventTime": "t", "deprecatedCount": 3});
+        let mut obj = new.clone();
+        Event.to_storage(&mut obj);
+        assert_eq!(obj, json!({"involvedObject": {"name": "web"}, "message": "n", "eventTime": "t", "count": 3}));
+        Event.from_storage(&mut obj);
+        assert_eq!(obj, new);
+    }
+}

@@ -1,0 +1,218 @@
+//! Checks of names, labels and numbers that every kind shares (upstream: apimachinery `pkg/util/validation`).
+//!
+//! A check returns the messages of what is wrong, none when all is well; texts equal upstream's.
+
+const DNS1123_LABEL: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
+const DNS1123_LABEL_TEXT: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character";
+const DNS1123_SUBDOMAIN: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
+const DNS1123_SUBDOMAIN_TEXT: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
+const DNS1035_LABEL: &str = "[a-z]([-a-z0-9]*[a-z0-9])?";
+const DNS1035_LABEL_TEXT: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character";
+const QUALIFIED_NAME: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
+const QUALIFIED_NAME_TEXT: &str =
+    "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+const LABEL_VALUE: &str = "(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?";
+const LABEL_VALUE_TEXT: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+const CONFIG_KEY: &str = "[-._a-zA-Z0-9]+";
+const CONFIG_KEY_TEXT: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
+
+/// Longest DNS label, in bytes.
+pub const DNS_LABEL_MAX: usize = 63;
+/// Longest DNS subdomain, in bytes.
+pub const DNS_SUBDOMAIN_MAX: usize = 253;
+
+/// Upstream's wording of a failed pattern, with examples.
+pub fn regex_error(text: &str, pattern: &str, examples: &[&str]) -> String {
+    if examples.is_empty() {
+        return format!("{text} (regex used for validation is '{pattern}')");
+    }
+    let list: Vec<String> = examples.iter().map(|e| format!("'{e}', ")).collect();
+    format!("{text} (e.g. {}regex used for validation is '{pattern}')", list.join(" or "))
+}
+
+fn max_length(max: usize) -> String {
+    format!("must be no more than {max} characters")
+}
+
+fn lower_alnum(b: u8) -> bool {
+    b.is_ascii_lowercase() || b.is_ascii_digit()
+}
+
+fn is_dns1123_label(s: &str) -> bool {
+    let b = s.as_bytes();
+    !b.is_empty()
+        && lower_alnum(b[0])
+        && lower_alnum(b[b.len() - 1])
+        && b.iter().all(|c| lower_alnum(*c) || *c == b'-')
+}
+
+/// Replaces the trailing dashes of a generateName by a letter, so that it is checked as a prefix (upstream:
+/// `maskTrailingDash`).
+fn unmask(name: &str, prefix: bool) -> String {
+    match name.strip_suffix('-') {
+        Some(rest) if prefix && rest.len() > 1 => format!("{rest}a"),
+        _ => name.to_owned(),
+    }
+}
+
+/// Errors of a DNS-1123 subdomain (upstream: `IsDNS1123Subdomain`); `prefix` allows the trailing dash of a generateName.
+pub fn dns_subdomain_errors(name: &str, prefix: bool) -> Vec<String> {
+    let name = unmask(name, prefix);
+    let mut errors = Vec::new();
+    if name.len() > DNS_SUBDOMAIN_MAX {
+        errors.push(max_length(DNS_SUBDOMAIN_MAX));
+    }
+    if !name.split('.').all(is_dns1123_label) {
+        errors.push(regex_error(DNS1123_SUBDOMAIN_TEXT, DNS1123_SUBDOMAIN, &["example.com"]));
+    }
+    errors
+}
+
+/// Errors of a DNS-1123 label (upstream: `IsDNS1123Label`).
+pub fn dns_label_errors(name: &str, prefix: bool) -> Vec<String> {
+    let name = unmask(name, prefix);
+    let mut errors = Vec::new();
+    if name.len() > DNS_LABEL_MAX {
+        errors.push(max_length(DNS_LABEL_MAX));
+    }
+    if !is_dns1123_label(&name) {
+        errors.push(if dns_subdomain_errors(&name, false).is_empty() {
+            "must not contain dots".to_owned()
+        } else {
+            regex_error(DNS1123_LABEL_TEXT, DNS1123_LABEL, &["my-name", "123-abc"])
+        });
+    }
+    errors
+}
+
+/// Errors of a DNS-1035 label (upstream: `IsDNS1035Label`), the name of a Service.
+pub fn dns1035_label_errors(name: &str, prefix: bool) -> Vec<String> {
+    let name = unmask(name, prefix);
+    let mut errors = Vec::new();
+    if name.len() > DNS_LABEL_MAX {
+        errors.push(max_length(DNS_LABEL_MAX));
+    }
+    if !is_dns1123_label(&name) || name.as_bytes()[0].is_ascii_digit() {
+        errors.push(regex_error(DNS1035_LABEL_TEXT, DNS1035_LABEL, &["my-name", "abc-123"]));
+    }
+    errors
+}
+
+fn is_name_part(s: &str) -> bool {
+    let b = s.as_bytes();
+    !b.is_empty()
+        && b[0].is_ascii_alphanumeric()
+        && b[b.len() - 1].is_ascii_alphanumeric()
+        && b.iter().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.'))
+}
+
+/// Errors of a qualified name such as a label key (upstream: `IsQualifiedName`).
+pub fn qualified_name_errors(value: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    let parts: Vec<&str> = value.split('/').collect();
+    let name = match parts.as_slice() {
+        [name] => name,
+        [prefix, name] => {
+            if prefix.is_empty() {
+                errors.push("prefix part must be non-empty".to_owned());
+            } else {
+                errors.extend(dns_subdomain_errors(prefix, false).into_iter().map(|m| format!("prefix part {m}")));
+            }
+            name
+        }
+        _ => {
+            let text = regex_error(QUALIFIED_NAME_TEXT, QUALIFIED_NAME, &["MyName", "my.name", "123-abc"]);
+            return vec![format!(
+                "a qualified name {text} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+            )];
+        }
+    };
+    if name.is_empty() {
+        errors.push("name part must be non-empty".to_owned());
+    } else if name.len() > 63 {
+        errors.push("name part must be no more than 63 characters".to_owned());
+    }
+    if !is_name_part(name) {
+        let text = regex_error(QUALIFIED_NAME_TEXT, QUALIFIED_NAME, &["MyName", "my.name", "123-abc"]);
+        errors.push(format!("name part {text}"));
+    }
+    errors
+}
+
+/// Errors of a label's value (upstream: `IsValidLabelValue`).
+pub fn label_value_errors(value: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if value.len() > 63 {
+        errors.push(max_length(63));
+    }
+    if !value.is_empty() && !is_name_part(value) {
+        errors.push(regex_error(LABEL_VALUE_TEXT, LABEL_VALUE, &["MyValue", "my_value", "12345"]));
+    }
+    errors
+}
+
+/// Errors of a ConfigMap or Secret key (upstream: `IsConfigMapKey`).
+pub fn config_key_errors(key: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if key.len() > DNS_SUBDOMAIN_MAX {
+        errors.push(max_length(DNS_SUBDOMAIN_MAX));
+    }
+    if key.is_empty() || !key.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.')) {
+        errors.push(regex_error(CONFIG_KEY_TEXT, CONFIG_KEY, &["key.name", "KEY_NAME", "key-name"]));
+    }
+    if key == "." {
+        errors.push("must not be '.'".to_owned());
+    } else if key == ".." {
+        errors.push("must not be '..'".to_owned());
+    } else if key.starts_with("..") {
+        errors.push("must not start with '..'".to_owned());
+    }
+    errors
+}
+
+/// Errors of a path segment (upstream: `ValidatePathSegmentName`), the name of a Role or binding.
+pub fn path_segment_errors(name: &str, prefix: bool) -> Vec<String> {
+    let mut errors = Vec::new();
+    if !prefix && (name == "." || name == "..") {
+        errors.push(format!("may not be '{name}'"));
+    }
+    for illegal in ["/", "%"] {
+        if name.contains(illegal) {
+            errors.push(format!("may not contain '{illegal}'"));
+        }
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for good in ["a", "a-b", "a.b", "0", "a0.b-c.d"] {
+            assert!(dns_subdomain_errors(good, false).is_empty(), "{good}");
+        }
+        for bad in ["", "-a", "a-", "A", "a..b", ".a", "a_b", "a/b"] {
+            assert!(!dns_subdomain_errors(bad, false).is_empty(), "{bad}");
+        }
+        assert!(dns_subdomain_errors("web-", true).is_empty());
+        assert!(!dns_subdomain_errors("web-", false).is_empty());
+        assert_eq!(dns_label_errors("a.b", false), ["must not contain dots"]);
+        assert!(!dns1035_label_errors("1a", false).is_empty());
+    }
+
+    #[test]
+    fn qualified_names_and_values() {
+        for good in ["a", "A_b.c", "example.com/My-Name"] {
+            assert!(qualified_name_errors(good).is_empty(), "{good}");
+        }
+        for bad in ["", "/a", "a/", "a/b/c", "-a", "Ex.com/a"] {
+            assert!(!qualified_name_errors(bad).is_empty(), "{bad}");
+        }
+        assert!(label_value_errors("").is_empty());
+        assert!(!label_value_errors("a b").is_empty());
+        assert!(config_key_errors(".hidden").is_empty());
+        assert_eq!(config_key_errors("..x"), ["must not start with '..'"]);
+    }
+}

@@ -1,0 +1,55 @@
+//! **The table**: every kind that the cluster serves, one row each.
+//!
+//! Routes, discovery, OpenAPI, tables, storage keys, RBAC names and table-wide tests derive from [`KINDS`].
+//! A custom resource is a [`KindDef`] made at run time; nothing above this crate tells the two apart.
+
+pub mod apps;
+pub mod columns;
+pub mod coordination;
+pub mod core;
+pub mod def;
+pub mod discovery;
+pub mod events;
+pub mod helpers;
+pub mod openapi;
+pub mod pod_defaults;
+pub mod rbac;
+pub mod reviews;
+pub mod scheduling;
+pub mod schema;
+pub mod validate;
+
+pub use def::*;
+
+/// Every built-in kind, in the order in which discovery lists groups and versions.
+pub static KINDS: &[fn() -> KindDef] = &[
+    core::config_map::kind,
+    core::event::kind,
+    core::namespace::kind,
+    core::node::kind,
+    core::pod::kind,
+    core::secret::kind,
+    core::service::kind,
+    core::service_account::kind,
+    apps::deployment::kind,
+    apps::replica_set::kind,
+    events::kind,
+    reviews::self_subject_review,
+    reviews::token_review,
+    reviews::local_subject_access_review,
+    reviews::self_subject_access_review,
+    reviews::self_subject_rules_review,
+    reviews::subject_access_review,
+    rbac::cluster_role_binding,
+    rbac::cluster_role,
+    rbac::role_binding,
+    rbac::role,
+    scheduling::priority_class,
+    coordination::lease,
+    discovery::endpoint_slice,
+];
+
+/// The built-in rows.
+pub fn table() -> Vec<std::sync::Arc<KindDef>> {
+    KINDS.iter().map(|row| std::sync::Arc::new(row())).collect()
+}

@@ -1,0 +1,148 @@
+//! OpenAPI documents from the rows of the table and their types: v2 as one document, v3 as one per group version.
+//!
+//! They hold what clients act on: definitions with merge keys, list types and required fields, and operations
+//! with their actions, kinds and parameters (by which `kubectl` learns that dry run and field validation are
+//! supported). Nothing is kept here; building takes some milliseconds and the caller keeps the result.
+
+mod definitions;
+mod paths;
+
+use crate::KindDef;
+use definitions::Definitions;
+use meta::schema::Schema;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+/// The Kubernetes version whose API this is.
+pub const VERSION: &str = "v1.37.0";
+
+/// Which form of OpenAPI is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialect {
+    V2,
+    V3,
+}
+
+impl Dialect {
+    /// The reference to a definition.
+    fn reference(self, name: &str) -> Value {
+        match self {
+            Self::V2 => json!({"$ref": format!("#/definitions/{name}")}),
+            Self::V3 => json!({"$ref": format!("#/components/schemas/{name}")}),
+        }
+    }
+}
+
+/// The document of `/openapi/v2`.
+pub fn v2(rows: &[&KindDef], schema: &Schema) -> Value {
+    let mut defs = Definitions::new(Dialect::V2, schema, rows);
+    let paths = paths::build(rows, &mut defs);
+    json!({
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": VERSION},
+        "paths": paths,
+        "definitions": defs.finish(),
+        "securityDefinitions": {"BearerToken": security()},
+        "security": [{"BearerToken": []}],
+    })
+}
+
+/// The documents under `/openapi/v3`, by path without the leading slash (`api/v1`, `apis/apps/v1`).
+pub fn v3(rows: &[&KindDef], schema: &Schema) -> BTreeMap<String, Value> {
+    let mut groups: BTreeMap<String, Vec<&KindDef>> = BTreeMap::new();
+    for row in rows {
+        groups.entry(base(row).trim_start_matches('/').to_owned()).or_default().push(row);
+    }
+    groups.into_iter().map(|(key, rows)| (key, v3_document(&rows, schema))).collect()
+}
+
+fn v3_document(rows: &[&KindDef], schema: &Schema) -> Value {
+    let mut defs = Definitions::new(Dialect::V3, schema, rows);
+    let paths = paths::build(rows, &mut defs);
+    json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": VERSION},
+        "paths": paths,
+        "components": {"schemas": defs.finish(), "securitySchemes": {"BearerToken": security()}},
+    })
+}
+
+fn security() -> Value {
+    json!({"description": "Bearer Token authentication", "in": "header", "name": "authorization", "type": "apiKey"})
+}
+
+/// The URL under which a row's group version is served.
+fn base(row: &KindDef) -> String {
+    if row.group.is_empty() { format!("/api/{}", row.version) } else { format!("/apis/{}/{}", row.group, row.version) }
+}
+
+fn gvk(group: &str, version: &str, kind: &str) -> Value {
+    json!({"group": group, "version": version, "kind": kind})
+}
+
+/// Sets a key where the value says something.
+fn set(map: &mut Map<String, Value>, key: &str, text: &str) {
+    if !text.is_empty() {
+        map.insert(key.to_owned(), text.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::KINDS;
+
+    fn rows() -> Vec<KindDef> {
+        KINDS.iter().map(|k| k()).collect()
+    }
+
+    /// Every `$ref` must lead somewhere.
+    fn check_refs(at: &Value, root: &Value) {
+        match at {
+            Value::Object(m) => {
+                if let Some(Value::String(r)) = m.get("$ref") {
+                    assert!(root.pointer(r.trim_start_matches('#')).is_some(), "{r}");
+                }
+                m.values().for_each(|v| check_refs(v, root));
+            }
+            Value::Array(a) => a.iter().for_each(|v| check_refs(v, root)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn v2_is_whole() {
+        let rows = rows();
+        let doc = v2(&rows.iter().collect::<Vec<_>>(), crate::schema::schema());
+        check_refs(&doc, &doc);
+        let patch = &doc["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["patch"];
+        assert_eq!(patch["x-kubernetes-group-version-kind"], gvk("", "v1", "Pod"));
+        let names: Vec<&str> = patch["parameters"].as_array().unwrap().iter().filter_map(|p| p["name"].as_str()).collect();
+        assert!(names.contains(&"dryRun") && names.contains(&"fieldValidation") && names.contains(&"body"), "{names:?}");
+        assert_eq!(patch["operationId"], "patchCoreV1NamespacedPod");
+        let spec = &doc["definitions"]["io.k8s.api.core.v1.PodSpec"];
+        assert_eq!(spec["required"], json!(["containers"]));
+        assert_eq!(spec["properties"]["containers"]["x-kubernetes-patch-merge-key"], "name");
+        assert_eq!(doc["definitions"]["io.k8s.api.core.v1.Pod"]["x-kubernetes-group-version-kind"], json!([gvk("", "v1", "Pod")]));
+    }
+
+    #[test]
+    fn v3_is_whole() {
+        let rows = rows();
+        let docs = v3(&rows.iter().collect::<Vec<_>>(), crate::schema::schema());
+        assert!(docs.contains_key("api/v1") && docs.contains_key("apis/apps/v1"));
+        for (key, doc) in &docs {
+            check_refs(doc, doc);
+            assert!(doc["paths"].as_object().is_some_and(|p| !p.is_empty()), "{key}");
+        }
+        let apps = &docs["apis/apps/v1"];
+        let scale = &apps["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"]["get"];
+        assert_eq!(scale["x-kubernetes-group-version-kind"], gvk("autoscaling", "v1", "Scale"));
+        let strategy = &apps["components"]["schemas"]["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]["strategy"];
+        assert_eq!(strategy["x-kubernetes-patch-strategy"], "retainKeys");
+        assert_eq!(strategy["allOf"][0]["$ref"], "#/components/schemas/io.k8s.api.apps.v1.DeploymentStrategy");
+        let port = &docs["api/v1"]["components"]["schemas"]["io.k8s.api.core.v1.ContainerPort"]["properties"];
+        assert_eq!(port["protocol"]["default"], "TCP");
+        assert_eq!(port["containerPort"], json!({"type": "integer", "format": "int32", "default": 0}));
+    }
+}

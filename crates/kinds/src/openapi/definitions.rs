@@ -1,0 +1,202 @@
+//! Definitions of types, gathered as paths and other definitions name them.
+
+use super::{Dialect, gvk, set};
+use crate::KindDef;
+use meta::schema::{Field, Schema, Ty, TypeDef};
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+pub(super) const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
+pub(super) const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+pub(super) const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
+const TIME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Time";
+const MICRO_TIME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime";
+const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
+const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
+
+/// The definitions of one document.
+pub(super) struct Definitions<'a> {
+    pub dialect: Dialect,
+    schema: &'a Schema,
+    /// Kinds by definition name.
+    kinds: BTreeMap<String, Vec<Value>>,
+    /// Lists that the schema lacks: definition name and that of the items.
+    lists: BTreeMap<String, String>,
+    wanted: BTreeSet<String>,
+    done: BTreeMap<String, Value>,
+}
+
+impl<'a> Definitions<'a> {
+    pub fn new(dialect: Dialect, schema: &'a Schema, rows: &[&KindDef]) -> Self {
+        let mut kinds: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        let mut versions = BTreeSet::new();
+        let mut add = |name: String, value: Value| {
+            let list = kinds.entry(name).or_default();
+            if !list.contains(&value) {
+                list.push(value);
+            }
+        };
+        for row in rows {
+            let (g, v, k) = (&*row.group, &*row.version, &*row.kind);
+            add(row.schema.to_string(), gvk(g, v, k));
+            add(format!("{}List", row.schema), gvk(g, v, &format!("{k}List")));
+            for (g, v, k) in row.subresources.iter().filter_map(|s| s.body) {
+                add(body_type(g, v, k), gvk(g, v, k));
+            }
+            versions.insert((g.to_owned(), v.to_owned()));
+        }
+        versions.insert((String::new(), "v1".to_owned()));
+        for (g, v) in versions {
+            add(DELETE_OPTIONS.to_owned(), gvk(&g, &v, "DeleteOptions"));
+        }
+        add(STATUS.to_owned(), gvk("", "v1", "Status"));
+        Self { dialect, schema, kinds, lists: BTreeMap::new(), wanted: BTreeSet::new(), done: BTreeMap::new() }
+    }
+
+    /// A reference to a definition, which the document will hold.
+    pub fn reference(&mut self, name: &str) -> Value {
+        if !self.done.contains_key(name) {
+            self.wanted.insert(name.to_owned());
+        }
+        self.dialect.reference(name)
+    }
+
+    /// A reference to the type of a row's objects, or any object when the schema does not know it.
+    pub fn object(&mut self, name: &str) -> Value {
+        if self.schema.types.contains_key(name) { self.reference(name) } else { json!({"type": "object"}) }
+    }
+
+    /// A reference to the list of a row's objects.
+    pub fn list(&mut self, row: &KindDef) -> Value {
+        let name = format!("{}List", row.schema);
+        if !self.schema.types.contains_key(&name) {
+            self.lists.insert(name.clone(), row.schema.to_string());
+        }
+        self.reference(&name)
+    }
+
+    /// All definitions that are referred to, from wherever.
+    pub fn finish(mut self) -> Value {
+        while let Some(name) = self.wanted.pop_first() {
+            let mut def = self.define(&name);
+            if let (Some(map), Some(kinds)) = (def.as_object_mut(), self.kinds.get(&name)) {
+                map.insert("x-kubernetes-group-version-kind".into(), Value::from(kinds.clone()));
+            }
+            self.done.insert(name, def);
+        }
+        Value::Object(self.done.into_iter().collect())
+    }
+
+    fn define(&mut self, name: &str) -> Value {
+        let v3 = self.dialect == Dialect::V3;
+        match name {
+            TIME | MICRO_TIME => json!({"type": "string", "format": "date-time"}),
+            PATCH => json!({"type": "object"}),
+            QUANTITY if v3 => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
+            QUANTITY => json!({"type": "string"}),
+            INT_OR_STRING if v3 => {
+                json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]})
+            }
+            INT_OR_STRING => json!({"type": "string", "format": "int-or-string"}),
+            _ => match self.schema.types.get(name) {
+                Some(def) => self.structure(def),
+                None => self.made_list(name),
+            },
+        }
+    }
+
+    fn structure(&mut self, def: &TypeDef) -> Value {
+        let mut out = Map::new();
+        out.insert("type".into(), "object".into());
+        let required: Vec<&str> = def.fields.iter().filter(|(_, f)| f.required).map(|(k, _)| k.as_str()).collect();
+        if !required.is_empty() {
+            out.insert("required".into(), required.into());
+        }
+        let properties: Map<String, Value> = def.fields.iter().map(|(k, f)| (k.clone(), self.field(f))).collect();
+        if !properties.is_empty() {
+            out.insert("properties".into(), Value::Object(properties));
+        }
+        set(&mut out, "x-kubernetes-map-type", &def.map_type);
+        Value::Object(out)
+    }
+
+    fn made_list(&mut self, name: &str) -> Value {
+        let Some(item) = self.lists.get(name).cloned() else { return json!({"type": "object"}) };
+        let (items, metadata) = (self.object(&item), self.reference(&format!("{META}.ListMeta")));
+        let text = json!({"type": "string"});
+        let properties = json!({"apiVersion": text, "kind": text, "metadata": metadata, "items": {"type": "array", "items": items}});
+        json!({"type": "object", "required": ["items"], "properties": properties})
+    }
+
+    fn field(&mut self, f: &Field) -> Value {
+        let v3 = self.dialect == Dialect::V3;
+        let mut out = match self.ty(&f.ty) {
+            // In v3 nothing may stand beside a reference.
+            Value::Object(m) if v3 && m.contains_key("$ref") => {
+                Map::from_iter([("allOf".to_owned(), Value::from(vec![Value::Object(m)]))])
+            }
+            Value::Object(m) => m,
+            _ => Map::new(),
+        };
+        if v3 && let Some(default) = default_of(f) {
+            out.insert("default".into(), default);
+        }
+        set(&mut out, "x-kubernetes-list-type", &f.list_type);
+        set(&mut out, "x-kubernetes-map-type", &f.map_type);
+        set(&mut out, "x-kubernetes-patch-strategy", &f.patch_strategy);
+        set(&mut out, "x-kubernetes-patch-merge-key", &f.patch_merge_key);
+        if !f.list_map_keys.is_empty() {
+            out.insert("x-kubernetes-list-map-keys".into(), f.list_map_keys.clone().into());
+        }
+        Value::Object(out)
+    }
+
+    fn ty(&mut self, ty: &Ty) -> Value {
+        match ty {
+            Ty::String | Ty::Duration => json!({"type": "string"}),
+            Ty::Bool => json!({"type": "boolean"}),
+            Ty::Int32 => json!({"type": "integer", "format": "int32"}),
+            Ty::Int64 => json!({"type": "integer", "format": "int64"}),
+            Ty::Double => json!({"type": "number", "format": "double"}),
+            Ty::Bytes => json!({"type": "string", "format": "byte"}),
+            Ty::Any => json!({"type": "object"}),
+            Ty::Time => self.reference(TIME),
+            Ty::MicroTime => self.reference(MICRO_TIME),
+            Ty::Quantity => self.reference(QUANTITY),
+            Ty::IntOrString => self.reference(INT_OR_STRING),
+            Ty::Ref(name) => self.object(name),
+            Ty::List(inner) => {
+                let items = self.ty(inner);
+                json!({"type": "array", "items": items})
+            }
+            Ty::Map(inner) => {
+                let values = self.ty(inner);
+                json!({"type": "object", "additionalProperties": values})
+            }
+        }
+    }
+}
+
+/// Upstream writes a default for every field that is no pointer and whose zero value is no null.
+fn default_of(f: &Field) -> Option<Value> {
+    if f.default.is_some() {
+        return f.default.clone();
+    }
+    match &f.ty {
+        Ty::Ref(_) if !f.pointer => Some(json!({})),
+        Ty::String if !f.pointer && !f.omitempty => Some("".into()),
+        Ty::Int32 | Ty::Int64 if !f.pointer && !f.omitempty => Some(0.into()),
+        Ty::Bool if !f.pointer && !f.omitempty => Some(false.into()),
+        _ => None,
+    }
+}
+
+/// The definition of a subresource's body.
+pub(super) fn body_type(group: &str, version: &str, kind: &str) -> String {
+    let package = match group.split('.').next() {
+        None | Some("") => "core",
+        Some(first) => first,
+    };
+    format!("io.k8s.api.{package}.{version}.{kind}")
+}

@@ -1,0 +1,68 @@
+//! The group `scheduling.k8s.io`.
+
+use crate::columns::{AGE, NAME, column};
+use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef};
+use crate::validate::one_of;
+use meta::field::{Error, ErrorList, Path};
+use meta::object;
+use serde_json::Value;
+
+/// The highest value that users may give (upstream: `scheduling.HighestUserDefinablePriority`).
+const USER_PRIORITY_MAX: i64 = 1_000_000_000;
+
+pub fn priority_class() -> KindDef {
+    KindDef {
+        group: "scheduling.k8s.io".into(),
+        kind: "PriorityClass".into(),
+        plural: "priorityclasses".into(),
+        singular: "priorityclass".into(),
+        short: &["pc"],
+        scope: Scope::Cluster,
+        schema: "io.k8s.api.scheduling.v1.PriorityClass".into(),
+        storage: "priorityclasses".into(),
+        columns: const { &[
+            NAME,
+            column("Value", "integer", |o, _| o["value"].as_i64().unwrap_or(0).into()),
+            column("Global-Default", "boolean", |o, _| (o["globalDefault"] == true).into()),
+            AGE,
+            column("PreemptionPolicy", "string", |o, _| o["preemptionPolicy"].clone()),
+        ] },
+        strategy: StrategyRef::Static(&PriorityClass),
+        sample: "apiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: {name: high}\nvalue: 1000\npreemptionPolicy: PreemptLowerPriority\n",
+        ..KindDef::BASE
+    }
+}
+
+struct PriorityClass;
+
+impl Strategy for PriorityClass {
+    fn default(&self, obj: &mut Value) {
+        object::default_at(obj, &[], "preemptionPolicy", "PreemptLowerPriority");
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = Vec::new();
+        let name = object::name(obj);
+        let value = obj["value"].as_i64().unwrap_or(0);
+        let system = matches!((name, value), ("system-node-critical", 2_000_001_000) | ("system-cluster-critical", 2_000_000_000));
+        if name.starts_with("system-") && !system {
+            let detail = "priority class names with 'system-' prefix are reserved for system use only. error: only predefined names may be used".to_owned();
+            errors.push(Error::forbidden(&Path::new("metadata").child("name"), detail));
+        } else if value > USER_PRIORITY_MAX && !system {
+            let detail = format!("maximum allowed value of a user defined priority is {USER_PRIORITY_MAX}");
+            errors.push(Error::forbidden(&Path::new("value"), detail));
+        }
+        one_of(obj, "preemptionPolicy", &Path::root(), &["PreemptLowerPriority", "Never"], &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, _: &Ctx) -> ErrorList {
+        let mut errors = self.validate(new);
+        for field in ["value", "preemptionPolicy"] {
+            if new[field] != old[field] {
+                errors.push(Error::forbidden(&Path::new(field), "may not be changed in an update."));
+            }
+        }
+        errors
+    }
+}

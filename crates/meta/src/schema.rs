@@ -1,0 +1,171 @@
+//! The type table: what fields a type has and how they merge, default and encode.
+//!
+//! The data comes from the published Kubernetes OpenAPI document and Go struct tags (`cargo xtask schema`);
+//! custom resources bring their own. Everything that needs to know a type reads it here: decoding and field
+//! validation, strategic merge, OpenAPI, `explain`.
+
+mod decode;
+
+pub use decode::{DecodeError, Strictness};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// The type of a field or list element.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Ty {
+    String,
+    Bool,
+    Int32,
+    Int64,
+    /// A floating point number.
+    Double,
+    /// Base64 text (Go `[]byte`).
+    Bytes,
+    /// RFC 3339 with whole seconds (`metav1.Time`).
+    Time,
+    /// RFC 3339 with microseconds (`metav1.MicroTime`).
+    MicroTime,
+    /// `metav1.Duration` text.
+    Duration,
+    IntOrString,
+    Quantity,
+    /// Any JSON (`runtime.RawExtension`, `JSON`, `FieldsV1`).
+    Any,
+    /// Another type of the table, by definition name.
+    Ref(String),
+    List(Box<Ty>),
+    /// String keys to values.
+    Map(Box<Ty>),
+}
+
+/// One field of a type.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Field {
+    pub ty: Ty,
+    /// Listed under `required` in OpenAPI.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub required: bool,
+    /// Go: the field is a pointer, so an explicit zero value is kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pointer: bool,
+    /// Go: the JSON tag has `omitempty` (or `omitzero`), so a zero value is left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub omitempty: bool,
+    /// The OpenAPI `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<serde_json::Value>,
+    /// `x-kubernetes-patch-strategy`, comma separated (`merge`, `replace`, `retainKeys`).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub patch_strategy: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub patch_merge_key: String,
+    /// `x-kubernetes-list-type`: `atomic`, `set`, `map` or empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub list_type: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub list_map_keys: Vec<String>,
+    /// `x-kubernetes-map-type`: `atomic`, `granular` or empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub map_type: String,
+    /// Protobuf field number; 0 when the type is not in protobuf.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub proto: u32,
+    /// The Go type as errors print it, where [`Ty::go`] does not say it (`v1.PodPhase`). For decoding errors only.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub go: String,
+    /// Names of the embedded Go structs between this type and the field, dotted (`TypeMeta`). For decoding errors only.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub embed: String,
+}
+
+impl Field {
+    /// A plain optional field of the type, for types made at run time.
+    pub fn of(ty: Ty) -> Self {
+        Self {
+            ty,
+            required: false,
+            pointer: true,
+            omitempty: true,
+            default: None,
+            patch_strategy: String::new(),
+            patch_merge_key: String::new(),
+            list_type: String::new(),
+            list_map_keys: Vec::new(),
+            map_type: String::new(),
+            proto: 0,
+            go: String::new(),
+            embed: String::new(),
+        }
+    }
+
+    /// The Go type of the field as errors print it.
+    pub fn go_type(&self) -> Cow<'_, str> {
+        if self.go.is_empty() { Cow::Owned(self.ty.go()) } else { Cow::Borrowed(&self.go) }
+    }
+}
+
+impl Ty {
+    /// The Go type as errors print it, when it has no name of its own: `[]v1.Container`.
+    pub fn go(&self) -> String {
+        match self {
+            Self::String => "string".to_owned(),
+            Self::Bool => "bool".to_owned(),
+            Self::Int32 => "int32".to_owned(),
+            Self::Int64 => "int64".to_owned(),
+            Self::Double => "float64".to_owned(),
+            Self::Bytes => "[]uint8".to_owned(),
+            Self::Time => "v1.Time".to_owned(),
+            Self::MicroTime => "v1.MicroTime".to_owned(),
+            Self::Duration => "v1.Duration".to_owned(),
+            Self::IntOrString => "intstr.IntOrString".to_owned(),
+            Self::Quantity => "resource.Quantity".to_owned(),
+            Self::Any => "runtime.RawExtension".to_owned(),
+            Self::Ref(name) => {
+                let mut parts = name.rsplit('.');
+                let ty = parts.next().unwrap_or("");
+                format!("{}.{ty}", parts.next().unwrap_or(""))
+            }
+            Self::List(inner) => format!("[]{}", inner.go()),
+            Self::Map(inner) => format!("map[string]{}", inner.go()),
+        }
+    }
+}
+
+/// What Go's decoding errors call a JSON value: `object`, `array`, `string`, `number`, `bool`, `null`.
+pub fn go_kind(v: &Value) -> &'static str {
+    match v {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+/// One struct type.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TypeDef {
+    pub fields: BTreeMap<String, Field>,
+    /// Go's bare type name as its JSON errors print it (`ConfigMap`).
+    pub go_name: String,
+    /// `x-kubernetes-map-type` of the struct itself (`atomic` for selectors and references).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub map_type: String,
+}
+
+/// All types by OpenAPI definition name (`io.k8s.api.core.v1.Pod`).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Schema {
+    pub types: BTreeMap<String, TypeDef>,
+}

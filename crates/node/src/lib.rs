@@ -1,0 +1,3 @@
+//! The node agent: runs the pods that are bound to its node and reports what became of them.
+
+pub mod runtime;

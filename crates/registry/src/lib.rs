@@ -1,0 +1,116 @@
+//! The generic verbs, written once for all kinds: a row of the table in, stored bytes out.
+//!
+//! Invariants: every verb demands a [`meta::permit::Permit`]; an object is encoded once, when it is written, and those
+//! bytes (with the revision stamped in by the store) serve every later GET, LIST and WATCH; what was not validated is
+//! not stored; the core of a write's audit record is in the commit of the write.
+
+pub mod cursor;
+mod delete;
+mod encode;
+pub mod kinds_index;
+pub mod object_meta;
+mod read;
+mod watch;
+mod write;
+
+pub use delete::{DeleteOptions, Deleted, Preconditions, Propagation};
+pub use encode::{encode, item_slice, reencode};
+pub use kinds_index::Kinds;
+pub use read::{ListQuery, Listed, Match, Selectors};
+pub use watch::{WatchEvent, WatchEventType, WatchQuery, Watching};
+pub use write::{Request, Written};
+
+use async_trait::async_trait;
+use base::clock::SharedClock;
+use base::rng::Rng;
+use bytes::Bytes;
+use kinds::KindDef;
+use meta::status::Result;
+use serde_json::Value;
+use std::sync::Arc;
+use store::Store;
+
+/// What is being done to an object, for admission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Create,
+    Update,
+    Delete,
+}
+
+/// Admission as the verbs call it. Implemented over the caller's identity by the API server.
+#[async_trait]
+pub trait Admit: Send + Sync {
+    /// May change `new`, before it is prepared and validated.
+    async fn mutate(&self, op: Operation, name: &str, new: &mut Value, old: Option<&Value>) -> Result<()>;
+
+    /// Sees the object as it will be stored. `new` is absent on delete.
+    async fn validate(&self, op: Operation, name: &str, new: Option<&Value>, old: Option<&Value>) -> Result<()>;
+}
+
+/// Makes the audit core that rides in a commit.
+pub trait Recorder: Send + Sync {
+    /// The record of a request that is about to store `object`; `None` when the policy's level is None.
+    fn core(&self, object: Option<&Value>) -> Option<Bytes>;
+
+    /// The commit is durable; `record` is the number to finish once the request's events are written.
+    fn committed(&self, record: u64);
+}
+
+/// Keeps what lives beside the objects of a kind (service addresses and ports) in step with them.
+pub trait Companion: Send + Sync {
+    /// Completes a new object; what is taken here is given back by `released` when the write fails.
+    fn creating(&self, new: &mut Value) -> Result<()>;
+    fn updating(&self, new: &mut Value, old: &Value) -> Result<()>;
+    /// `kept` is the object that remains (`None` after a delete or a failed create), `gone` the one that does not.
+    fn released(&self, gone: &Value, kept: Option<&Value>);
+}
+
+/// The registry: rows, store and the few capabilities that writing needs.
+pub struct Registry {
+    store: Arc<dyn Store>,
+    clock: SharedClock,
+    rng: Arc<Rng>,
+    kinds: Kinds,
+    companions: Vec<(meta::GroupResource, Arc<dyn Companion>)>,
+}
+
+impl Registry {
+    pub fn new(store: Arc<dyn Store>, clock: SharedClock, rng: Arc<Rng>, kinds: Kinds) -> Self {
+        Self { store, clock, rng, kinds, companions: Vec::new() }
+    }
+
+    /// Adds the companion of a kind; at build only.
+    pub fn with_companion(mut self, of: meta::GroupResource, companion: Arc<dyn Companion>) -> Self {
+        self.companions.push((of, companion));
+        self
+    }
+
+    pub fn kinds(&self) -> &Kinds {
+        &self.kinds
+    }
+
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    pub fn clock(&self) -> &SharedClock {
+        &self.clock
+    }
+
+    fn companion(&self, kind: &KindDef) -> Option<&dyn Companion> {
+        self.companions
+            .iter()
+            .find(|(of, _)| of.group == kind.group && of.resource == kind.plural)
+            .map(|(_, c)| &**c)
+    }
+}
+
+/// Turns a store failure into the client's answer.
+fn commit_failure(e: store::CommitError) -> meta::Status {
+    match e {
+        store::CommitError::NoSpace { .. } => meta::Status::internal(format!("etcdserver: mvcc: database space exceeded: {e}")),
+        store::CommitError::TooLarge { .. } => meta::Status::too_large(e.to_string()),
+        e => meta::Status::internal(e),
+    }
+}

@@ -1,0 +1,288 @@
+//! Get and list: the stored bytes, selected and sliced, never re-encoded
+//! (upstream: apiserver `pkg/storage/cacher`, `pkg/storage/etcd3/store.go#GetList`).
+
+use crate::cursor::Cursor;
+use crate::{Registry, encode};
+use bytes::Bytes;
+use kinds::KindDef;
+use meta::permit::Permit;
+use meta::selector::{FieldSelector, LabelSelector};
+use meta::status::{Result, Status};
+use serde::Deserialize;
+use serde_json::Value;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use store::{Entry, Range, ReadError, Revision};
+
+/// Keys read at a time while a selector thins them out.
+const SCAN_PAGE: usize = 10_000;
+
+/// How a list's resourceVersion is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Match {
+    Unset,
+    Exact,
+    NotOlderThan,
+}
+
+/// Label and field selectors of a request; empty ones select everything.
+#[derive(Clone, Debug, Default)]
+pub struct Selectors {
+    pub labels: LabelSelector,
+    pub fields: FieldSelector,
+}
+
+#[derive(Clone, Debug)]
+pub struct ListQuery {
+    pub selectors: Selectors,
+    /// 0 is no limit.
+    pub limit: usize,
+    pub resume: Option<Cursor>,
+    /// As the client sent it.
+    pub resource_version: String,
+    pub matching: Match,
+}
+
+/// A listing: whole objects (see [`crate::item_slice`] for list items).
+#[derive(Clone, Debug)]
+pub struct Listed {
+    pub items: Vec<Bytes>,
+    pub revision: Revision,
+    pub next: Option<Cursor>,
+    /// How many follow; known only without selectors.
+    pub remaining: Option<u64>,
+}
+
+/// The start of an object, which is all that label selectors need.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    metadata: HeadMeta<'a>,
+}
+
+#[derive(Deserialize)]
+struct HeadMeta<'a> {
+    #[serde(borrow, default)]
+    name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    namespace: Cow<'a, str>,
+    #[serde(borrow, default)]
+    labels: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
+}
+
+impl Selectors {
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+
+    /// Whether stored bytes of the row are selected. Bytes that cannot be read are not.
+    pub fn matches(&self, kind: &KindDef, bytes: &[u8]) -> bool {
+        if self.is_empty() {
+            return true;
+        }
+        let Ok(head) = serde_json::from_slice::<Head>(bytes) else { return false };
+        if !self.labels.matches(|key| head.metadata.labels.get(key).map(|v| &**v)) {
+            return false;
+        }
+        if self.fields.is_empty() {
+            return true;
+        }
+        let own = if self.fields.keys().all(is_meta_field) {
+            Vec::new()
+        } else {
+            match serde_json::from_slice::<Value>(bytes) {
+                Ok(mut obj) => {
+                    if kind.converts {
+                        kind.strategy.from_storage(&mut obj);
+                    }
+                    kind.strategy.fields(&obj)
+                }
+                Err(_) => return false,
+            }
+        };
+        self.fields.matches(|field| match field {
+            "metadata.name" => head.metadata.name.to_string(),
+            "metadata.namespace" => head.metadata.namespace.to_string(),
+            other => own.iter().find(|(f, _)| *f == other).map_or_else(String::new, |(_, v)| v.clone()),
+        })
+    }
+
+    /// Refuses fields that the kind cannot select by (upstream: the kind's field label conversion function).
+    pub fn check(&self, kind: &KindDef) -> Result<()> {
+        for field in self.fields.keys() {
+            let known = is_meta_field(field) || kind.selectable.contains(&field);
+            if !known {
+                return Err(Status::bad_request(format!(
+                    "Unable to find {:?} that match label selector {:?}, field selector {:?}: field label not supported: {field}",
+                    format!("{}, Resource={}", kind.group_version(), kind.plural),
+                    self.labels.to_string(),
+                    self.fields.to_string(),
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_meta_field(field: &str) -> bool {
+    matches!(field, "metadata.name" | "metadata.namespace")
+}
+
+impl Registry {
+    /// The object's bytes in the row's version. `resource_version` is the client's, usually empty.
+    pub fn get(
+        &self,
+        _permit: &Permit,
+        kind: &KindDef,
+        namespace: &str,
+        name: &str,
+        resource_version: &str,
+    ) -> Result<Bytes> {
+        self.check_not_ahead(resource_version)?;
+        let entry = self.store.get(&kind.key(namespace, name));
+        let entry = entry.ok_or_else(|| Status::not_found(&kind.group_resource(), name))?;
+        self.converted(kind, entry.value)
+    }
+
+    /// The object as a tree.
+    pub fn get_value(&self, permit: &Permit, kind: &KindDef, namespace: &str, name: &str) -> Result<Value> {
+        let bytes = self.get(permit, kind, namespace, name, "")?;
+        serde_json::from_slice(&bytes).map_err(Status::internal)
+    }
+
+    pub fn list(
+        &self,
+        _permit: &Permit,
+        kind: &KindDef,
+        namespace: Option<&str>,
+        query: &ListQuery,
+    ) -> Result<Listed> {
+        query.selectors.check(kind)?;
+        let all = kind.key_prefix();
+        let prefix = match namespace {
+            Some(ns) if kind.namespaced() => format!("{all}{ns}/"),
+            _ => all,
+        };
+        let mut at = self.list_revision(query)?;
+        let mut after = None;
+        if let Some(cursor) = &query.resume {
+            // The store wants the last key seen; a token names the first that may come.
+            after = Some(format!("{prefix}{}", cursor.start.trim_end_matches('\0')));
+            at = (cursor.revision > 0).then_some(cursor.revision.unsigned_abs());
+        }
+        self.scan(kind, &prefix, after, at, query)
+    }
+
+    fn scan(
+        &self,
+        kind: &KindDef,
+        prefix: &str,
+        mut after: Option<String>,
+        mut at: Option<Revision>,
+        query: &ListQuery,
+    ) -> Result<Listed> {
+        let selective = !query.selectors.is_empty();
+        let mut out = Listed { items: Vec::new(), revision: 0, next: None, remaining: None };
+        loop {
+            let limit = if selective { SCAN_PAGE } else { query.limit };
+            let range = Range { prefix, after: after.as_deref(), limit, at };
+            let page = self.store.list(&range).map_err(|e| read_failure(&e, query, prefix, after.as_deref()))?;
+            out.revision = page.revision;
+            // Later pages of one answer show the same revision as its first.
+            at = Some(page.revision);
+            let total = page.entries.len();
+            for (i, entry) in page.entries.iter().enumerate() {
+                if selective && !query.selectors.matches(kind, &entry.value) {
+                    continue;
+                }
+                out.items.push(self.converted(kind, entry.value.clone())?);
+                let more = i + 1 < total || page.more;
+                if query.limit > 0 && out.items.len() == query.limit && more {
+                    out.next = Some(next_cursor(prefix, entry, page.revision));
+                    let following = page.remaining + (total - i - 1) as u64;
+                    out.remaining = (!selective).then_some(following);
+                    return Ok(out);
+                }
+            }
+            match page.entries.last() {
+                Some(last) if page.more => after = Some(last.key.to_string()),
+                _ => return Ok(out),
+            }
+        }
+    }
+
+    /// The revision that a list shows: `None` is the newest.
+    fn list_revision(&self, query: &ListQuery) -> Result<Option<Revision>> {
+        let asked = parse_revision(&query.resource_version)?;
+        if asked == 0 {
+            return Ok(None);
+        }
+        self.check_not_ahead(&query.resource_version)?;
+        let exact = query.matching == Match::Exact || (query.matching == Match::Unset && query.limit > 0);
+        Ok(exact.then_some(asked))
+    }
+
+    /// A version from the future is a timeout, since waiting would not help (upstream: `NewTooLargeResourceVersionError`).
+    fn check_not_ahead(&self, resource_version: &str) -> Result<()> {
+        let asked = parse_revision(resource_version)?;
+        let current = self.store.revision();
+        if asked <= current {
+            return Ok(());
+        }
+        let mut s = Status::timeout(format!("Too large resource version: {asked}, current: {current}"), 1);
+        if let Some(d) = &mut s.details {
+            let message = "Too large resource version".to_owned();
+            d.causes = vec![meta::status::Cause { reason: "ResourceVersionTooLarge".into(), message, ..Default::default() }];
+        }
+        Err(s)
+    }
+
+    /// Stored bytes in the row's version.
+    pub(crate) fn converted(&self, kind: &KindDef, bytes: Bytes) -> Result<Bytes> {
+        if !kind.converts {
+            return Ok(bytes);
+        }
+        Ok(encode::reencode(kind, &self.decode(kind, &bytes)?).into())
+    }
+}
+
+/// A resourceVersion as a number; empty is 0.
+pub fn parse_revision(text: &str) -> Result<Revision> {
+    if text.is_empty() {
+        return Ok(0);
+    }
+    text.parse().map_err(|_| {
+        let error = meta::field::Error::invalid(
+            &meta::field::Path::new("resourceVersion"),
+            text,
+            format!("strconv.ParseUint: parsing {text:?}: invalid syntax"),
+        );
+        Status::bad_request(format!("resourceVersion: {}", error.body()))
+    })
+}
+
+fn next_cursor(prefix: &str, last: &Entry, revision: Revision) -> Cursor {
+    let key = last.key.strip_prefix(prefix).unwrap_or(&last.key);
+    Cursor { start: format!("{key}\0"), revision: i64::try_from(revision).unwrap_or(i64::MAX) }
+}
+
+const CONTINUE_EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.";
+const CONTINUE_INCONSISTENT: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
+
+/// The answer to a read of a revision that is gone; a continued list gets a token that goes on at the newest revision.
+fn read_failure(e: &ReadError, query: &ListQuery, prefix: &str, after: Option<&str>) -> Status {
+    match e {
+        ReadError::Compacted { .. } if query.resume.is_some() => {
+            let Some(key) = after.and_then(|k| k.strip_prefix(prefix)) else { return Status::expired(CONTINUE_EXPIRED) };
+            let mut s = Status::expired(CONTINUE_INCONSISTENT);
+            s.continue_token = Some(Cursor { start: format!("{key}\0"), revision: -1 }.encode());
+            s
+        }
+        ReadError::Compacted { asked, oldest } => {
+            Status::expired(format!("The resourceVersion for the provided list is too old. ({asked}, {oldest})"))
+        }
+        ReadError::Future { asked, current } => {
+            Status::timeout(format!("Too large resource version: {asked}, current: {current}"), 1)
+        }
+    }
+}

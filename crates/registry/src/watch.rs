@@ -1,0 +1,179 @@
+//! Watch: changes as the client's selectors see them, with bookmarks
+//! (upstream: apiserver `pkg/storage/cacher/cache_watcher.go`).
+
+use crate::read::{ListQuery, Match, Selectors, parse_revision};
+use crate::{Registry, encode};
+use bytes::Bytes;
+use kinds::KindDef;
+use meta::object;
+use meta::permit::Permit;
+use meta::status::{Result, Status};
+use serde_json::Value;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use store::{Change, Event, Revision, Watched, Watcher};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchEventType {
+    Added,
+    Modified,
+    Deleted,
+    Bookmark,
+}
+
+impl WatchEventType {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Modified => "MODIFIED",
+            Self::Deleted => "DELETED",
+            Self::Bookmark => "BOOKMARK",
+        }
+    }
+}
+
+/// One event with its object's bytes.
+#[derive(Clone, Debug)]
+pub struct WatchEvent {
+    pub kind: WatchEventType,
+    pub object: Bytes,
+    pub revision: Revision,
+}
+
+#[derive(Clone, Debug)]
+pub struct WatchQuery {
+    pub selectors: Selectors,
+    pub resource_version: String,
+    /// `sendInitialEvents`: the state first, then a marked bookmark.
+    pub initial_events: Option<bool>,
+    pub bookmarks: bool,
+}
+
+/// A running watch.
+pub struct Watching {
+    registry: Arc<Registry>,
+    kind: Arc<KindDef>,
+    selectors: Selectors,
+    /// Events known but not handed out: the initial state, or the rest of a batch.
+    ready: VecDeque<WatchEvent>,
+    watcher: Box<dyn Watcher>,
+}
+
+impl Registry {
+    pub fn watch(
+        self: &Arc<Self>,
+        permit: &Permit,
+        kind: &Arc<KindDef>,
+        namespace: Option<&str>,
+        query: &WatchQuery,
+    ) -> Result<Watching> {
+        query.selectors.check(kind)?;
+        let asked = parse_revision(&query.resource_version)?;
+        let unset = query.resource_version.is_empty();
+        // Without a version (or with 0) the watch starts with the state, as synthetic ADDED events.
+        let state_first = query.initial_events.unwrap_or(unset || asked == 0);
+        let mut ready = VecDeque::new();
+        let mut from = asked;
+        if state_first {
+            let list = ListQuery {
+                selectors: query.selectors.clone(),
+                limit: 0,
+                resume: None,
+                resource_version: query.resource_version.clone(),
+                matching: Match::NotOlderThan,
+            };
+            let listed = self.list(permit, kind, namespace, &list)?;
+            from = listed.revision;
+            let added = |object| WatchEvent { kind: WatchEventType::Added, object, revision: from };
+            ready.extend(listed.items.into_iter().map(added));
+            if query.initial_events == Some(true) && query.bookmarks {
+                ready.push_back(bookmark(kind, from, true));
+            }
+        } else if asked == 0 {
+            from = self.store.revision();
+        }
+        let prefix = match namespace {
+            Some(ns) if kind.namespaced() => format!("{}{ns}/", kind.key_prefix()),
+            _ => kind.key_prefix(),
+        };
+        let watcher = self.store.watch(&prefix, from).map_err(|e| match e {
+            store::ReadError::Compacted { asked, oldest } => too_old(asked, oldest),
+            store::ReadError::Future { asked, current } => {
+                Status::timeout(format!("Too large resource version: {asked}, current: {current}"), 1)
+            }
+        })?;
+        let selectors = query.selectors.clone();
+        Ok(Watching { registry: self.clone(), kind: kind.clone(), selectors, ready, watcher })
+    }
+}
+
+fn too_old(asked: Revision, oldest: Revision) -> Status {
+    Status::expired(format!("too old resource version: {asked} ({oldest})"))
+}
+
+impl Watching {
+    /// The next event; an error ends the watch and is sent to the client as an ERROR event. Cancel safe.
+    pub async fn next(&mut self) -> Result<Option<WatchEvent>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(Some(event));
+            }
+            match self.watcher.next().await {
+                Watched::Events(events) => {
+                    for e in &events {
+                        if let Some(event) = self.translate(e)? {
+                            self.ready.push_back(event);
+                        }
+                    }
+                }
+                Watched::Lagged { oldest } => return Err(too_old(self.watcher.progress(), oldest)),
+                Watched::Closed => return Ok(None),
+            }
+        }
+    }
+
+    /// An event that is ready now, without waiting.
+    pub fn buffered(&mut self) -> Option<WatchEvent> {
+        self.ready.pop_front()
+    }
+
+    /// A bookmark at the point up to which everything was handed out; `None` while events wait.
+    pub fn bookmark(&self) -> Option<WatchEvent> {
+        self.ready.is_empty().then(|| bookmark(&self.kind, self.watcher.progress(), false))
+    }
+
+    /// How the selectors see a change: an object that leaves them is deleted, one that enters them is added.
+    fn translate(&self, e: &Event) -> Result<Option<WatchEvent>> {
+        let matches = |bytes: &Bytes| self.selectors.matches(&self.kind, bytes);
+        let was = e.previous.as_ref().is_some_and(&matches);
+        let (kind, bytes) = match &e.change {
+            Change::Put(new) => match (was, matches(new)) {
+                (false, true) => (WatchEventType::Added, new.clone()),
+                (true, true) => (WatchEventType::Modified, new.clone()),
+                (true, false) => (WatchEventType::Deleted, self.last_seen(e, new)?),
+                (false, false) => return Ok(None),
+            },
+            Change::Delete(last) if was || self.selectors.is_empty() => (WatchEventType::Deleted, last.clone()),
+            Change::Delete(_) => return Ok(None),
+        };
+        let object = self.registry.converted(&self.kind, bytes)?;
+        Ok(Some(WatchEvent { kind, object, revision: e.revision }))
+    }
+
+    /// The object as the selectors last saw it, at the revision at which it left them.
+    fn last_seen(&self, e: &Event, new: &Bytes) -> Result<Bytes> {
+        let Some(previous) = &e.previous else { return Ok(new.clone()) };
+        let mut obj: Value = serde_json::from_slice(previous).map_err(Status::internal)?;
+        object::set_meta(&mut obj, "resourceVersion", e.revision.to_string());
+        Ok(encode::reencode(self.registry.storage_row(&self.kind), &obj).into())
+    }
+}
+
+fn bookmark(kind: &KindDef, revision: Revision, initial_events_end: bool) -> WatchEvent {
+    let mut metadata = serde_json::json!({"resourceVersion": revision.to_string()});
+    if initial_events_end {
+        metadata["annotations"] = serde_json::json!({"k8s.io/initial-events-end": "true"});
+    }
+    let obj = serde_json::json!({"metadata": metadata});
+    WatchEvent { kind: WatchEventType::Bookmark, object: encode::reencode(kind, &obj).into(), revision }
+}

@@ -1,0 +1,364 @@
+//! Create and update (PUT, PATCH and subresources), for every kind
+//! (upstream: apiserver `pkg/registry/generic/registry/store.go#Create`, `#Update`).
+
+use crate::{Admit, Operation, Recorder, Registry, commit_failure, encode, object_meta};
+use bytes::Bytes;
+use kinds::{Ctx, KindDef};
+use meta::object;
+use meta::permit::Permit;
+use meta::status::{Result, Status};
+use serde_json::Value;
+use store::{CommitError, Expect, Op, Txn};
+
+/// How often an update without a resourceVersion is tried against a changing object before the client is told.
+const CONFLICT_RETRIES_MAX: usize = 64;
+/// How often a generated name is tried again when it is taken (upstream: 8 since `RetryGenerateName`).
+const GENERATE_NAME_TRIES: usize = 8;
+/// Letters that generateName appends.
+const NAME_SUFFIX_LETTERS: usize = 5;
+/// The longest generateName that is kept whole; the rest is cut so that the name fits a DNS label.
+const GENERATE_NAME_BASE_MAX: usize = 63 - NAME_SUFFIX_LETTERS;
+
+/// What a write is about, and the capabilities that it needs.
+pub struct Request<'a> {
+    pub permit: Permit,
+    pub kind: &'a KindDef,
+    pub namespace: &'a str,
+    /// Empty on create, where the object carries its name.
+    pub name: &'a str,
+    /// Empty for the object itself.
+    pub subresource: &'a str,
+    pub dry_run: bool,
+    pub admit: &'a dyn Admit,
+    pub recorder: &'a dyn Recorder,
+}
+
+/// A finished write: the object's bytes in the storage encoding, revision included.
+#[derive(Clone, Debug)]
+pub struct Written {
+    pub bytes: Bytes,
+    pub created: bool,
+    /// The update emptied the finalizers of a terminating object, which is gone now.
+    pub deleted: bool,
+    pub warnings: Vec<String>,
+}
+
+/// The new object from the current one; `None` when there is none. Runs again after a lost race.
+pub type Transform<'a> = dyn Fn(Option<&Value>) -> Result<Value> + Send + Sync + 'a;
+
+impl Registry {
+    /// Stores a new object. `obj` is decoded, normalised and defaulted.
+    pub async fn create(&self, r: &Request<'_>, obj: Value) -> Result<Written> {
+        let mut tries = 0;
+        loop {
+            let outcome = self.create_once(r, obj.clone()).await;
+            let generated = object::name(&obj).is_empty() && !object::meta_str(&obj, "generateName").is_empty();
+            tries += 1;
+            match outcome {
+                Err(e) if generated && e.is_already_exists() => {
+                    if tries >= GENERATE_NAME_TRIES {
+                        return Err(generated_name_exhausted(r.kind, &e));
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn create_once(&self, r: &Request<'_>, mut obj: Value) -> Result<Written> {
+        match_namespace(r, &mut obj)?;
+        wipe_system_fields(&mut obj);
+        let asked_name = object::name(&obj).to_owned();
+        r.admit.mutate(Operation::Create, &asked_name, &mut obj, None).await?;
+        self.fill_system_fields(r.kind, &mut obj);
+        let now = self.clock.now();
+        let ctx = Ctx { now, subresource: r.subresource };
+        r.kind.strategy.prepare_create(&mut obj, &ctx);
+        if r.kind.generation {
+            object::set_meta(&mut obj, "generation", 1);
+        }
+        let mut errors = object_meta::validate(r.kind, &obj);
+        errors.extend(r.kind.strategy.validate(&obj));
+        if !errors.is_empty() {
+            return Err(Status::invalid(&r.kind.group_kind(), object::name(&obj), &errors));
+        }
+        let companion = self.companion(r.kind);
+        if let Some(c) = companion {
+            c.creating(&mut obj)?;
+        }
+        let result = self.store_new(r, &obj).await;
+        if let (Some(c), true) = (companion, result.is_err() || r.dry_run) {
+            c.released(&obj, None);
+        }
+        result
+    }
+
+    async fn store_new(&self, r: &Request<'_>, obj: &Value) -> Result<Written> {
+        let name = object::name(obj);
+        r.admit.validate(Operation::Create, name, Some(obj), None).await?;
+        let warnings = r.kind.strategy.warnings(obj, None);
+        let key = r.kind.key(object::namespace(obj), name);
+        let stored = self.to_storage(r.kind, obj);
+        let value = encode::encode(self.storage_row(r.kind), &stored);
+        if r.dry_run {
+            if self.store.get(&key).is_some() {
+                return Err(Status::already_exists(&r.kind.group_resource(), name));
+            }
+            return Ok(Written { bytes: value.bytes.into(), created: true, deleted: false, warnings });
+        }
+        let op = Op::Put { key, value, expect: Expect::Absent };
+        match self.commit(r, op, Some(obj)).await? {
+            Some(bytes) => Ok(Written { bytes, created: true, deleted: false, warnings }),
+            None => Err(Status::already_exists(&r.kind.group_resource(), name)),
+        }
+    }
+
+    /// Changes an object. `transform` makes the new object from the current one; a resourceVersion in it must be the
+    /// current one, without one the update is tried again when it loses a race. `force_create` lets kinds be created
+    /// by an update that do not otherwise allow it.
+    pub async fn update(&self, r: &Request<'_>, transform: &Transform<'_>, force_create: bool) -> Result<Written> {
+        let key = r.kind.key(r.namespace, r.name);
+        for _ in 0..CONFLICT_RETRIES_MAX {
+            let Some(entry) = self.store.get(&key) else {
+                if !(r.kind.strategy.create_on_update() || force_create) {
+                    return Err(Status::not_found(&r.kind.group_resource(), r.name));
+                }
+                let obj = transform(None)?;
+                precondition_uid(r, &obj, "")?;
+                return self.create_once(r, obj).await;
+            };
+            let old = self.decode(r.kind, &entry.value)?;
+            if let Some(done) = self.update_once(r, transform, &key, &entry, &old).await? {
+                return Ok(done);
+            }
+        }
+        Err(Status::modified(&r.kind.group_resource(), r.name))
+    }
+
+    /// One attempt; `None` when the object changed meanwhile and the client did not pin a version.
+    async fn update_once(
+        &self,
+        r: &Request<'_>,
+        transform: &Transform<'_>,
+        key: &str,
+        entry: &store::Entry,
+        old: &Value,
+    ) -> Result<Option<Written>> {
+        let gr = r.kind.group_resource();
+        let mut new = transform(Some(old))?;
+        precondition_uid(r, &new, object::uid(old))?;
+        let pinned = pinned_version(r, &new, old)?;
+        r.admit.mutate(Operation::Update, r.name, &mut new, Some(old)).await?;
+        self.prepare_update(r, &mut new, old)?;
+        let ctx = Ctx { now: self.clock.now(), subresource: r.subresource };
+        let mut errors = object_meta::validate(r.kind, &new);
+        errors.extend(object_meta::validate_update(&new, old));
+        errors.extend(r.kind.strategy.validate_update(&new, old, &ctx));
+        if !errors.is_empty() {
+            return Err(Status::invalid(&r.kind.group_kind(), r.name, &errors));
+        }
+        let companion = self.companion(r.kind);
+        if let Some(c) = companion {
+            c.updating(&mut new, old)?;
+        }
+        r.admit.validate(Operation::Update, r.name, Some(&new), Some(old)).await?;
+        let warnings = r.kind.strategy.warnings(&new, Some(old));
+        if let Some(expect_delete) = self.emptied(r.kind, &new, old) {
+            let bytes = self.remove(r, key, entry, &expect_delete).await?;
+            return Ok(bytes.map(|bytes| Written { bytes, created: false, deleted: true, warnings }));
+        }
+        if same(&new, old) {
+            let bytes = entry.value.clone();
+            return Ok(Some(Written { bytes, created: false, deleted: false, warnings }));
+        }
+        let stored = self.to_storage(r.kind, &new);
+        let value = encode::encode(self.storage_row(r.kind), &stored);
+        if r.dry_run {
+            object::set_meta(&mut new, "resourceVersion", object::resource_version(old));
+            let bytes = encode::reencode(self.storage_row(r.kind), &self.to_storage(r.kind, &new)).into();
+            return Ok(Some(Written { bytes, created: false, deleted: false, warnings }));
+        }
+        let op = Op::Put { key: key.to_owned(), value, expect: Expect::At(entry.modified) };
+        match self.commit(r, op, Some(&new)).await? {
+            Some(bytes) => {
+                if let Some(c) = companion {
+                    c.released(old, Some(&new));
+                }
+                Ok(Some(Written { bytes, created: false, deleted: false, warnings }))
+            }
+            None if pinned => Err(Status::modified(&gr, r.name)),
+            None => Ok(None),
+        }
+    }
+
+    /// What an update may not change is put back (upstream: `rest.BeforeUpdate`).
+    fn prepare_update(&self, r: &Request<'_>, new: &mut Value, old: &Value) -> Result<()> {
+        match_namespace(r, new)?;
+        let ctx = Ctx { now: self.clock.now(), subresource: r.subresource };
+        restore(new, old, "generation");
+        r.kind.strategy.prepare_update(new, old, &ctx);
+        if object::uid(new).is_empty() {
+            restore(new, old, "uid");
+        }
+        restore(new, old, "creationTimestamp");
+        if object::is_deleting(old) {
+            restore(new, old, "deletionTimestamp");
+        } else {
+            object::remove_meta(new, "deletionTimestamp");
+        }
+        if new["metadata"].get("deletionGracePeriodSeconds").is_none() || !object::is_deleting(old) {
+            restore(new, old, "deletionGracePeriodSeconds");
+        }
+        object::remove_meta(new, "selfLink");
+        if r.kind.generation && r.subresource != "status" && object::spec_differs(new, old, &["status"]) {
+            object::set_meta(new, "generation", object::generation(old) + 1);
+        }
+        Ok(())
+    }
+
+    /// Commits one change with its audit core; `None` when the expectation failed.
+    pub(crate) async fn commit(&self, r: &Request<'_>, op: Op, obj: Option<&Value>) -> Result<Option<Bytes>> {
+        let txn = Txn { ops: vec![op], record: r.recorder.core(obj) };
+        match self.store.commit(txn).await {
+            Ok(done) => {
+                if let Some(record) = done.record {
+                    r.recorder.committed(record);
+                }
+                Ok(done.values.into_iter().next())
+            }
+            Err(CommitError::Conflict { .. }) => Ok(None),
+            Err(e) => Err(commit_failure(e)),
+        }
+    }
+
+    /// Reads stored bytes as an object of the row's version.
+    pub fn decode(&self, kind: &KindDef, bytes: &[u8]) -> Result<Value> {
+        let mut obj: Value = serde_json::from_slice(bytes).map_err(Status::internal)?;
+        if kind.converts {
+            kind.strategy.from_storage(&mut obj);
+            obj["apiVersion"] = kind.api_version().into();
+            obj["kind"] = Value::from(&*kind.kind);
+        }
+        Ok(obj)
+    }
+
+    fn to_storage<'v>(&self, kind: &KindDef, obj: &'v Value) -> std::borrow::Cow<'v, Value> {
+        if !kind.converts {
+            return std::borrow::Cow::Borrowed(obj);
+        }
+        let mut stored = obj.clone();
+        kind.strategy.to_storage(&mut stored);
+        std::borrow::Cow::Owned(stored)
+    }
+
+    /// The row whose version objects of this row are stored in.
+    pub(crate) fn storage_row<'k>(&'k self, kind: &'k KindDef) -> &'k KindDef {
+        if !kind.converts {
+            return kind;
+        }
+        self.kinds.rows().iter().find(|k| k.storage == kind.storage && !k.converts).map_or(kind, |k| k)
+    }
+
+    fn fill_system_fields(&self, kind: &KindDef, obj: &mut Value) {
+        if object::name(obj).is_empty() {
+            let base = object::meta_str(obj, "generateName");
+            if !base.is_empty() {
+                let mut cut = base.len().min(GENERATE_NAME_BASE_MAX);
+                while !base.is_char_boundary(cut) {
+                    cut -= 1;
+                }
+                let name = format!("{}{}", &base[..cut], self.rng.name_suffix(NAME_SUFFIX_LETTERS));
+                object::set_meta(obj, "name", name);
+            }
+        }
+        object::set_meta(obj, "creationTimestamp", meta::time::rfc3339(self.clock.now()));
+        object::set_meta(obj, "uid", uuid::Uuid::new_v4().to_string());
+        if let Some(map) = obj.as_object_mut() {
+            map.insert("apiVersion".into(), kind.api_version().into());
+            map.insert("kind".into(), Value::from(&*kind.kind));
+        }
+    }
+}
+
+/// Clients cannot set these on create (upstream: `rest.WipeObjectMetaSystemFields`).
+fn wipe_system_fields(obj: &mut Value) {
+    for field in [
+        "creationTimestamp",
+        "uid",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "generation",
+        "resourceVersion",
+    ] {
+        object::remove_meta(obj, field);
+    }
+}
+
+/// The object's namespace must be the request's, or empty (upstream: `EnsureObjectNamespaceMatchesRequestNamespace`).
+fn match_namespace(r: &Request<'_>, obj: &mut Value) -> Result<()> {
+    let own = object::namespace(obj);
+    match (own.is_empty(), r.kind.namespaced()) {
+        (true, true) => object::set_meta(obj, "namespace", r.namespace),
+        (true, false) => object::remove_meta(obj, "namespace"),
+        (false, false) => object::remove_meta(obj, "namespace"),
+        (false, true) if own != r.namespace => {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn precondition_uid(r: &Request<'_>, new: &Value, current: &str) -> Result<()> {
+    let asked = object::uid(new);
+    if asked.is_empty() || asked == current {
+        return Ok(());
+    }
+    let why = format!("StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {asked}, UID in object meta: {current}", r.kind.key(r.namespace, r.name));
+    Err(Status::conflict(&r.kind.group_resource(), r.name, &why))
+}
+
+/// Whether the client pinned the version; an error when it pinned another one than the current.
+fn pinned_version(r: &Request<'_>, new: &Value, old: &Value) -> Result<bool> {
+    let asked = object::resource_version(new);
+    if asked.is_empty() || asked == "0" {
+        if r.kind.strategy.unconditional_update() {
+            return Ok(false);
+        }
+        let field = meta::field::Path::new("metadata").child("resourceVersion");
+        let error = meta::field::Error::invalid(&field, 0, "must be specified for an update");
+        let gk = meta::GroupKind { group: r.kind.group.to_string(), kind: r.kind.plural.to_string() };
+        return Err(Status::invalid(&gk, r.name, &vec![error]));
+    }
+    if asked != object::resource_version(old) {
+        return Err(Status::modified(&r.kind.group_resource(), r.name));
+    }
+    Ok(true)
+}
+
+fn restore(new: &mut Value, old: &Value, field: &str) {
+    match old["metadata"].get(field) {
+        Some(v) if !v.is_null() => object::set_meta(new, field, v.clone()),
+        _ => object::remove_meta(new, field),
+    }
+}
+
+/// Whether an update changes nothing: such a write leaves the revision alone, as upstream's does.
+fn same(new: &Value, old: &Value) -> bool {
+    let (Some(a), Some(b)) = (new["metadata"].as_object(), old["metadata"].as_object()) else { return new == old };
+    let strip = |k: &String| k == "resourceVersion";
+    a.iter().filter(|(k, _)| !strip(k)).eq(b.iter().filter(|(k, _)| !strip(k)))
+        && !object::spec_differs(new, old, &["apiVersion", "kind"])
+}
+
+fn generated_name_exhausted(kind: &KindDef, e: &Status) -> Status {
+    let mut s = e.clone();
+    s.message = format!(
+        "{}, the server was not able to generate a unique name for the object",
+        Status::already_exists(&kind.group_resource(), s.details.as_ref().map_or("", |d| &d.name)).message
+    );
+    s
+}

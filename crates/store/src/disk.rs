@@ -1,0 +1,79 @@
+//! The disk as a parameter: what the store asks of a file system, small enough to be simulated.
+//!
+//! Invariant: everything that the store does to files goes through [`Disk`], so a simulated crash sees every write,
+//! sync and rename.
+
+mod real;
+#[cfg(any(test, feature = "testing"))]
+pub mod sim;
+
+pub use real::RealDisk;
+
+use std::io;
+use std::path::Path;
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// An existing file, to read.
+    Read,
+    /// An existing file, to read and write.
+    Write,
+    /// A new file, to read and write; an existing one is an error.
+    Create,
+}
+
+/// A file system. Only what is said to be durable is durable.
+pub trait Disk: Send + Sync + 'static {
+    /// Makes a directory and its parents, durably; an existing one is fine.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// The names of the files in a directory, in no order.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+
+    fn open(&self, path: &Path, mode: Mode) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Replaces `to` in one step; durable after [`Disk::sync_dir`].
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Durable after [`Disk::sync_dir`].
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the names in a directory durable: created, renamed, removed.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Bytes that an ordinary user may still write in the file system of a directory.
+    fn free_space(&self, dir: &Path) -> io::Result<u64>;
+
+    /// Takes a lock that ends with the returned value or with the process; `WouldBlock` when another holds it.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
+}
+
+/// An open file.
+pub trait DiskFile: Send + Sync {
+    fn size(&self) -> io::Result<u64>;
+
+    /// Fills the buffer from an offset; `UnexpectedEof` when the file is shorter.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all of the data, growing the file when needed. After an error any part of it may be written.
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Takes room for the first `bytes` bytes; new ones read as zero.
+    fn preallocate(&self, bytes: u64) -> io::Result<()>;
+
+    /// Makes the contents and the size durable.
+    fn sync_data(&self) -> io::Result<()>;
+}
+
+/// Whether an error says that the disk has no room, so that the write can be refused and tried again later.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Reads a whole file.
+pub(crate) fn read_all(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; file.size()? as usize];
+    file.read_at(&mut bytes, 0)?;
+    Ok(bytes)
+}

@@ -1,0 +1,148 @@
+//! `cargo xtask schema`: the type table from the OpenAPI documents and Go sources of Kubernetes.
+//!
+//! Field order, JSON names, zero-value rules, protobuf numbers and patch tags come from the Go structs; what is
+//! required, list and map types and defaults from OpenAPI. Only types that the kinds reach are written, sorted,
+//! one a line, so that a change of version reads well as a diff.
+
+mod go;
+mod openapi;
+mod types;
+
+use clap::Args as ClapArgs;
+use meta::schema::{Schema, Ty};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// Types from which the table is grown: the kinds and what requests and answers are made of.
+const ROOTS: &[&str] = &[
+    "io.k8s.api.apps.v1.Deployment",
+    "io.k8s.api.apps.v1.DeploymentList",
+    "io.k8s.api.apps.v1.ReplicaSet",
+    "io.k8s.api.apps.v1.ReplicaSetList",
+    "io.k8s.api.authentication.v1.SelfSubjectReview",
+    "io.k8s.api.authentication.v1.TokenRequest",
+    "io.k8s.api.authentication.v1.TokenReview",
+    "io.k8s.api.authorization.v1.LocalSubjectAccessReview",
+    "io.k8s.api.authorization.v1.SelfSubjectAccessReview",
+    "io.k8s.api.authorization.v1.SelfSubjectRulesReview",
+    "io.k8s.api.authorization.v1.SubjectAccessReview",
+    "io.k8s.api.autoscaling.v1.Scale",
+    "io.k8s.api.coordination.v1.Lease",
+    "io.k8s.api.coordination.v1.LeaseList",
+    "io.k8s.api.core.v1.Binding",
+    "io.k8s.api.core.v1.ConfigMap",
+    "io.k8s.api.core.v1.ConfigMapList",
+    "io.k8s.api.core.v1.Endpoints",
+    "io.k8s.api.core.v1.EndpointsList",
+    "io.k8s.api.core.v1.Event",
+    "io.k8s.api.core.v1.EventList",
+    "io.k8s.api.core.v1.LimitRange",
+    "io.k8s.api.core.v1.LimitRangeList",
+    "io.k8s.api.core.v1.Namespace",
+    "io.k8s.api.core.v1.NamespaceList",
+    "io.k8s.api.core.v1.Node",
+    "io.k8s.api.core.v1.NodeList",
+    "io.k8s.api.core.v1.Pod",
+    "io.k8s.api.core.v1.PodList",
+    "io.k8s.api.core.v1.PodTemplateSpec",
+    "io.k8s.api.core.v1.ResourceQuota",
+    "io.k8s.api.core.v1.ResourceQuotaList",
+    "io.k8s.api.core.v1.Secret",
+    "io.k8s.api.core.v1.SecretList",
+    "io.k8s.api.core.v1.Service",
+    "io.k8s.api.core.v1.ServiceAccount",
+    "io.k8s.api.core.v1.ServiceAccountList",
+    "io.k8s.api.core.v1.ServiceList",
+    "io.k8s.api.discovery.v1.EndpointSlice",
+    "io.k8s.api.discovery.v1.EndpointSliceList",
+    "io.k8s.api.events.v1.Event",
+    "io.k8s.api.events.v1.EventList",
+    "io.k8s.api.policy.v1.Eviction",
+    "io.k8s.api.policy.v1.PodDisruptionBudget",
+    "io.k8s.api.policy.v1.PodDisruptionBudgetList",
+    "io.k8s.api.rbac.v1.ClusterRole",
+    "io.k8s.api.rbac.v1.ClusterRoleBinding",
+    "io.k8s.api.rbac.v1.ClusterRoleBindingList",
+    "io.k8s.api.rbac.v1.ClusterRoleList",
+    "io.k8s.api.rbac.v1.Role",
+    "io.k8s.api.rbac.v1.RoleBinding",
+    "io.k8s.api.rbac.v1.RoleBindingList",
+    "io.k8s.api.rbac.v1.RoleList",
+    "io.k8s.api.scheduling.v1.PriorityClass",
+    "io.k8s.api.scheduling.v1.PriorityClassList",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.APIGroup",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.APIResourceList",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.CreateOptions",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.ListOptions",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.PatchOptions",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.Status",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.UpdateOptions",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent",
+];
+
+#[derive(ClapArgs)]
+pub struct Args {
+    /// Root of the k8s.io/kubernetes source, which holds api/openapi-spec
+    #[arg(long)]
+    k8s: PathBuf,
+    /// Roots of the k8s.io/api and k8s.io/apimachinery sources
+    #[arg(long, required = true)]
+    api: Vec<PathBuf>,
+    /// Where the table goes
+    #[arg(long, default_value = "crates/kinds/schema/v1.37.json")]
+    out: PathBuf,
+    /// Only compare with what is there
+    #[arg(long)]
+    check: bool,
+}
+
+/// Builds the table and writes or compares it.
+///
+/// # Errors
+/// What could not be read or does not fit, and where.
+pub fn run(args: &Args) -> Result<(), String> {
+    let sources = go::Sources::new(&args.api)?;
+    let docs = openapi::Docs::read(&args.k8s.join("api/openapi-spec"))?;
+    let mut schema = Schema::default();
+    let mut waiting: BTreeSet<String> = ROOTS.iter().map(|s| (*s).to_owned()).collect();
+    while let Some(name) = waiting.pop_first() {
+        if schema.types.contains_key(&name) {
+            continue;
+        }
+        let mut def = types::build(&sources, &name)?;
+        docs.enrich(&name, &mut def);
+        def.fields.values().for_each(|f| refs(&f.ty, &mut waiting));
+        schema.types.insert(name, def);
+    }
+    let text = render(&schema.types)?;
+    let out = &args.out;
+    if args.check {
+        let old = std::fs::read_to_string(out).map_err(|e| format!("{}: {e}", out.display()))?;
+        return if old == text { Ok(()) } else { Err(format!("{} is not what the sources give; run without --check", out.display())) };
+    }
+    std::fs::write(out, &text).map_err(|e| format!("{}: {e}", out.display()))?;
+    println!("{}: {} types, {} bytes", out.display(), schema.types.len(), text.len());
+    Ok(())
+}
+
+fn refs(ty: &Ty, out: &mut BTreeSet<String>) {
+    match ty {
+        Ty::Ref(name) => {
+            out.insert(name.clone());
+        }
+        Ty::List(inner) | Ty::Map(inner) => refs(inner, out),
+        _ => {}
+    }
+}
+
+fn render(types: &BTreeMap<String, meta::schema::TypeDef>) -> Result<String, String> {
+    let mut lines = Vec::new();
+    for (name, def) in types {
+        let def = serde_json::to_string(def).map_err(|e| format!("{name}: {e}"))?;
+        lines.push(format!("{name:?}:{def}"));
+    }
+    Ok(format!("{{\"types\":{{\n{}\n}}}}\n", lines.join(",\n")))
+}
