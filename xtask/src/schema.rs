@@ -4,14 +4,15 @@
 //! required, list and map types and defaults from OpenAPI. Only types that the kinds reach are written, sorted,
 //! one a line, so that a change of version reads well as a diff.
 
+mod descriptions;
 mod go;
 mod openapi;
 mod types;
 
 use clap::Args as ClapArgs;
 use meta::schema::{Schema, Ty};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 /// Types from which the table is grown: the kinds and what requests and answers are made of.
 const ROOTS: &[&str] = &[
@@ -94,6 +95,9 @@ pub struct Args {
     /// Where the table goes
     #[arg(long, default_value = "crates/kinds/schema/v1.37.json")]
     out: PathBuf,
+    /// The k8s-openapi crate's folder of the same version (src/v1_37), for descriptions beside the table
+    #[arg(long)]
+    descriptions: Option<PathBuf>,
     /// Only compare with what is there
     #[arg(long)]
     check: bool,
@@ -117,14 +121,25 @@ pub fn run(args: &Args) -> Result<(), String> {
         def.fields.values().for_each(|f| refs(&f.ty, &mut waiting));
         schema.types.insert(name, def);
     }
-    let text = render(&schema.types)?;
-    let out = &args.out;
+    let types = schema.types.iter().map(|(name, def)| (name, serde_json::to_string(def)));
+    put(args, &args.out, &format!("{{\"types\":{}}}\n", render(types)?))?;
+    if let Some(dir) = &args.descriptions {
+        let texts = descriptions::read(dir, &schema)?;
+        let lines = texts.iter().map(|(name, t)| (name, serde_json::to_string(t)));
+        put(args, &args.out.with_file_name("descriptions.json"), &format!("{}\n", render(lines)?))?;
+    }
+    Ok(())
+}
+
+/// Writes a file, or compares it.
+fn put(args: &Args, out: &Path, text: &str) -> Result<(), String> {
     if args.check {
         let old = std::fs::read_to_string(out).map_err(|e| format!("{}: {e}", out.display()))?;
-        return if old == text { Ok(()) } else { Err(format!("{} is not what the sources give; run without --check", out.display())) };
+        let stale = || format!("{} is not what the sources give; run without --check", out.display());
+        return if old == text { Ok(()) } else { Err(stale()) };
     }
-    std::fs::write(out, &text).map_err(|e| format!("{}: {e}", out.display()))?;
-    println!("{}: {} types, {} bytes", out.display(), schema.types.len(), text.len());
+    std::fs::write(out, text).map_err(|e| format!("{}: {e}", out.display()))?;
+    println!("{}: {} bytes", out.display(), text.len());
     Ok(())
 }
 
@@ -138,11 +153,36 @@ fn refs(ty: &Ty, out: &mut BTreeSet<String>) {
     }
 }
 
-fn render(types: &BTreeMap<String, meta::schema::TypeDef>) -> Result<String, String> {
+/// A JSON map with one entry a line.
+fn render<'a>(
+    entries: impl Iterator<Item = (&'a String, serde_json::Result<String>)>,
+) -> Result<String, String> {
     let mut lines = Vec::new();
-    for (name, def) in types {
-        let def = serde_json::to_string(def).map_err(|e| format!("{name}: {e}"))?;
-        lines.push(format!("{name:?}:{def}"));
+    for (name, json) in entries {
+        lines.push(format!("{name:?}:{}", json.map_err(|e| format!("{name}: {e}"))?));
     }
-    Ok(format!("{{\"types\":{{\n{}\n}}}}\n", lines.join(",\n")))
+    Ok(format!("{{\n{}\n}}", lines.join(",\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The committed table is what the sources give; skipped where the Go module cache does not hold them.
+    #[test]
+    fn the_table_is_reproducible() {
+        let root = std::env::home_dir().unwrap_or_default().join("go/pkg/mod/k8s.io");
+        let args = Args {
+            k8s: root.join("kubernetes@v1.37.2"),
+            api: vec![root.join("api@v0.37.2"), root.join("apimachinery@v0.37.2")],
+            out: PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../crates/kinds/schema/v1.37.json"),
+            descriptions: None,
+            check: true,
+        };
+        if !args.k8s.exists() || !args.api.iter().all(|d| d.exists()) {
+            println!("skipped: the Kubernetes sources are not in the Go module cache");
+            return;
+        }
+        assert_eq!(run(&args), Ok(()));
+    }
 }

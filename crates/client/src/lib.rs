@@ -8,6 +8,7 @@ pub mod api;
 pub mod controller;
 pub mod dynamic;
 pub mod events;
+#[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod https;
 pub mod informer;

@@ -1,1 +1,20 @@
-//! placeholder
+//! The controllers: each brings one kind of object to what its spec asks for, through the API, under its own identity.
+//!
+//! A folder per controller: a pure `plan` from a view of the world to actions, its wiring to informers and the one
+//! control loop, and its cases. Constants, messages and conditions are upstream's.
+
+pub mod cluster_role;
+pub mod common;
+pub mod deployment;
+pub mod endpoint_slice;
+pub mod garbage;
+pub mod namespace;
+pub mod node_ipam;
+pub mod node_lifecycle;
+pub mod pod_gc;
+pub mod replicaset;
+pub mod root_ca;
+pub mod service_account;
+mod start;
+
+pub use start::{Clients, Config, Handles, start};

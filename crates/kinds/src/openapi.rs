@@ -73,7 +73,11 @@ fn security() -> Value {
 
 /// The URL under which a row's group version is served.
 fn base(row: &KindDef) -> String {
-    if row.group.is_empty() { format!("/api/{}", row.version) } else { format!("/apis/{}/{}", row.group, row.version) }
+    if row.group.is_empty() {
+        format!("/api/{}", row.version)
+    } else {
+        format!("/apis/{}/{}", row.group, row.version)
+    }
 }
 
 fn gvk(group: &str, version: &str, kind: &str) -> Value {
@@ -117,13 +121,20 @@ mod tests {
         check_refs(&doc, &doc);
         let patch = &doc["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["patch"];
         assert_eq!(patch["x-kubernetes-group-version-kind"], gvk("", "v1", "Pod"));
-        let names: Vec<&str> = patch["parameters"].as_array().unwrap().iter().filter_map(|p| p["name"].as_str()).collect();
-        assert!(names.contains(&"dryRun") && names.contains(&"fieldValidation") && names.contains(&"body"), "{names:?}");
+        let names: Vec<&str> =
+            patch["parameters"].as_array().unwrap().iter().filter_map(|p| p["name"].as_str()).collect();
+        assert!(
+            names.contains(&"dryRun") && names.contains(&"fieldValidation") && names.contains(&"body"),
+            "{names:?}"
+        );
         assert_eq!(patch["operationId"], "patchCoreV1NamespacedPod");
         let spec = &doc["definitions"]["io.k8s.api.core.v1.PodSpec"];
         assert_eq!(spec["required"], json!(["containers"]));
         assert_eq!(spec["properties"]["containers"]["x-kubernetes-patch-merge-key"], "name");
-        assert_eq!(doc["definitions"]["io.k8s.api.core.v1.Pod"]["x-kubernetes-group-version-kind"], json!([gvk("", "v1", "Pod")]));
+        assert_eq!(
+            doc["definitions"]["io.k8s.api.core.v1.Pod"]["x-kubernetes-group-version-kind"],
+            json!([gvk("", "v1", "Pod")])
+        );
     }
 
     #[test]
@@ -138,11 +149,20 @@ mod tests {
         let apps = &docs["apis/apps/v1"];
         let scale = &apps["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"]["get"];
         assert_eq!(scale["x-kubernetes-group-version-kind"], gvk("autoscaling", "v1", "Scale"));
-        let strategy = &apps["components"]["schemas"]["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]["strategy"];
+        let strategy =
+            &apps["components"]["schemas"]["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]["strategy"];
         assert_eq!(strategy["x-kubernetes-patch-strategy"], "retainKeys");
-        assert_eq!(strategy["allOf"][0]["$ref"], "#/components/schemas/io.k8s.api.apps.v1.DeploymentStrategy");
+        assert_eq!(
+            strategy["allOf"][0]["$ref"],
+            "#/components/schemas/io.k8s.api.apps.v1.DeploymentStrategy"
+        );
         let port = &docs["api/v1"]["components"]["schemas"]["io.k8s.api.core.v1.ContainerPort"]["properties"];
         assert_eq!(port["protocol"]["default"], "TCP");
-        assert_eq!(port["containerPort"], json!({"type": "integer", "format": "int32", "default": 0}));
+        let number = &port["containerPort"];
+        assert_eq!(
+            (&number["type"], &number["format"], &number["default"]),
+            (&json!("integer"), &json!("int32"), &json!(0))
+        );
+        assert!(number["description"].as_str().is_some_and(|d| d.starts_with("Number of port")));
     }
 }

@@ -130,7 +130,11 @@ impl Error {
     /// A value outside an enumeration; `supported` is shown in the order given, quoted.
     pub fn not_supported(field: &Path, bad: impl Into<Value>, supported: &[&str]) -> Self {
         let quoted: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
-        let detail = if quoted.is_empty() { String::new() } else { format!("supported values: {}", quoted.join(", ")) };
+        let detail = if quoted.is_empty() {
+            String::new()
+        } else {
+            format!("supported values: {}", quoted.join(", "))
+        };
         Self::new(ErrorType::NotSupported, field, Some(bad.into()), detail)
     }
 

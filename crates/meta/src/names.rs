@@ -1,8 +1,7 @@
 //! What a label key and a label value may look like (upstream: apimachinery `pkg/api/validate/content`).
 
 const KEY_PATTERN: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
-const KEY_TEXT: &str =
-    "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+const KEY_TEXT: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
 const KEY_EXAMPLES: &str = "(e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '";
 const VALUE_TEXT: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
 const VALUE_EXAMPLES: &str = "(e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '";
@@ -73,10 +72,14 @@ fn subdomain_errors(s: &str) -> Vec<String> {
     let lower = |c: &u8| c.is_ascii_lowercase() || c.is_ascii_digit();
     let label = |l: &str| {
         let b = l.as_bytes();
-        b.first().is_some_and(lower) && b.last().is_some_and(lower) && b.iter().all(|c| lower(c) || *c == b'-')
+        b.first().is_some_and(lower)
+            && b.last().is_some_and(lower)
+            && b.iter().all(|c| lower(c) || *c == b'-')
     };
     if !s.split('.').all(label) {
-        errors.push(format!("{SUBDOMAIN_TEXT} (e.g. 'example.com', regex used for validation is '{SUBDOMAIN_PATTERN}')"));
+        errors.push(format!(
+            "{SUBDOMAIN_TEXT} (e.g. 'example.com', regex used for validation is '{SUBDOMAIN_PATTERN}')"
+        ));
     }
     errors
 }

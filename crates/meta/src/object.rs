@@ -47,7 +47,10 @@ pub fn annotation<'a>(obj: &'a Value, key: &str) -> Option<&'a str> {
 }
 
 pub fn finalizers(obj: &Value) -> Vec<&str> {
-    obj["metadata"]["finalizers"].as_array().map(|a| a.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
+    obj["metadata"]["finalizers"]
+        .as_array()
+        .map(|a| a.iter().filter_map(Value::as_str).collect())
+        .unwrap_or_default()
 }
 
 /// The `metadata` map, made when missing. `None` only when the object or its metadata is not a map.
@@ -104,7 +107,8 @@ pub fn default_at(obj: &mut Value, path: &[&str], field: &str, value: impl Into<
 pub fn spec_differs(a: &Value, b: &Value, ignore: &[&str]) -> bool {
     let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else { return a != b };
     let skip = |k: &str| k == "metadata" || ignore.contains(&k);
-    a.iter().filter(|(k, _)| !skip(k)).any(|(k, v)| b.get(k) != Some(v)) || b.keys().any(|k| !skip(k) && !a.contains_key(k))
+    a.iter().filter(|(k, _)| !skip(k)).any(|(k, v)| b.get(k) != Some(v))
+        || b.keys().any(|k| !skip(k) && !a.contains_key(k))
 }
 
 /// The controlling owner reference, if any.

@@ -12,7 +12,9 @@ use serde_json::Value;
 
 /// Whether a tree is nested deeper than `levels`.
 pub(crate) fn deeper_than(v: &Value, levels: usize) -> bool {
-    let children = |n: usize, mut it: &mut dyn Iterator<Item = &Value>| n == 0 || (&mut it).any(|c| deeper_than(c, n - 1));
+    let children = |n: usize, mut it: &mut dyn Iterator<Item = &Value>| {
+        n == 0 || (&mut it).any(|c| deeper_than(c, n - 1))
+    };
     match v {
         Value::Array(a) => children(levels, &mut a.iter()),
         Value::Object(m) => children(levels, &mut m.values()),

@@ -198,7 +198,10 @@ fn rescale(mantissa: i128, from: i32, to: i32) -> (i128, bool) {
         return (mantissa, true);
     }
     if power > 0 {
-        let grown = u32::try_from(power).ok().and_then(|p| 10i128.checked_pow(p)).and_then(|f| mantissa.checked_mul(f));
+        let grown = u32::try_from(power)
+            .ok()
+            .and_then(|p| 10i128.checked_pow(p))
+            .and_then(|f| mantissa.checked_mul(f));
         return match grown {
             Some(n) => (n, true),
             None => (if mantissa < 0 { -i128::MAX } else { i128::MAX }, false),
@@ -289,7 +292,8 @@ impl<'a> Parts<'a> {
         let significant = shifted.trim_start_matches('0');
         // Digits beyond nano and beyond 38 only decide the rounding; more before the point cannot be held.
         let (kept, cut) = significant.split_at(significant.len().min(MAX_DIGITS));
-        let mut mantissa: i128 = if kept.is_empty() { 0 } else { kept.parse().map_err(|_| ParseError::Numeric)? };
+        let mut mantissa: i128 =
+            if kept.is_empty() { 0 } else { kept.parse().map_err(|_| ParseError::Numeric)? };
         let fraction = i32::try_from(self.denom.len()).map_err(|_| ParseError::Numeric)?;
         let cut_len = cut.len() as i32;
         if cut_len > fraction && base == 10 {
@@ -359,7 +363,10 @@ impl PartialOrd for Quantity {
 /// Order of the amounts; the format plays no part.
 impl Ord for Quantity {
     fn cmp(&self, other: &Self) -> Ordering {
-        if self.mantissa.signum() != other.mantissa.signum() || self.mantissa == 0 || self.scale == other.scale {
+        if self.mantissa.signum() != other.mantissa.signum()
+            || self.mantissa == 0
+            || self.scale == other.scale
+        {
             return self.mantissa.cmp(&other.mantissa);
         }
         // The one with the larger scale is brought down; when that saturates it is the larger in magnitude.
@@ -383,16 +390,54 @@ mod tests {
     #[test]
     fn canonical_texts() {
         let cases = [
-            ("0", "0"), ("0n", "0"), ("0.0", "0"), ("-0", "0"), ("+", "0"), ("1024", "1024"), ("1024Ki", "1Mi"),
-            ("1.5", "1500m"), ("1.5Gi", "1536Mi"), ("0.5Gi", "512Mi"), ("1000", "1k"), ("1000000", "1M"), ("100m", "100m"),
-            ("1000m", "1"), ("0.1m", "100u"), ("0.0001n", "1n"), ("1.1n", "2n"), ("-1.1n", "-2n"), ("5e3", "5e3"),
-            ("5000e3", "5e6"), ("1e2", "100"), ("1E", "1E"), ("1Ei", "1Ei"), ("9Ei", "9223372036854775807"),
-            ("12.345", "12.345"), ("0.025Ti", "27487790694400m"),
-            ("1.500", "1.500"), ("01Ki", "01Ki"), ("+1", "+1"), ("1e4", "10e3"), ("1e-10", "1e-9"), ("10Ei", "9223372036854775807"),
-            ("1.11111111111111111111", "1111111112n"), ("-1.5Gi", "-1536Mi"), ("0.9Ki", "921600m"), ("1.5Ki", "1536"), ("1e30", "1e30"),
-            ("1100Mi", "1100Mi"), ("1.1Gi", "1181116006400m"),
-            ("0.1Ki", "102400m"), ("100Gi", "100Gi"), ("8Ki", "8Ki"), ("16384Mi", "16Gi"), ("3.", "3."), (".5", "500m"),
-            ("123456789012345678901234567890", "123456789012345678901234567890"), ("-1k", "-1k"), ("1.0", "1"),
+            ("0", "0"),
+            ("0n", "0"),
+            ("0.0", "0"),
+            ("-0", "0"),
+            ("+", "0"),
+            ("1024", "1024"),
+            ("1024Ki", "1Mi"),
+            ("1.5", "1500m"),
+            ("1.5Gi", "1536Mi"),
+            ("0.5Gi", "512Mi"),
+            ("1000", "1k"),
+            ("1000000", "1M"),
+            ("100m", "100m"),
+            ("1000m", "1"),
+            ("0.1m", "100u"),
+            ("0.0001n", "1n"),
+            ("1.1n", "2n"),
+            ("-1.1n", "-2n"),
+            ("5e3", "5e3"),
+            ("5000e3", "5e6"),
+            ("1e2", "100"),
+            ("1E", "1E"),
+            ("1Ei", "1Ei"),
+            ("9Ei", "9223372036854775807"),
+            ("12.345", "12.345"),
+            ("0.025Ti", "27487790694400m"),
+            ("1.500", "1.500"),
+            ("01Ki", "01Ki"),
+            ("+1", "+1"),
+            ("1e4", "10e3"),
+            ("1e-10", "1e-9"),
+            ("10Ei", "9223372036854775807"),
+            ("1.11111111111111111111", "1111111112n"),
+            ("-1.5Gi", "-1536Mi"),
+            ("0.9Ki", "921600m"),
+            ("1.5Ki", "1536"),
+            ("1e30", "1e30"),
+            ("1100Mi", "1100Mi"),
+            ("1.1Gi", "1181116006400m"),
+            ("0.1Ki", "102400m"),
+            ("100Gi", "100Gi"),
+            ("8Ki", "8Ki"),
+            ("16384Mi", "16Gi"),
+            ("3.", "3."),
+            (".5", "500m"),
+            ("123456789012345678901234567890", "123456789012345678901234567890"),
+            ("-1k", "-1k"),
+            ("1.0", "1"),
         ];
         for (text, want) in cases {
             assert_eq!(q(text).to_string(), want, "{text}");
@@ -402,11 +447,19 @@ mod tests {
 
     #[test]
     fn bad_texts() {
-        for bad in ["1.1.M", "1+1.0M", "0.1mi", "0.1am", "aoeu", ".5i", "1i", "-3.01i", "-3.01e-", " 1", "1 ", "", "1Kb", "--1"] {
+        for bad in [
+            "1.1.M", "1+1.0M", "0.1mi", "0.1am", "aoeu", ".5i", "1i", "-3.01i", "-3.01e-", " 1", "1 ", "",
+            "1Kb", "--1",
+        ] {
             assert!(Quantity::parse(bad).is_err(), "{bad}");
         }
         assert_eq!(Quantity::parse("1i").unwrap_err(), ParseError::Suffix);
-        assert!(Quantity::parse("x").unwrap_err().to_string().starts_with("quantities must match the regular expression '^("));
+        assert!(
+            Quantity::parse("x")
+                .unwrap_err()
+                .to_string()
+                .starts_with("quantities must match the regular expression '^(")
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! validation, strategic merge, OpenAPI, `explain`.
 
 mod decode;
+mod strict;
 
 pub use decode::{DecodeError, Strictness};
 

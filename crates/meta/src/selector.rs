@@ -82,7 +82,11 @@ impl Requirement {
                 errors.push(Error::invalid(&at.index(i).key(key), v.as_str(), value_errors.join("; ")));
             }
         }
-        if errors.is_empty() { Ok(Self { key: key.to_owned(), operator, values }) } else { Err(field::aggregate(&errors)) }
+        if errors.is_empty() {
+            Ok(Self { key: key.to_owned(), operator, values })
+        } else {
+            Err(field::aggregate(&errors))
+        }
     }
 
     /// Whether a label's value, or its absence, meets the condition.
@@ -162,7 +166,11 @@ impl LabelSelector {
         }
         let mut requirements = Vec::new();
         for (k, v) in selector["matchLabels"].as_object().into_iter().flatten() {
-            requirements.push(Requirement::new(k, Operator::Equals, vec![v.as_str().unwrap_or("").to_owned()])?);
+            requirements.push(Requirement::new(
+                k,
+                Operator::Equals,
+                vec![v.as_str().unwrap_or("").to_owned()],
+            )?);
         }
         for e in selector["matchExpressions"].as_array().into_iter().flatten() {
             let operator = match e["operator"].as_str().unwrap_or("") {
@@ -172,7 +180,8 @@ impl LabelSelector {
                 "DoesNotExist" => Operator::DoesNotExist,
                 other => return Err(format!("{other:?} is not a valid label selector operator")),
             };
-            let values = e["values"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+            let values =
+                e["values"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
             requirements.push(Requirement::new(e["key"].as_str().unwrap_or(""), operator, values.collect())?);
         }
         Ok(Self::of(requirements))
@@ -260,10 +269,24 @@ mod tests {
     #[test]
     fn texts_that_parse() {
         let good = [
-            ("", ""), ("x=a,y=b,z=c", "x=a,y=b,z=c"), ("x!=a,y=b", "x!=a,y=b"), ("x=", "x="), ("x= ", "x="),
-            ("x=,z= ", "x=,z="), ("!x", "!x"), ("x>1", "x>1"), ("x>1,z<5", "x>1,z<5"), ("x in (foo)", "x in (foo)"),
-            ("x in (b,a)", "x in (a,b)"), ("x notin ()", "x notin ()"), ("x in (,a)", "x in (,a)"), ("b,a", "a,b"),
-            ("x==a", "x==a"), ("in in (in)", "in in (in)"), ("x in (a),y", "x in (a),y"), ("\tx\n=\r a", "x=a"),
+            ("", ""),
+            ("x=a,y=b,z=c", "x=a,y=b,z=c"),
+            ("x!=a,y=b", "x!=a,y=b"),
+            ("x=", "x="),
+            ("x= ", "x="),
+            ("x=,z= ", "x=,z="),
+            ("!x", "!x"),
+            ("x>1", "x>1"),
+            ("x>1,z<5", "x>1,z<5"),
+            ("x in (foo)", "x in (foo)"),
+            ("x in (b,a)", "x in (a,b)"),
+            ("x notin ()", "x notin ()"),
+            ("x in (,a)", "x in (,a)"),
+            ("b,a", "a,b"),
+            ("x==a", "x==a"),
+            ("in in (in)", "in in (in)"),
+            ("x in (a),y", "x in (a),y"),
+            ("\tx\n=\r a", "x=a"),
         ];
         for (text, want) in good {
             assert_eq!(LabelSelector::parse(text).map(|s| s.to_string()).as_deref(), Ok(want), "{text}");
@@ -273,12 +296,18 @@ mod tests {
     #[test]
     fn texts_that_do_not() {
         let bad = [
-            ("x=a||y=b", ""), ("x==a==b", "found '==', expected: ',' or 'end of string'"), ("!x=a", "found '=', expected: ',' or"),
-            ("x<a", "for 'Gt', 'Lt' operators, the value must be an integer"), (",", "found ',', expected: !, identifier, or 'end of string'"),
-            ("x,", "found '', expected: identifier after ','"), ("x in", "unable to parse requirement: found '' expected: '('"),
-            ("x in (a", "found '', expected: ',' or ')'"), ("x y", "unable to parse requirement: found 'y', expected: in, notin, =, ==, !=, gt, lt"),
+            ("x=a||y=b", ""),
+            ("x==a==b", "found '==', expected: ',' or 'end of string'"),
+            ("!x=a", "found '=', expected: ',' or"),
+            ("x<a", "for 'Gt', 'Lt' operators, the value must be an integer"),
+            (",", "found ',', expected: !, identifier, or 'end of string'"),
+            ("x,", "found '', expected: identifier after ','"),
+            ("x in", "unable to parse requirement: found '' expected: '('"),
+            ("x in (a", "found '', expected: ',' or ')'"),
+            ("x y", "unable to parse requirement: found 'y', expected: in, notin, =, ==, !=, gt, lt"),
             ("-x=a", "unable to parse requirement: <nil>: Invalid value: \"-x\": name part must consist of"),
-            ("x=a b", "found 'b', expected: ',' or 'end of string'"), ("x=-a", "unable to parse requirement: values[0][x]: Invalid value: \"-a\""),
+            ("x=a b", "found 'b', expected: ',' or 'end of string'"),
+            ("x=-a", "unable to parse requirement: values[0][x]: Invalid value: \"-a\""),
         ];
         for (text, want) in bad {
             let e = LabelSelector::parse(text).unwrap_err();
@@ -303,7 +332,9 @@ mod tests {
         let of = |v: Value| LabelSelector::from_value(&v);
         assert!(of(Value::Null).unwrap().is_nothing());
         assert!(of(json!({})).unwrap().is_empty());
-        let s = of(json!({"matchLabels": {"b": "1"}, "matchExpressions": [{"key": "a", "operator": "In", "values": ["y", "x"]}]}));
+        let s = of(
+            json!({"matchLabels": {"b": "1"}, "matchExpressions": [{"key": "a", "operator": "In", "values": ["y", "x"]}]}),
+        );
         let s = s.unwrap();
         assert_eq!(s.to_string(), "a in (x,y),b=1");
         assert_eq!(s.requires_exact("b"), Some("1"));

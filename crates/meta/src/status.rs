@@ -119,7 +119,8 @@ impl Status {
 
     /// The conflict of an update whose resourceVersion is not the current one.
     pub fn modified(gr: &GroupResource, name: &str) -> Self {
-        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        let why =
+            "the object has been modified; please apply your changes to the latest version and try again";
         Self::conflict(gr, name, why)
     }
 
@@ -127,7 +128,11 @@ impl Status {
     pub fn invalid(gk: &GroupKind, name: &str, errors: &ErrorList) -> Self {
         let causes = errors
             .iter()
-            .map(|e| Cause { reason: e.kind.reason().into(), message: e.body(), field: e.field.as_str().into() })
+            .map(|e| Cause {
+                reason: e.kind.reason().into(),
+                message: e.body(),
+                field: e.field.as_str().into(),
+            })
             .collect();
         let details = Details {
             name: name.to_owned(),
@@ -192,7 +197,9 @@ impl Status {
 
     pub fn unsupported_media_type(accepted: &[&str]) -> Self {
         let list = accepted.join(", ");
-        let message = format!("the body of the request was in an unknown format - accepted media types include: {list}");
+        let message = format!(
+            "the body of the request was in an unknown format - accepted media types include: {list}"
+        );
         Self::new(415, Reason::UnsupportedMediaType, message)
     }
 
@@ -226,7 +233,11 @@ impl Status {
     /// Reads a `Status` object; a body that is none becomes an unknown failure with the HTTP code given.
     pub fn from_body(code: u16, body: &[u8]) -> Self {
         serde_json::from_slice(body).unwrap_or_else(|_| {
-            Self::new(code, Reason::Unknown, String::from_utf8_lossy(&body[..body.len().min(512)]).into_owned())
+            Self::new(
+                code,
+                Reason::Unknown,
+                String::from_utf8_lossy(&body[..body.len().min(512)]).into_owned(),
+            )
         })
     }
 }
@@ -274,7 +285,11 @@ impl Serialize for Status {
         Wire {
             kind: "Status".into(),
             api_version: "v1".into(),
-            metadata: self.continue_token.iter().map(|c| ("continue".to_owned(), c.as_str().into())).collect(),
+            metadata: self
+                .continue_token
+                .iter()
+                .map(|c| ("continue".to_owned(), c.as_str().into()))
+                .collect(),
             status: "Failure".into(),
             message: self.message.as_str().into(),
             reason: self.reason,
@@ -292,6 +307,12 @@ impl<'de> Deserialize<'de> for Status {
             return Err(serde::de::Error::custom("not a Status"));
         }
         let continue_token = w.metadata.get("continue").and_then(|c| c.as_str()).map(str::to_owned);
-        Ok(Self { code: w.code, reason: w.reason, message: w.message.into_owned(), details: w.details, continue_token })
+        Ok(Self {
+            code: w.code,
+            reason: w.reason,
+            message: w.message.into_owned(),
+            details: w.details,
+            continue_token,
+        })
     }
 }

@@ -15,7 +15,15 @@ const RFC3339_MICRO: &str = "2006-01-02T15:04:05.000000Z07:00";
 /// Whole seconds, truncated: `2026-11-23T17:00:00Z`.
 pub fn rfc3339(at: Timestamp) -> String {
     let t = Offset::UTC.to_datetime(at);
-    format!("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z", t.year(), t.month(), t.day(), t.hour(), t.minute(), t.second())
+    format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z",
+        t.year(),
+        t.month(),
+        t.day(),
+        t.hour(),
+        t.minute(),
+        t.second()
+    )
 }
 
 /// Microseconds, truncated: `2026-11-23T17:00:00.000123Z`.
@@ -130,7 +138,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
             "m" => 60.0,
             "h" => 3600.0,
             "" => return Err(format!("time: missing unit in duration {}", go_quote(text))),
-            unit => return Err(format!("time: unknown unit {} in duration {}", go_quote(unit), go_quote(text))),
+            unit => {
+                return Err(format!("time: unknown unit {} in duration {}", go_quote(unit), go_quote(text)));
+            }
         };
         rest = &rest[len..];
         total += number * seconds;
@@ -157,7 +167,8 @@ fn go_parse(text: &str, micro: bool) -> Result<Timestamp, String> {
     let range = |what: &str| format!("parsing time {}: {what} out of range", go_quote(text));
     let mut rest = text;
     let mut n = [0i64; 6];
-    const ELEMS: [(&str, &str); 6] = [("", "2006"), ("-", "01"), ("-", "02"), ("T", "15"), (":", "04"), (":", "05")];
+    const ELEMS: [(&str, &str); 6] =
+        [("", "2006"), ("-", "01"), ("-", "02"), ("T", "15"), (":", "04"), (":", "05")];
     for (i, (prefix, elem)) in ELEMS.iter().enumerate() {
         rest = rest.strip_prefix(prefix).ok_or_else(|| fail(prefix, rest))?;
         match number(rest, i) {
@@ -170,7 +181,8 @@ fn go_parse(text: &str, micro: bool) -> Result<Timestamp, String> {
         }
     }
     let mut nanos = 0i64;
-    let fraction = rest.strip_prefix(['.', ',']).map(|r| r.bytes().take_while(u8::is_ascii_digit).count()).unwrap_or(0);
+    let fraction =
+        rest.strip_prefix(['.', ',']).map(|r| r.bytes().take_while(u8::is_ascii_digit).count()).unwrap_or(0);
     if micro {
         if fraction < 6 {
             return Err(fail(".000000", rest));
@@ -190,7 +202,10 @@ fn go_parse(text: &str, micro: bool) -> Result<Timestamp, String> {
         return Err(format!("parsing time {}: extra text: {}", go_quote(text), go_quote(after)));
     }
     let small = |v: i64| i8::try_from(v).unwrap_or(-1);
-    let day = i16::try_from(n[0]).ok().and_then(|y| Date::new(y, small(n[1]), small(n[2])).ok()).ok_or_else(|| range("day"))?;
+    let day = i16::try_from(n[0])
+        .ok()
+        .and_then(|y| Date::new(y, small(n[1]), small(n[2])).ok())
+        .ok_or_else(|| range("day"))?;
     let at = day.at(small(n[3]), small(n[4]), small(n[5]), i32::try_from(nanos).unwrap_or(0));
     let at = Offset::UTC.to_timestamp(at).map_err(|_| range("day"))?;
     at.checked_sub(SignedDuration::from_secs(offset)).map_err(|_| range("day"))
@@ -220,7 +235,12 @@ fn number(rest: &str, i: usize) -> Result<(i64, &str), Bad> {
 }
 
 fn fraction_nanos(digits: &str) -> i64 {
-    digits.bytes().take(9).zip([100_000_000, 10_000_000, 1_000_000, 100_000, 10_000, 1000, 100, 10, 1]).map(|(d, w)| i64::from(d - b'0') * w).sum()
+    digits
+        .bytes()
+        .take(9)
+        .zip([100_000_000, 10_000_000, 1_000_000, 100_000, 10_000, 1000, 100, 10, 1])
+        .map(|(d, w)| i64::from(d - b'0') * w)
+        .sum()
 }
 
 /// Reads `Z` or `±hh:mm`; the offset is in seconds east.
@@ -234,7 +254,11 @@ fn zone(rest: &str) -> Result<(i64, &str), Bad> {
     }
     let two = |i: usize| -> Result<i64, Bad> {
         let (a, c) = (b[i], b[i + 1]);
-        if a.is_ascii_digit() && c.is_ascii_digit() { Ok(i64::from(a - b'0') * 10 + i64::from(c - b'0')) } else { Err(Bad::Text) }
+        if a.is_ascii_digit() && c.is_ascii_digit() {
+            Ok(i64::from(a - b'0') * 10 + i64::from(c - b'0'))
+        } else {
+            Err(Bad::Text)
+        }
     };
     let (hours, minutes) = (two(1)?, two(4)?);
     if hours > 24 {
@@ -277,7 +301,10 @@ mod tests {
         assert_eq!(rfc3339(t), "2026-11-23T17:02:03Z");
         assert_eq!(rfc3339_micro(t), "2026-11-23T17:02:03.987654Z");
         assert!(is_zero(parse("0001-01-01T00:00:00Z").unwrap()));
-        assert_eq!(rfc3339_micro(parse_micro("2026-01-02T03:04:05.000006Z").unwrap()), "2026-01-02T03:04:05.000006Z");
+        assert_eq!(
+            rfc3339_micro(parse_micro("2026-01-02T03:04:05.000006Z").unwrap()),
+            "2026-01-02T03:04:05.000006Z"
+        );
     }
 
     #[test]
@@ -287,27 +314,46 @@ mod tests {
             ("", format!("parsing time \"\" as \"{layout}\": cannot parse \"\" as \"2006\"")),
             ("x", format!("parsing time \"x\" as \"{layout}\": cannot parse \"x\" as \"2006\"")),
             ("2026/01", format!("parsing time \"2026/01\" as \"{layout}\": cannot parse \"/01\" as \"-\"")),
-            ("2026-01-02", format!("parsing time \"2026-01-02\" as \"{layout}\": cannot parse \"\" as \"T\"")),
+            (
+                "2026-01-02",
+                format!("parsing time \"2026-01-02\" as \"{layout}\": cannot parse \"\" as \"T\""),
+            ),
             ("2026-13-02T00:00:00Z", "parsing time \"2026-13-02T00:00:00Z\": month out of range".into()),
             ("2026-02-30T00:00:00Z", "parsing time \"2026-02-30T00:00:00Z\": day out of range".into()),
             ("2026-02-03T00:00:00Zx", "parsing time \"2026-02-03T00:00:00Zx\": extra text: \"x\"".into()),
             (
                 "2026-02-03T00:00:00",
-                format!("parsing time \"2026-02-03T00:00:00\" as \"{layout}\": cannot parse \"\" as \"Z07:00\""),
+                format!(
+                    "parsing time \"2026-02-03T00:00:00\" as \"{layout}\": cannot parse \"\" as \"Z07:00\""
+                ),
             ),
         ];
         for (text, want) in cases {
             assert_eq!(parse(text).unwrap_err(), want, "{text}");
         }
-        assert!(parse_micro("2026-01-02T03:04:05Z").unwrap_err().ends_with("cannot parse \"Z\" as \".000000\""));
+        assert!(
+            parse_micro("2026-01-02T03:04:05Z").unwrap_err().ends_with("cannot parse \"Z\" as \".000000\"")
+        );
     }
 
     #[test]
     fn durations_read_like_upstreams() {
         let cases = [
-            (-2, "<invalid>"), (-1, "0s"), (0, "0s"), (119, "119s"), (120, "2m"), (130, "2m10s"), (600, "10m"),
-            (3 * 3600, "3h"), (3 * 3600 + 60, "3h1m"), (8 * 3600 + 60, "8h"), (48 * 3600, "2d"), (49 * 3600, "2d1h"),
-            (8 * 86_400 + 3600, "8d"), (2 * 365 * 86_400, "2y"), (2 * 365 * 86_400 + 86_400, "2y1d"),
+            (-2, "<invalid>"),
+            (-1, "0s"),
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (130, "2m10s"),
+            (600, "10m"),
+            (3 * 3600, "3h"),
+            (3 * 3600 + 60, "3h1m"),
+            (8 * 3600 + 60, "8h"),
+            (48 * 3600, "2d"),
+            (49 * 3600, "2d1h"),
+            (8 * 86_400 + 3600, "8d"),
+            (2 * 365 * 86_400, "2y"),
+            (2 * 365 * 86_400 + 86_400, "2y1d"),
             (9 * 365 * 86_400 + 86_400, "9y"),
         ];
         for (seconds, want) in cases {

@@ -180,22 +180,30 @@ mod tests {
         let text = br#"{"a":{"b":[{"c":1,"c":2}]},"d":1,"d":{"e":1,"e":2}}"#;
         let (v, dups) = parse_json(text).unwrap();
         assert_eq!(v, json!({"a": {"b": [{"c": 2}]}, "d": {"e": 2}}));
-        assert_eq!(dups, ["duplicate field \"a.b[0].c\"", "duplicate field \"d\"", "duplicate field \"d.e\""]);
+        assert_eq!(
+            dups,
+            ["duplicate field \"a.b[0].c\"", "duplicate field \"d\"", "duplicate field \"d.e\""]
+        );
         assert!(parse_json(b"{\"a\":1}").unwrap().1.is_empty());
     }
 
     #[test]
     fn json_errors_are_gos() {
         let cases = [
-            ("", "unexpected end of JSON input"), ("{", "unexpected end of JSON input"),
+            ("", "unexpected end of JSON input"),
+            ("{", "unexpected end of JSON input"),
             ("x", "invalid character 'x' looking for beginning of value"),
             ("{x}", "invalid character 'x' looking for beginning of object key string"),
             ("{\"a\" 1}", "invalid character '1' after object key"),
             ("{\"a\":1 \"b\"}", "invalid character '\"' after object key:value pair"),
-            ("[1 2]", "invalid character '2' after array element"), ("{} x", "invalid character 'x' after top-level value"),
-            ("[1,]", "invalid character ']' looking for beginning of value"), ("trux", "invalid character 'x' in literal true (expecting 'e')"),
-            ("\"\\x\"", "invalid character 'x' in string escape code"), ("1.x", "invalid character 'x' after decimal point in numeric literal"),
-            ("-", "unexpected end of JSON input"), ("\"a\nb\"", "invalid character '\\n' in string literal"),
+            ("[1 2]", "invalid character '2' after array element"),
+            ("{} x", "invalid character 'x' after top-level value"),
+            ("[1,]", "invalid character ']' looking for beginning of value"),
+            ("trux", "invalid character 'x' in literal true (expecting 'e')"),
+            ("\"\\x\"", "invalid character 'x' in string escape code"),
+            ("1.x", "invalid character 'x' after decimal point in numeric literal"),
+            ("-", "unexpected end of JSON input"),
+            ("\"a\nb\"", "invalid character '\\n' in string literal"),
         ];
         for (text, want) in cases {
             assert_eq!(parse_json(text.as_bytes()).unwrap_err().to_string(), want, "{text}");
@@ -216,8 +224,14 @@ mod tests {
 
     #[test]
     fn yaml_reads_as_upstreams_dialect() {
-        assert_eq!(yaml("a: 0644\nb: yes\nc: 1.0\nd: 'yes'\ne: ~\n1: x\n"), json!({"a": 420, "b": true, "c": 1, "d": "yes", "e": null, "1": "x"}));
-        assert_eq!(yaml("a: &x {b: 1}\nc:\n  <<: *x\n  d: 2\n"), json!({"a": {"b": 1}, "c": {"b": 1, "d": 2}}));
+        assert_eq!(
+            yaml("a: 0644\nb: yes\nc: 1.0\nd: 'yes'\ne: ~\n1: x\n"),
+            json!({"a": 420, "b": true, "c": 1, "d": "yes", "e": null, "1": "x"})
+        );
+        assert_eq!(
+            yaml("a: &x {b: 1}\nc:\n  <<: *x\n  d: 2\n"),
+            json!({"a": {"b": 1}, "c": {"b": 1, "d": 2}})
+        );
         assert_eq!(yaml("a: |\n  x\n  y\n"), json!({"a": "x\ny\n"}));
         assert_eq!(yaml("a: 2026-01-02T03:04:05Z"), json!({"a": "2026-01-02T03:04:05Z"}));
         assert_eq!(yaml("a: 18446744073709551615"), json!({"a": 18446744073709551615u64}));
@@ -230,7 +244,10 @@ mod tests {
     #[test]
     fn yaml_duplicates_and_documents() {
         let docs = documents(b"---\na: 1\n---\n---\nb: {c: 1, c: 2}\n", MIB).unwrap();
-        assert_eq!(docs, [(json!({"a": 1}), vec![]), (json!({"b": {"c": 2}}), vec!["duplicate field \"b.c\"".to_owned()])]);
+        assert_eq!(
+            docs,
+            [(json!({"a": 1}), vec![]), (json!({"b": {"c": 2}}), vec!["duplicate field \"b.c\"".to_owned()])]
+        );
     }
 
     #[test]

@@ -3,9 +3,13 @@
 use meta::patch::strategic;
 use meta::schema::{Schema, Strictness};
 use serde_json::Value;
+use std::sync::LazyLock;
 
-fn schema() -> Schema {
-    serde_json::from_str(include_str!("../../kinds/schema/v1.37.json")).unwrap()
+static SCHEMA: LazyLock<Schema> =
+    LazyLock::new(|| serde_json::from_str(include_str!("../../kinds/schema/v1.37.json")).unwrap_or_default());
+
+fn schema() -> &'static Schema {
+    &SCHEMA
 }
 
 fn json(text: &str) -> Value {
@@ -33,7 +37,11 @@ fn decoding_equals_gos() {
                 result = schema.decode(json(text), ty, Strictness::Strict);
                 cases += 1;
             }
-            "out" => assert_eq!(result.as_ref().unwrap_or_else(|e| panic!("{input}: {e}")).0, json(rest), "{input}"),
+            "out" => assert_eq!(
+                result.as_ref().unwrap_or_else(|e| panic!("{input}: {e}")).0,
+                json(rest),
+                "{input}"
+            ),
             "error" => assert_eq!(result.as_ref().expect_err(input).to_string(), rest, "{input}"),
             _ => strict.push(rest.to_owned()),
         }
@@ -66,7 +74,7 @@ fn strategic_patches_equal_gos() {
             "doc" => doc = json(rest),
             "patch" => patch = json(rest),
             _ => {
-                let result = strategic::apply(&mut doc, &patch, &schema, ty);
+                let result = strategic::apply(&mut doc, &patch, schema, ty);
                 cases += 1;
                 if what == "out" {
                     assert_eq!(result, Ok(()), "{patch}");
@@ -79,6 +87,23 @@ fn strategic_patches_equal_gos() {
         }
     }
     assert!(cases > 15);
+}
+
+#[test]
+fn strict_messages_come_in_document_order() {
+    let text = br#"{"spec":{"unknownField":{"a":1,"a":2},"replicas":1,"replicas":2,"template":{"metadata":{"labels":{"a":"1","a":"2"}},
+        "spec":{"containers":[{"name":"a"},{"name":"b","imagePullPolicies":[],"name":"c"}]}}},"zzz":1,"aaa":2}"#;
+    let want = [
+        "unknown field \"spec.unknownField\"",
+        "duplicate field \"spec.replicas\"",
+        "duplicate field \"spec.template.metadata.labels.a\"",
+        "unknown field \"spec.template.spec.containers[1].imagePullPolicies\"",
+        "duplicate field \"spec.template.spec.containers[1].name\"",
+        "unknown field \"zzz\"",
+        "unknown field \"aaa\"",
+    ];
+    assert_eq!(schema().strict_messages(text, "io.k8s.api.apps.v1.Deployment"), want);
+    assert!(schema().strict_messages(b"[1,{", "io.k8s.api.apps.v1.Deployment").is_empty());
 }
 
 #[test]
@@ -96,7 +121,7 @@ fn decoding_a_pod_is_fast() {
 proptest::proptest! {
     #[test]
     fn arbitrary_trees_never_panic(keys in proptest::collection::vec("spec|metadata|containers|labels|\\$patch|\\$retainKeys|\\$setElementOrder/containers|finalizers|name|x", 1..8), leaf in "null|1|\"x\"|\\[\\]|\\{\\}|\\[\\{\"name\":1\\}\\]|\"delete\"|\\[\"a\"\\]") {
-        let schema = schema_once();
+        let schema = schema();
         let ty = "io.k8s.api.core.v1.Pod";
         let mut tree: Value = json(&leaf);
         for (i, k) in keys.iter().enumerate() {
@@ -112,9 +137,4 @@ proptest::proptest! {
         meta::patch::merge::apply(&mut doc, &tree);
         let _ = schema.decode(doc, ty, Strictness::Warn);
     }
-}
-
-fn schema_once() -> &'static Schema {
-    static SCHEMA: std::sync::LazyLock<Schema> = std::sync::LazyLock::new(schema);
-    &SCHEMA
 }

@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, ObjectReference, Pod, Secret, Service};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -181,10 +181,8 @@ pub trait NodeApi: Send + Sync + 'static {
         request: &TokenRequest,
     ) -> ApiResult<TokenRequest>;
 
-    async fn create_event(&self, event: &Event) -> ApiResult<Event>;
-
-    /// Strategic merge patch.
-    async fn patch_event(&self, namespace: &str, name: &str, patch: &serde_json::Value) -> ApiResult<Event>;
+    /// Tells something about an object, without waiting; equal events are counted by the sink.
+    fn event(&self, about: &ObjectReference, warning: bool, reason: &str, message: &str);
 
     async fn get_node(&self, name: &str) -> ApiResult<Node>;
 

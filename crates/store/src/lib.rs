@@ -6,5 +6,25 @@
 //! compacted away; an audit record rides in the commit of the change that it describes.
 
 mod api;
+pub mod disk;
+mod embedded;
+mod history;
+mod item;
+mod queue;
+mod recover;
+mod slot;
+mod snapshot;
+mod state;
+#[cfg(any(test, feature = "testing"))]
+pub mod suite;
+#[cfg(test)]
+mod tests;
+pub mod tools;
+mod tree;
+mod view;
+mod wal;
 
 pub use api::*;
+pub use embedded::{Embedded, Fatal, Options};
+pub use recover::{OpenError, Recovery};
+pub use slot::block_on;

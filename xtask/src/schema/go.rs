@@ -50,7 +50,10 @@ impl Sources {
     pub fn new(dirs: &[PathBuf]) -> Result<Self, String> {
         let mut roots = Vec::new();
         for dir in dirs {
-            let name = dir.file_name().and_then(|n| n.to_str()).ok_or_else(|| format!("{}: no directory name", dir.display()))?;
+            let name = dir
+                .file_name()
+                .and_then(|n| n.to_str())
+                .ok_or_else(|| format!("{}: no directory name", dir.display()))?;
             let module = name.split('@').next().unwrap_or(name);
             roots.push((format!("k8s.io/{module}"), dir.clone()));
         }
@@ -65,7 +68,9 @@ impl Sources {
         let dir = self
             .roots
             .iter()
-            .find_map(|(module, dir)| import.strip_prefix(module.as_str())?.strip_prefix('/').map(|rest| dir.join(rest)))
+            .find_map(|(module, dir)| {
+                import.strip_prefix(module.as_str())?.strip_prefix('/').map(|rest| dir.join(rest))
+            })
             .ok_or_else(|| format!("{import}: in none of the directories given by --api"))?;
         let package = Rc::new(read_package(&dir)?);
         self.cache.borrow_mut().insert(import.to_owned(), package.clone());
@@ -80,7 +85,8 @@ fn read_package(dir: &Path) -> Result<Package, String> {
     files.sort();
     for file in files {
         let name = file.file_name().and_then(|n| n.to_str()).unwrap_or("");
-        let generated = name.starts_with("zz_generated") || name.contains("generated.") || name.ends_with("_test.go");
+        let generated =
+            name.starts_with("zz_generated") || name.contains("generated.") || name.ends_with("_test.go");
         if name.ends_with(".go") && !generated {
             let text = std::fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
             read_file(&text, &mut package);

@@ -19,7 +19,10 @@ impl Docs {
         let mut v3 = HashMap::new();
         let folder = dir.join("v3");
         let entries = std::fs::read_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-        for path in entries.filter_map(|e| e.ok().map(|e| e.path())).filter(|p| p.extension().is_some_and(|e| e == "json")) {
+        for path in entries
+            .filter_map(|e| e.ok().map(|e| e.path()))
+            .filter(|p| p.extension().is_some_and(|e| e == "json"))
+        {
             let mut doc = read(&path)?;
             if let Value::Object(schemas) = doc["components"]["schemas"].take() {
                 v3.extend(schemas);
@@ -33,14 +36,20 @@ impl Docs {
         let v2 = &self.v2["definitions"][name];
         let text = |v: &Value, key: &str| v[key].as_str().unwrap_or("").to_owned();
         def.map_type = text(v2, "x-kubernetes-map-type");
-        let required: Vec<&str> = v2["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let required: Vec<&str> =
+            v2["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         for (key, field) in &mut def.fields {
             let p = &v2["properties"][key];
             field.required = required.contains(&key.as_str());
             field.list_type = text(p, "x-kubernetes-list-type");
             field.map_type = text(p, "x-kubernetes-map-type");
-            field.list_map_keys =
-                p["x-kubernetes-list-map-keys"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+            field.list_map_keys = p["x-kubernetes-list-map-keys"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect();
             let default = self.v3.get(name).map(|d| &d["properties"][key]["default"]);
             field.default = default.filter(|d| !is_zero(d)).cloned();
         }

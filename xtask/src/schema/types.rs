@@ -43,9 +43,17 @@ fn definition(import: &str, ty: &str) -> String {
     format!("io.k8s.{}.{ty}", import.trim_start_matches("k8s.io/").replace('/', "."))
 }
 
-fn collect(sources: &Sources, import: &str, ty: &str, embed: &str, out: &mut BTreeMap<String, Field>) -> Result<(), String> {
+fn collect(
+    sources: &Sources,
+    import: &str,
+    ty: &str,
+    embed: &str,
+    out: &mut BTreeMap<String, Field>,
+) -> Result<(), String> {
     let package = sources.package(import)?;
-    let Some(Decl::Struct(fields)) = package.types.get(ty) else { return Err(format!("{import}.{ty} is no struct")) };
+    let Some(Decl::Struct(fields)) = package.types.get(ty) else {
+        return Err(format!("{import}.{ty} is no struct"));
+    };
     for f in fields {
         let json = f.tag("json").unwrap_or("");
         let mut options = json.split(',');
@@ -67,11 +75,18 @@ fn collect(sources: &Sources, import: &str, ty: &str, embed: &str, out: &mut BTr
     Ok(())
 }
 
-fn field(sources: &Sources, import: &str, f: &GoField, options: &[&str], embed: &str) -> Result<Field, String> {
+fn field(
+    sources: &Sources,
+    import: &str,
+    f: &GoField,
+    options: &[&str],
+    embed: &str,
+) -> Result<Field, String> {
     let pointer = f.ty.starts_with('*');
     let r = resolve(sources, import, f.ty.trim_start_matches('*'))?;
     let proto = f.tag("protobuf").and_then(|t| t.split(',').nth(1)).and_then(|n| n.parse().ok()).unwrap_or(0);
-    let omitempty = options.contains(&"omitzero") || (options.contains(&"omitempty") && (pointer || !r.is_struct));
+    let omitempty =
+        options.contains(&"omitzero") || (options.contains(&"omitempty") && (pointer || !r.is_struct));
     let go = if r.go == r.ty.go() { String::new() } else { r.go };
     Ok(Field {
         pointer,

@@ -160,7 +160,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Reflector<T> {
 
 /// Doubles from the minimum to the maximum, then adds up to as much again (upstream: jitter factor 1.0).
 fn backoff(failures: u32, fraction: f64) -> Duration {
-    BACKOFF_MIN.saturating_mul(1 << failures.min(6)).min(BACKOFF_MAX).mul_f64(1.0 + fraction).min(BACKOFF_MAX * 2)
+    BACKOFF_MIN.saturating_mul(1 << failures.min(6)).min(BACKOFF_MAX).mul_f64(1.0 + fraction).min(BACKOFF_MAX)
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ impl<T: Send + Sync + 'static> Store<T> {
         self.inner.read().by_namespace.get(ns).map(|m| m.values().cloned().collect()).unwrap_or_default()
     }
 
-    /// The objects whose managing controller has this uid.
+    /// The objects whose managing controller has this uid; with the empty uid those that no controller manages.
     pub fn by_owner(&self, uid: &str) -> Vec<Arc<T>> {
         let inner = self.inner.read();
         let keys = inner.by_owner.get(uid).into_iter().flatten();
@@ -126,9 +126,7 @@ impl<T> Inner<T> {
     fn put(&mut self, meta: fn(&T) -> &ObjectMeta, object: Arc<T>) -> Option<Arc<T>> {
         let k = key(meta, &object);
         let old = self.take(meta, &k);
-        if let Some(owner) = controller_of(meta(&object)) {
-            self.by_owner.entry(owner.uid.clone()).or_default().insert(k.clone());
-        }
+        self.by_owner.entry(owner_of(meta, &object).to_owned()).or_default().insert(k.clone());
         self.by_namespace.entry(k.0).or_default().insert(k.1, object);
         old
     }
@@ -139,16 +137,20 @@ impl<T> Inner<T> {
         if names.is_empty() {
             self.by_namespace.remove(&k.0);
         }
-        if let Some(owner) = controller_of(meta(&old))
-            && let Some(keys) = self.by_owner.get_mut(&owner.uid)
-        {
+        let owner = owner_of(meta, &old);
+        if let Some(keys) = self.by_owner.get_mut(owner) {
             keys.remove(k);
             if keys.is_empty() {
-                self.by_owner.remove(&owner.uid);
+                self.by_owner.remove(owner);
             }
         }
         Some(old)
     }
+}
+
+/// The managing controller's uid, empty when there is none.
+fn owner_of<T>(meta: fn(&T) -> &ObjectMeta, object: &T) -> &str {
+    controller_of(meta(object)).map_or("", |o| o.uid.as_str())
 }
 
 fn key<T>(meta: fn(&T) -> &ObjectMeta, object: &T) -> Key {

@@ -2,6 +2,7 @@
 
 use super::{Dialect, gvk, set};
 use crate::KindDef;
+use crate::schema::description;
 use meta::schema::{Field, Schema, Ty, TypeDef};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,7 +52,14 @@ impl<'a> Definitions<'a> {
             add(DELETE_OPTIONS.to_owned(), gvk(&g, &v, "DeleteOptions"));
         }
         add(STATUS.to_owned(), gvk("", "v1", "Status"));
-        Self { dialect, schema, kinds, lists: BTreeMap::new(), wanted: BTreeSet::new(), done: BTreeMap::new() }
+        Self {
+            dialect,
+            schema,
+            kinds,
+            lists: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            done: BTreeMap::new(),
+        }
     }
 
     /// A reference to a definition, which the document will hold.
@@ -100,20 +108,27 @@ impl<'a> Definitions<'a> {
             }
             INT_OR_STRING => json!({"type": "string", "format": "int-or-string"}),
             _ => match self.schema.types.get(name) {
-                Some(def) => self.structure(def),
+                Some(def) => self.structure(name, def),
                 None => self.made_list(name),
             },
         }
     }
 
-    fn structure(&mut self, def: &TypeDef) -> Value {
+    fn structure(&mut self, name: &str, def: &TypeDef) -> Value {
         let mut out = Map::new();
+        set(&mut out, "description", description(name, "").unwrap_or(""));
         out.insert("type".into(), "object".into());
-        let required: Vec<&str> = def.fields.iter().filter(|(_, f)| f.required).map(|(k, _)| k.as_str()).collect();
+        let required: Vec<&str> =
+            def.fields.iter().filter(|(_, f)| f.required).map(|(k, _)| k.as_str()).collect();
         if !required.is_empty() {
             out.insert("required".into(), required.into());
         }
-        let properties: Map<String, Value> = def.fields.iter().map(|(k, f)| (k.clone(), self.field(f))).collect();
+        let mut properties = Map::new();
+        for (key, field) in &def.fields {
+            let mut property = self.field(field);
+            set(&mut property, "description", description(name, key).unwrap_or(""));
+            properties.insert(key.clone(), Value::Object(property));
+        }
         if !properties.is_empty() {
             out.insert("properties".into(), Value::Object(properties));
         }
@@ -129,7 +144,7 @@ impl<'a> Definitions<'a> {
         json!({"type": "object", "required": ["items"], "properties": properties})
     }
 
-    fn field(&mut self, f: &Field) -> Value {
+    fn field(&mut self, f: &Field) -> Map<String, Value> {
         let v3 = self.dialect == Dialect::V3;
         let mut out = match self.ty(&f.ty) {
             // In v3 nothing may stand beside a reference.
@@ -149,7 +164,7 @@ impl<'a> Definitions<'a> {
         if !f.list_map_keys.is_empty() {
             out.insert("x-kubernetes-list-map-keys".into(), f.list_map_keys.clone().into());
         }
-        Value::Object(out)
+        out
     }
 
     fn ty(&mut self, ty: &Ty) -> Value {

@@ -40,8 +40,11 @@ const DELETE: &[Param] = &[
 ];
 const CONNECT: &[Param] = &[];
 
-const PATCH_TYPES: &[&str] =
-    &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+const PATCH_TYPES: &[&str] = &[
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+];
 const OBJECT_TYPES: &[&str] = &["application/json", "application/yaml"];
 
 /// One operation, before it is written in a dialect.
@@ -69,7 +72,11 @@ fn add_row(row: &KindDef, defs: &mut Definitions, paths: &mut Map<String, Value>
     let base = base(row);
     let plural = &row.plural;
     let has = |verb: &str| row.verbs.contains(&verb);
-    let scoped = if row.namespaced() { format!("{base}/namespaces/{{namespace}}/{plural}") } else { format!("{base}/{plural}") };
+    let scoped = if row.namespaced() {
+        format!("{base}/namespaces/{{namespace}}/{plural}")
+    } else {
+        format!("{base}/{plural}")
+    };
     let collection = collection(row, defs);
     put(paths, defs, &scoped, row.namespaced(), false, collection);
     if row.namespaced() && has("list") {
@@ -144,11 +151,27 @@ fn item<'a>(
             "get" => ("get", "get", "read", READ, None, ty),
             "update" => ("put", "put", "replace", WRITE, Some(ty.clone()), ty),
             "patch" => ("patch", "patch", "patch", PATCHES, Some(defs.reference(PATCH)), ty),
-            "delete" => ("delete", "delete", "delete", DELETE, Some(defs.reference(DELETE_OPTIONS)), defs.reference(STATUS)),
+            "delete" => (
+                "delete",
+                "delete",
+                "delete",
+                DELETE,
+                Some(defs.reference(DELETE_OPTIONS)),
+                defs.reference(STATUS),
+            ),
             _ => continue,
         };
         let id = operation_id(name, row, suffix);
-        out.push(Operation { method, action, id, kind: kind.clone(), tag: "", params, body, answer: Some(answer) });
+        out.push(Operation {
+            method,
+            action,
+            id,
+            kind: kind.clone(),
+            tag: "",
+            params,
+            body,
+            answer: Some(answer),
+        });
     }
     out
 }
@@ -164,14 +187,32 @@ fn subresource<'a>(row: &KindDef, sub: &Subresource, defs: &mut Definitions) -> 
         let action = if sub.name == "log" { "get" } else { "connect" };
         let verb = if sub.name == "log" { "read" } else { "connectGet" };
         let id = operation_id(verb, row, &suffix);
-        return vec![Operation { method: "get", action, id, kind, tag: "", params: CONNECT, body: None, answer: None }];
+        return vec![Operation {
+            method: "get",
+            action,
+            id,
+            kind,
+            tag: "",
+            params: CONNECT,
+            body: None,
+            answer: None,
+        }];
     }
     let mut out = item(row, &suffix, sub.verbs, &ty, &kind, defs);
     if sub.verbs.contains(&"create") {
         let ty = defs.object(&ty);
         let id = operation_id("create", row, &suffix);
         let (body, answer) = (Some(ty.clone()), Some(ty));
-        out.push(Operation { method: "post", action: "post", id, kind, tag: "", params: WRITE, body, answer });
+        out.push(Operation {
+            method: "post",
+            action: "post",
+            id,
+            kind,
+            tag: "",
+            params: WRITE,
+            body,
+            answer,
+        });
     }
     out
 }
@@ -227,7 +268,8 @@ fn write(op: Operation, dialect: Dialect) -> Value {
         let required = op.method != "delete";
         if v3 {
             let types: &[&str] = if op.method == "patch" { PATCH_TYPES } else { &["*/*"] };
-            let content: Map<String, Value> = types.iter().map(|t| ((*t).to_owned(), json!({"schema": body}))).collect();
+            let content: Map<String, Value> =
+                types.iter().map(|t| ((*t).to_owned(), json!({"schema": body}))).collect();
             out["requestBody"] = json!({"content": content});
             if required {
                 out["requestBody"]["required"] = true.into();
@@ -263,7 +305,8 @@ fn response(answer: Option<Value>, v3: bool) -> Value {
     let mut out = json!({"description": "OK"});
     match answer {
         Some(schema) if v3 => {
-            let content: Map<String, Value> = OBJECT_TYPES.iter().map(|t| ((*t).to_owned(), json!({"schema": schema}))).collect();
+            let content: Map<String, Value> =
+                OBJECT_TYPES.iter().map(|t| ((*t).to_owned(), json!({"schema": schema}))).collect();
             out["content"] = Value::Object(content);
         }
         Some(schema) => out["schema"] = schema,

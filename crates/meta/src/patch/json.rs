@@ -52,8 +52,10 @@ fn undecodable(v: &Value, into: &str) -> Status {
 fn operation(doc: &mut Value, op: &Value, copied: &mut usize) -> Result<(), String> {
     let text = |f: &str| op.get(f).and_then(Value::as_str);
     let kind = text("op").unwrap_or("unknown");
-    let path = || text("path").ok_or_else(|| format!("{kind} operation failed to decode path: missing value"));
-    let from = || text("from").ok_or_else(|| format!("{kind} operation failed to decode from: missing value"));
+    let path =
+        || text("path").ok_or_else(|| format!("{kind} operation failed to decode path: missing value"));
+    let from =
+        || text("from").ok_or_else(|| format!("{kind} operation failed to decode from: missing value"));
     match kind {
         "add" => add(doc, path()?, op.get("value").cloned().unwrap_or(Value::Null), kind),
         "remove" => remove(doc, path()?, kind).map(|_| ()),
@@ -70,7 +72,9 @@ fn operation(doc: &mut Value, op: &Value, copied: &mut usize) -> Result<(), Stri
             let value = get(container, &key)?.cloned().unwrap_or(Value::Null);
             *copied += value.to_string().len();
             if *copied > MAX_COPY_BYTES {
-                return Err(format!("Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPY_BYTES}"));
+                return Err(format!(
+                    "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPY_BYTES}"
+                ));
             }
             add(doc, path, value, kind)
         }
@@ -125,7 +129,11 @@ fn get<'a>(container: &'a Value, key: &str) -> Result<Option<&'a Value>, String>
 
 fn too_deep(path: &str, value: &Value) -> Result<(), String> {
     let steps = path.matches('/').count();
-    if steps > MAX_DEPTH || deeper_than(value, MAX_DEPTH - steps) { Err("exceeded max depth".to_owned()) } else { Ok(()) }
+    if steps > MAX_DEPTH || deeper_than(value, MAX_DEPTH - steps) {
+        Err("exceeded max depth".to_owned())
+    } else {
+        Ok(())
+    }
 }
 
 fn add(doc: &mut Value, path: &str, value: Value, kind: &str) -> Result<(), String> {
@@ -152,7 +160,9 @@ fn remove(doc: &mut Value, path: &str, kind: &str) -> Result<Value, String> {
             let i = index(&key, a.len())?;
             Ok(a.remove(i))
         }
-        Value::Object(m) => m.remove(&key).ok_or_else(|| format!("Unable to remove nonexistent key: {key}: missing value")),
+        Value::Object(m) => {
+            m.remove(&key).ok_or_else(|| format!("Unable to remove nonexistent key: {key}: missing value"))
+        }
         _ => Err(missing(kind, path)),
     }
 }
@@ -217,14 +227,30 @@ mod tests {
     fn operations_apply() {
         let cases = [
             (json!({"a": 1}), json!([{"op": "add", "path": "/b", "value": 2}]), json!({"a": 1, "b": 2})),
-            (json!({"a": [1, 3]}), json!([{"op": "add", "path": "/a/1", "value": 2}]), json!({"a": [1, 2, 3]})),
+            (
+                json!({"a": [1, 3]}),
+                json!([{"op": "add", "path": "/a/1", "value": 2}]),
+                json!({"a": [1, 2, 3]}),
+            ),
             (json!({"a": [1]}), json!([{"op": "add", "path": "/a/-", "value": 2}]), json!({"a": [1, 2]})),
             (json!({"a": [1, 2]}), json!([{"op": "remove", "path": "/a/-1"}]), json!({"a": [1]})),
             (json!({"a": 1}), json!([{"op": "replace", "path": "/b", "value": 2}]), json!({"a": 1, "b": 2})),
             (json!({"a/b": {"~": 1}}), json!([{"op": "remove", "path": "/a~1b/~0"}]), json!({"a/b": {}})),
-            (json!({"a": 1, "b": {}}), json!([{"op": "move", "from": "/a", "path": "/b/c"}]), json!({"b": {"c": 1}})),
-            (json!({"a": {"x": 1}}), json!([{"op": "copy", "from": "/a", "path": "/b"}]), json!({"a": {"x": 1}, "b": {"x": 1}})),
-            (json!({"a": 1}), json!([{"op": "test", "path": "/a", "value": 1.0}, {"op": "remove", "path": "/a"}]), json!({})),
+            (
+                json!({"a": 1, "b": {}}),
+                json!([{"op": "move", "from": "/a", "path": "/b/c"}]),
+                json!({"b": {"c": 1}}),
+            ),
+            (
+                json!({"a": {"x": 1}}),
+                json!([{"op": "copy", "from": "/a", "path": "/b"}]),
+                json!({"a": {"x": 1}, "b": {"x": 1}}),
+            ),
+            (
+                json!({"a": 1}),
+                json!([{"op": "test", "path": "/a", "value": 1.0}, {"op": "remove", "path": "/a"}]),
+                json!({}),
+            ),
             (json!({"a": 1}), json!([{"op": "test", "path": "/b", "value": null}]), json!({"a": 1})),
         ];
         for (doc, patch, want) in cases {
@@ -235,9 +261,14 @@ mod tests {
     #[test]
     fn what_does_not_apply_is_422() {
         for patch in [
-            json!([{"op": "test", "path": "/a", "value": 2}]), json!([{"op": "remove", "path": "/b"}]),
-            json!([{"op": "add", "path": "/b/c", "value": 2}]), json!([{"op": "jump"}]), json!([{"op": "add", "value": 2}]),
-            json!([{"op": "add", "path": "/l/5", "value": 2}]), json!([{"op": "replace", "path": "/l/x", "value": 2}]), json!([null]),
+            json!([{"op": "test", "path": "/a", "value": 2}]),
+            json!([{"op": "remove", "path": "/b"}]),
+            json!([{"op": "add", "path": "/b/c", "value": 2}]),
+            json!([{"op": "jump"}]),
+            json!([{"op": "add", "value": 2}]),
+            json!([{"op": "add", "path": "/l/5", "value": 2}]),
+            json!([{"op": "replace", "path": "/l/x", "value": 2}]),
+            json!([null]),
         ] {
             let e = run(json!({"a": 1, "l": []}), patch.clone()).unwrap_err();
             assert_eq!((e.code, e.reason), (422, Reason::Invalid), "{patch}");
@@ -251,12 +282,19 @@ mod tests {
     fn patches_cannot_blow_an_object_up() {
         let many: Vec<Value> = (0..=MAX_OPERATIONS).map(|_| json!({"op": "test", "path": ""})).collect();
         assert_eq!(run(json!({}), Value::from(many)).unwrap_err().code, 413);
-        let doubling: Vec<Value> = (0..60).map(|_| json!({"op": "copy", "from": "", "path": "/a/-"})).collect();
+        let doubling: Vec<Value> =
+            (0..60).map(|_| json!({"op": "copy", "from": "", "path": "/a/-"})).collect();
         assert_eq!(run(json!({"a": []}), Value::from(doubling)).unwrap_err().code, 422);
-        let copies: Vec<Value> = (0..60).map(|i| json!({"op": "copy", "from": "/a", "path": format!("/a/{i}")})).collect();
+        let copies: Vec<Value> =
+            (0..60).map(|i| json!({"op": "copy", "from": "/a", "path": format!("/a/{i}")})).collect();
         assert_eq!(run(json!({"a": {"x": "y"}}), Value::from(copies)).unwrap_err().code, 422);
         let mut path = String::new();
-        let deep: Vec<Value> = (0..MAX_DEPTH + 1).map(|_| { path.push_str("/a"); json!({"op": "add", "path": path, "value": {}}) }).collect();
+        let deep: Vec<Value> = (0..MAX_DEPTH + 1)
+            .map(|_| {
+                path.push_str("/a");
+                json!({"op": "add", "path": path, "value": {}})
+            })
+            .collect();
         assert_eq!(run(json!({}), Value::from(deep)).unwrap_err().code, 422);
     }
 }

@@ -51,9 +51,11 @@ impl Fault {
     fn status(self) -> Status {
         match self {
             Self::Bad(t) => Status::bad_request(t),
-            Self::ListOfLists => {
-                Status::new(422, Reason::Invalid, "the server rejected our request due to an error in our request")
-            }
+            Self::ListOfLists => Status::new(
+                422,
+                Reason::Invalid,
+                "the server rejected our request due to an error in our request",
+            ),
             Self::Other(t) => Status::new(500, Reason::Unknown, t),
         }
     }
@@ -81,7 +83,8 @@ impl<'a> Meta<'a> {
                 let def = self.schema.types.get(name);
                 let Some(field) = def.and_then(|d| d.fields.get(key)) else {
                     let name = def.map_or(name.as_str(), |d| d.go_name.as_str());
-                    let text = format!("unable to find api field in struct {name} for the json field {key:?}");
+                    let text =
+                        format!("unable to find api field in struct {name} for the json field {key:?}");
                     return Err(Fault::Other(text));
                 };
                 let meta = Meta { schema: self.schema, ty: Some(&field.ty) };
@@ -126,9 +129,15 @@ impl<'a> Meta<'a> {
             let merged = match (original.remove(&key), value) {
                 (Some(Value::Object(old)), Value::Object(new)) => {
                     let below = self.below(&key)?;
-                    Some(Value::Object(if below.strategy == "replace" { new } else { below.meta.merge_map(old, new)? }))
+                    Some(Value::Object(if below.strategy == "replace" {
+                        new
+                    } else {
+                        below.meta.merge_map(old, new)?
+                    }))
                 }
-                (Some(Value::Array(old)), Value::Array(new)) => Some(self.merge_list(&key, old, new, deletes)?),
+                (Some(Value::Array(old)), Value::Array(new)) => {
+                    Some(self.merge_list(&key, old, new, deletes)?)
+                }
                 // A deletion from what is no list does nothing.
                 (old, _) if deletes => old,
                 (None, new) => added(new),
@@ -145,11 +154,18 @@ impl<'a> Meta<'a> {
     fn merge_list(self, key: &str, old: Vec<Value>, new: Vec<Value>, deletes: bool) -> Result<Value, Fault> {
         let below = self.below(key)?;
         let merges = below.strategy == "merge" || deletes;
-        let list = if merges { below.meta.element().merge_slice(old, new, below.merge_key, deletes)? } else { new };
+        let list =
+            if merges { below.meta.element().merge_slice(old, new, below.merge_key, deletes)? } else { new };
         Ok(Value::Array(list))
     }
 
-    fn merge_slice(self, original: Vec<Value>, patch: Vec<Value>, merge_key: &str, deletes: bool) -> Result<Vec<Value>, Fault> {
+    fn merge_slice(
+        self,
+        original: Vec<Value>,
+        patch: Vec<Value>,
+        merge_key: &str,
+        deletes: bool,
+    ) -> Result<Vec<Value>, Fault> {
         if original.is_empty() && patch.is_empty() {
             return Ok(original);
         }
@@ -177,7 +193,12 @@ impl<'a> Meta<'a> {
         Ok(order::normalize(in_patch, server_only, &patch, &server_order, merge_key))
     }
 
-    fn merge_elements(self, mut original: Vec<Value>, patch: &[Value], merge_key: &str) -> Result<Vec<Value>, Fault> {
+    fn merge_elements(
+        self,
+        mut original: Vec<Value>,
+        patch: &[Value],
+        merge_key: &str,
+    ) -> Result<Vec<Value>, Fault> {
         for v in patch {
             let Value::Object(new) = v else { return Err(arg_type(v)) };
             let id = new.get(merge_key).ok_or_else(|| no_merge_key(new, merge_key))?;
@@ -200,7 +221,10 @@ impl<'a> Meta<'a> {
         for directive in keys {
             let wanted = patch.remove(&directive).unwrap_or_default();
             let Value::Array(wanted) = wanted else { return Err(arg_list(&wanted)) };
-            let key = directive.strip_prefix(ELEMENT_ORDER).and_then(|r| r.strip_prefix('/')).ok_or(BAD_ELEMENT_ORDER)?;
+            let key = directive
+                .strip_prefix(ELEMENT_ORDER)
+                .and_then(|r| r.strip_prefix('/'))
+                .ok_or(BAD_ELEMENT_ORDER)?;
             let list = |v: Option<&Value>| match v {
                 None => Ok(None),
                 Some(Value::Array(a)) => Ok(Some(a.clone())),
@@ -249,7 +273,11 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), Fault> {
 }
 
 /// Takes elements that carry directives out of a patch list and follows them.
-fn special_elements(mut original: Vec<Value>, patch: Vec<Value>, merge_key: &str) -> Result<(Vec<Value>, Vec<Value>), Fault> {
+fn special_elements(
+    mut original: Vec<Value>,
+    patch: Vec<Value>,
+    merge_key: &str,
+) -> Result<(Vec<Value>, Vec<Value>), Fault> {
     let mut plain = Vec::with_capacity(patch.len());
     let mut replace = false;
     for v in patch {
@@ -264,7 +292,9 @@ fn special_elements(mut original: Vec<Value>, patch: Vec<Value>, merge_key: &str
                 original.retain(|o| o.get(merge_key) != Some(id));
             }
             Some("replace") => replace = true,
-            Some("merge") => return Err(Fault::Other("merging lists cannot yet be specified in the patch".to_owned())),
+            Some("merge") => {
+                return Err(Fault::Other("merging lists cannot yet be specified in the patch".to_owned()));
+            }
             _ => return Err(bad_patch_type(directive, map)),
         }
     }
@@ -319,7 +349,8 @@ fn check_order(patch: &[Value], wanted: &[Value], merge_key: &str) -> Result<(),
 /// Whether the elements are maps; all must be of one type (upstream: `sliceElementType`).
 fn element_type(lists: &[&[Value]]) -> Result<bool, Fault> {
     let mut all = lists.iter().flat_map(|l| l.iter());
-    let first = all.next().ok_or_else(|| Fault::Other("no elements in any of the given slices".to_owned()))?;
+    let first =
+        all.next().ok_or_else(|| Fault::Other("no elements in any of the given slices".to_owned()))?;
     if first.is_array() {
         return Err(Fault::ListOfLists);
     }
@@ -355,7 +386,9 @@ fn discard_nulls(v: &mut Value) {
 fn cleaned(v: Value) -> Option<Value> {
     match v {
         Value::Object(m) if m.contains_key(DIRECTIVE) => None,
-        Value::Object(m) => Some(Value::Object(m.into_iter().filter_map(|(k, v)| Some((k, cleaned(v)?))).collect())),
+        Value::Object(m) => {
+            Some(Value::Object(m.into_iter().filter_map(|(k, v)| Some((k, cleaned(v)?))).collect()))
+        }
         Value::Array(a) => Some(Value::Array(a.into_iter().filter_map(cleaned).collect())),
         other => Some(other),
     }
@@ -409,9 +442,13 @@ fn go_map(map: &Object) -> String {
     keys.sort();
     let mut out = String::from("map[");
     for (i, k) in keys.into_iter().enumerate() {
-        let _ = write!(out, "{}{k}:{}", if i > 0 { " " } else { "" }, map.get(k).map(go_text).unwrap_or_default());
+        let _ = write!(
+            out,
+            "{}{k}:{}",
+            if i > 0 { " " } else { "" },
+            map.get(k).map(go_text).unwrap_or_default()
+        );
     }
     out.push(']');
     out
 }
-

@@ -51,7 +51,12 @@ impl Schema {
     /// # Errors
     /// The first value of a wrong type, such as
     /// `json: cannot unmarshal string into Go struct field ConfigMap.data of type map[string]string`.
-    pub fn decode(&self, value: Value, ty: &str, strictness: Strictness) -> Result<(Value, Vec<String>), DecodeError> {
+    pub fn decode(
+        &self,
+        value: Value,
+        ty: &str,
+        strictness: Strictness,
+    ) -> Result<(Value, Vec<String>), DecodeError> {
         let Some(def) = self.types.get(ty) else { return Ok((value, Vec::new())) };
         let mut d = Decoder {
             schema: self,
@@ -66,7 +71,9 @@ impl Schema {
             Value::Null => d.object(Map::new(), def),
             other => {
                 let (what, into) = (go_kind(&other), Ty::Ref(ty.to_owned()).go());
-                return Err(DecodeError(format!("json: cannot unmarshal {what} into Go value of type {into}")));
+                return Err(DecodeError(format!(
+                    "json: cannot unmarshal {what} into Go value of type {into}"
+                )));
             }
         };
         match d.error {
@@ -86,7 +93,9 @@ impl Schema {
             Ty::Bytes | Ty::Time | Ty::MicroTime | Ty::Any | Ty::List(_) | Ty::Map(_) => Value::Null,
             Ty::Ref(name) => {
                 let mut map = Map::new();
-                for (key, f) in self.types.get(name).into_iter().flat_map(|d| &d.fields).filter(|(_, f)| !f.omitempty) {
+                for (key, f) in
+                    self.types.get(name).into_iter().flat_map(|d| &d.fields).filter(|(_, f)| !f.omitempty)
+                {
                     map.insert(key.clone(), self.zero_field(f));
                 }
                 Value::Object(map)
@@ -149,7 +158,9 @@ impl<'s> Decoder<'s> {
         }
         match (ty, v) {
             (Ty::Any, v) => Some(v),
-            (Ty::String, v @ Value::String(_)) | (Ty::Bool, v @ Value::Bool(_)) | (Ty::Double, v @ Value::Number(_)) => Some(v),
+            (Ty::String, v @ Value::String(_))
+            | (Ty::Bool, v @ Value::Bool(_))
+            | (Ty::Double, v @ Value::Number(_)) => Some(v),
             (Ty::Int32 | Ty::Int64, Value::Number(n)) => {
                 let fits = n.as_i64().filter(|i| *ty == Ty::Int64 || i32::try_from(*i).is_ok());
                 if fits.is_none() {
@@ -159,7 +170,8 @@ impl<'s> Decoder<'s> {
             }
             (Ty::Bytes, Value::String(s)) => self.bytes(s),
             (Ty::Time | Ty::MicroTime, v) => self.time(v, *ty == Ty::MicroTime),
-            (Ty::Duration, Value::String(s)) => match time::parse_duration(s.strip_prefix('-').unwrap_or(&s)) {
+            (Ty::Duration, Value::String(s)) => match time::parse_duration(s.strip_prefix('-').unwrap_or(&s))
+            {
                 Ok(_) => Some(Value::String(s)),
                 Err(e) => self.hard(e),
             },
@@ -194,7 +206,11 @@ impl<'s> Decoder<'s> {
     }
 
     fn map(&mut self, map: Map<String, Value>, inner: &'s Ty, go: &'s str) -> Value {
-        let go = go.split_once(']').filter(|_| go.starts_with("map[")).map_or("", |(_, v)| v).trim_start_matches('*');
+        let go = go
+            .split_once(']')
+            .filter(|_| go.starts_with("map["))
+            .map_or("", |(_, v)| v)
+            .trim_start_matches('*');
         let mut out = Map::new();
         for (key, item) in map {
             let mark = self.enter(&key);
@@ -207,13 +223,15 @@ impl<'s> Decoder<'s> {
 
     /// Base64 in canonical form. Line breaks within are allowed, as in Go.
     fn bytes(&mut self, s: String) -> Option<Value> {
-        let clean: Cow<str> = if s.contains(['\n', '\r']) { s.replace(['\n', '\r'], "").into() } else { Cow::Borrowed(&*s) };
+        let clean: Cow<str> =
+            if s.contains(['\n', '\r']) { s.replace(['\n', '\r'], "").into() } else { Cow::Borrowed(&*s) };
         match STANDARD.decode(clean.as_bytes()) {
             Ok(_) if clean.len() == s.len() => Some(Value::String(s)),
             Ok(bytes) => Some(Value::String(STANDARD.encode(bytes))),
             Err(e) => {
                 let at = match e {
-                    base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
+                    base64::DecodeError::InvalidByte(at, _)
+                    | base64::DecodeError::InvalidLastSymbol(at, _) => at,
                     _ => clean.len() / 4 * 4,
                 };
                 self.soft(format!("illegal base64 data at input byte {at}"));
@@ -326,4 +344,3 @@ fn is_zero(v: &Value) -> bool {
         Value::Object(m) => m.is_empty(),
     }
 }
-

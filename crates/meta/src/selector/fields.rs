@@ -93,7 +93,9 @@ fn unescape(value: &str) -> Result<String, String> {
                 }
             },
             // Upstream prints the character as its number.
-            ',' | '=' => return Err(format!("invalid field selector: unescaped character in value: {}", c as u32)),
+            ',' | '=' => {
+                return Err(format!("invalid field selector: unescaped character in value: {}", c as u32));
+            }
             _ => out.push(c),
         }
     }
@@ -144,7 +146,9 @@ mod tests {
         assert_eq!(s.keys().collect::<Vec<_>>(), ["metadata.name", "status.phase"]);
         let of = |phase: &'static str| s.matches(move |f| if f == "metadata.name" { "a" } else { phase });
         assert!(of("Pending") && of("") && !of("Running"));
-        assert!(FieldSelector::parse("").unwrap().is_empty() && FieldSelector::parse(",,").unwrap().is_empty());
+        assert!(
+            FieldSelector::parse("").unwrap().is_empty() && FieldSelector::parse(",,").unwrap().is_empty()
+        );
     }
 
     /// Upstream: `selector_test.go#TestEscapes`, `#TestParseSelector`.

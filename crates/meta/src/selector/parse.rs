@@ -78,7 +78,9 @@ fn scan(text: &str) -> Vec<(Token, String)> {
                     i = stop;
                     out.push((t, text[start..stop].to_owned()));
                 }
-                None => out.push((Token::Error, format!("error expected: keyword found '{}'", &text[start..i]))),
+                None => {
+                    out.push((Token::Error, format!("error expected: keyword found '{}'", &text[start..i])))
+                }
             }
         } else {
             while i < end && !is_special(bytes[i]) && !is_space(bytes[i]) {

@@ -78,7 +78,9 @@ pub(super) fn first_error(bytes: &[u8], max_depth: usize) -> Option<Fault> {
                 state = State::AfterValue;
                 i += 1;
             }
-            State::Key | State::KeyOrEnd if c != b'"' => return Some(bad(c, "looking for beginning of object key string")),
+            State::Key | State::KeyOrEnd if c != b'"' => {
+                return Some(bad(c, "looking for beginning of object key string"));
+            }
             _ if c == b'[' || c == b'{' => {
                 if stack.len() >= max_depth {
                     return Some(Fault::Depth);

@@ -131,7 +131,9 @@ impl<'de> Visitor<'de> for Node<'_> {
         if v.fract() == 0.0 && v.abs() < 1e15 {
             return Ok((v as i64).into());
         }
-        Number::from_f64(v).map(Value::Number).ok_or_else(|| E::custom(format!("json: unsupported value: {v}")))
+        Number::from_f64(v)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom(format!("json: unsupported value: {v}")))
     }
 
     fn visit_str<E>(self, v: &str) -> Result<Value, E> {

@@ -1,0 +1,115 @@
+//! Starting all controllers, and stopping them together.
+
+use base::clock::SharedClock;
+use base::rng::Rng;
+use client::Client;
+use client::controller::Handle;
+use client::events::{Flavor, Recorder};
+use client::informer::Informers;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Makes the client of a controller, as `system:serviceaccount:kube-system:NAME`.
+pub trait Clients: Send + Sync {
+    fn for_controller(&self, name: &str) -> Client;
+}
+
+impl<F: Fn(&str) -> Client + Send + Sync> Clients for F {
+    fn for_controller(&self, name: &str) -> Client {
+        self(name)
+    }
+}
+
+/// What the operator can set; the defaults are upstream's.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// PEM certificates that pods trust the API server by (`--root-ca-file`).
+    pub root_ca_pem: String,
+    /// Networks that nodes get pod ranges from, at most one of each family (`--cluster-cidr`). Empty: no ranges are given.
+    pub cluster_cidrs: Vec<String>,
+    /// Prefix length of a node's range (`--node-cidr-mask-size-ipv4`, `-ipv6`).
+    pub node_mask_v4: u8,
+    pub node_mask_v6: u8,
+    /// Time after which a silent node is Unknown (`--node-monitor-grace-period`).
+    pub node_grace: Duration,
+    /// How often nodes are looked at (`--node-monitor-period`).
+    pub node_period: Duration,
+    /// Ended pods that are kept (`--terminated-pod-gc-threshold`).
+    pub ended_pods_kept: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root_ca_pem: String::new(),
+            cluster_cidrs: Vec::new(),
+            node_mask_v4: 24,
+            node_mask_v6: 64,
+            node_grace: Duration::from_secs(50),
+            node_period: Duration::from_secs(5),
+            ended_pods_kept: 12_500,
+        }
+    }
+}
+
+/// What every controller is made from.
+pub(crate) struct Setup {
+    pub(crate) clients: Arc<dyn Clients>,
+    pub(crate) informers: Informers,
+    pub(crate) config: Config,
+    pub(crate) clock: SharedClock,
+    pub(crate) rng: Arc<Rng>,
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Setup {
+    pub(crate) fn client(&self, name: &str) -> Client {
+        self.clients.for_controller(name)
+    }
+
+    pub(crate) fn recorder(&self, client: &Client, component: &str) -> Recorder {
+        Recorder::new(client.clone(), component, "", Flavor::Core, self.clock.clone())
+    }
+}
+
+/// The running controllers.
+pub struct Handles(Vec<Handle>);
+
+impl Handles {
+    pub fn iter(&self) -> impl Iterator<Item = &Handle> {
+        self.0.iter()
+    }
+
+    /// Waits until all have finished what they were at, after the token was cancelled.
+    pub async fn stopped(self) {
+        for handle in self.0 {
+            handle.stopped().await;
+        }
+    }
+}
+
+/// Starts every controller. `informers` belong to the process and carry its shared watches.
+pub fn start(
+    clients: Arc<dyn Clients>,
+    informers: Informers,
+    config: Config,
+    clock: SharedClock,
+    rng: Arc<Rng>,
+    cancel: CancellationToken,
+) -> Handles {
+    let setup = Setup { clients, informers, config, clock, rng, cancel };
+    Handles(vec![
+        crate::namespace::start(&setup),
+        crate::service_account::start(&setup),
+        crate::root_ca::start(&setup),
+        crate::cluster_role::start(&setup),
+        crate::node_ipam::start(&setup),
+        crate::node_lifecycle::start(&setup),
+        crate::deployment::start(&setup),
+        crate::replicaset::start(&setup),
+        crate::endpoint_slice::start(&setup),
+        crate::garbage::start(&setup),
+        crate::pod_gc::start(&setup),
+    ])
+}

@@ -1,0 +1,2 @@
+//! placeholder
+pub struct DnsConfig; pub struct DnsServer;

@@ -1,0 +1,63 @@
+//! The built-in image: this program alone, so that a cluster has something to run with no registry in reach.
+
+use crate::error::{IoContext as _, Result, invalid};
+use crate::reference::Reference;
+use crate::store::{Image, ImageStore, hex};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+
+/// The name of the built-in image.
+pub const NAME: &str = "taffrail.io/hello:1";
+
+/// Makes (or finds) the image: the program as `/taffrail` with the libraries that it needs, started as its own demo
+/// server. `libraries` are host paths that keep their place.
+pub fn ensure(store: &ImageStore, program: &Path, libraries: &[PathBuf]) -> Result<Image> {
+    let layer = archive(program, libraries)?;
+    let diff_id = format!("sha256:{}", hex(&Sha256::digest(&layer)));
+    if let Some(image) = store.find(NAME).filter(|i| i.diff_ids.first() == Some(&diff_id)) {
+        return Ok(image);
+    }
+    let (digest, size) = store.put_blob(Cursor::new(&layer), None)?;
+    let config = json!({
+        "architecture": crate::import::architecture(), "os": "linux",
+        "config": {
+            "Entrypoint": ["/taffrail", "__hello"], "WorkingDir": "/", "User": "65532:65532",
+            "Env": ["PATH=/"], "ExposedPorts": {"8080/tcp": {}},
+        },
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+    });
+    let config = config.to_string();
+    let (config_digest, config_size) = store.put_blob(Cursor::new(&config), None)?;
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config_digest, "size": config_size,
+        },
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": size}],
+    });
+    let (manifest, _) = store.put_blob(Cursor::new(manifest.to_string()), None)?;
+    store.register(&manifest, &[Reference::parse(NAME)?])
+}
+
+fn archive(program: &Path, libraries: &[PathBuf]) -> Result<Vec<u8>> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut add = |path: &Path, name: &str| -> Result<()> {
+        let bytes = std::fs::read(path).at("read", path)?;
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o755);
+        header.set_uid(0);
+        header.set_gid(0);
+        // No time: the same program makes the same image.
+        header.set_mtime(0);
+        header.set_size(bytes.len() as u64);
+        builder.append_data(&mut header, name, bytes.as_slice()).at("archive", path)
+    };
+    add(program, "taffrail")?;
+    for library in libraries {
+        let name = library.to_str().and_then(|p| p.strip_prefix('/'));
+        add(library, name.ok_or_else(|| invalid("a library path", library.display()))?)?;
+    }
+    builder.into_inner().map_err(|e| invalid("the built-in image", e))
+}

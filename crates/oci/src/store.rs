@@ -1,0 +1,366 @@
+//! The content store: blobs by digest, unpacked layers by their content, images by name.
+//!
+//! Layout under the root: `blobs/sha256/HEX`, `layers/HEX/` (unpacked, named by diff id chain), `images.json`.
+
+use crate::error::{Error, IoContext as _, Result, invalid};
+use crate::reference::Reference;
+use crate::unpack;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufReader, Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The largest manifest or configuration that is read (registries agree on 4 MiB).
+const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
+/// Layers of one image.
+const LAYERS_MAX: usize = 127;
+
+/// What the image says of how to run it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    pub user: String,
+    pub env: Vec<String>,
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    pub working_dir: String,
+    pub stop_signal: String,
+    pub volumes: Vec<String>,
+}
+
+/// An image that is here.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Image {
+    /// Digest of the configuration: the image's id.
+    pub id: String,
+    /// Full names that point to it.
+    pub names: Vec<String>,
+    /// `NAME@sha256:…` of manifests by which it is known.
+    pub repo_digests: Vec<String>,
+    /// Layer digests, lowest first, as stored.
+    pub layers: Vec<String>,
+    /// Digests of the unpacked layers, lowest first.
+    pub diff_ids: Vec<String>,
+    /// Bytes of all blobs.
+    pub size: u64,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Index {
+    images: BTreeMap<String, Image>,
+}
+
+pub struct ImageStore {
+    root: PathBuf,
+    index: Mutex<Index>,
+    /// One unpacking at a time: layers of different images are often the same.
+    unpacking: Mutex<()>,
+    temporary: AtomicU64,
+}
+
+impl ImageStore {
+    pub fn open(root: &Path) -> Result<Self> {
+        for dir in ["blobs/sha256", "layers"] {
+            let path = root.join(dir);
+            fs::create_dir_all(&path).at("create", &path)?;
+        }
+        let path = root.join("images.json");
+        let index = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| invalid(path.display().to_string(), e))?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Index::default(),
+            Err(e) => return Err(e).at("read", &path),
+        };
+        let store =
+            Self { root: root.to_owned(), index: Mutex::new(index), unpacking: Mutex::new(()), temporary: AtomicU64::new(0) };
+        store.sweep();
+        Ok(store)
+    }
+
+    /// Removes what an earlier run left half done.
+    fn sweep(&self) {
+        for dir in ["blobs/sha256", "layers"] {
+            for entry in fs::read_dir(self.root.join(dir)).into_iter().flatten().flatten() {
+                if entry.file_name().to_string_lossy().starts_with(".tmp") {
+                    let path = entry.path();
+                    let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                }
+            }
+        }
+    }
+
+    pub(crate) fn temporary(&self, dir: &str) -> PathBuf {
+        let n = self.temporary.fetch_add(1, Ordering::Relaxed);
+        self.root.join(dir).join(format!(".tmp{}-{n}", std::process::id()))
+    }
+
+    pub fn blob_path(&self, digest: &str) -> Result<PathBuf> {
+        if !crate::reference::is_digest(digest) {
+            return Err(invalid("a digest", format!("{digest:?} is not sha256:HEX")));
+        }
+        Ok(self.root.join("blobs/sha256").join(&digest["sha256:".len()..]))
+    }
+
+    pub fn has_blob(&self, digest: &str) -> bool {
+        self.blob_path(digest).is_ok_and(|p| p.exists())
+    }
+
+    /// Stores what a reader gives; the digest, when given, must come out. Returns digest and size in bytes.
+    pub fn put_blob(&self, mut from: impl Read, wanted: Option<&str>) -> Result<(String, u64)> {
+        let path = self.temporary("blobs/sha256");
+        let mut file = File::create(&path).at("create", &path)?;
+        let mut hash = Sha256::new();
+        let mut size = 0;
+        let mut buffer = vec![0u8; 1 << 20];
+        let result = loop {
+            match from.read(&mut buffer) {
+                Ok(0) => break file.sync_all(),
+                Ok(n) => {
+                    hash.update(&buffer[..n]);
+                    size += n as u64;
+                    if let Err(e) = file.write_all(&buffer[..n]) {
+                        break Err(e);
+                    }
+                }
+                Err(e) => break Err(e),
+            }
+        };
+        let digest = format!("sha256:{}", hex(&hash.finalize()));
+        let mismatch = wanted.filter(|w| *w != digest);
+        if result.is_err() || mismatch.is_some() {
+            let _ = fs::remove_file(&path);
+        }
+        result.at("write", &path)?;
+        if let Some(wanted) = mismatch {
+            return Err(Error::Digest { what: "a blob".into(), wanted: wanted.into(), found: digest });
+        }
+        let to = self.blob_path(&digest)?;
+        fs::rename(&path, &to).at("rename", &to)?;
+        Ok((digest, size))
+    }
+
+    /// Reads a JSON blob of bounded size.
+    pub fn document(&self, digest: &str) -> Result<Value> {
+        let path = self.blob_path(digest)?;
+        let file = File::open(&path).at("open", &path)?;
+        let mut bytes = Vec::new();
+        file.take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut bytes).at("read", &path)?;
+        if bytes.len() as u64 > DOCUMENT_BYTES_MAX {
+            return Err(invalid(digest, "the document is larger than 4 MiB"));
+        }
+        serde_json::from_slice(&bytes).map_err(|e| invalid(digest, e))
+    }
+
+    /// Registers the image of a manifest whose blobs are stored.
+    pub fn register(&self, manifest_digest: &str, names: &[Reference]) -> Result<Image> {
+        let manifest = self.document(manifest_digest)?;
+        let text = |v: &Value| v.as_str().unwrap_or("").to_owned();
+        let id = text(&manifest["config"]["digest"]);
+        let config = self.document(&id)?;
+        let list = |v: &Value| -> Vec<String> { v.as_array().into_iter().flatten().map(text).collect() };
+        let diff_ids = list(&config["rootfs"]["diff_ids"]);
+        let layers: Vec<String> =
+            manifest["layers"].as_array().into_iter().flatten().map(|l| text(&l["digest"])).collect();
+        if layers.len() != diff_ids.len() || layers.len() > LAYERS_MAX {
+            return Err(invalid(manifest_digest, format!("{} layers, {} diff ids", layers.len(), diff_ids.len())));
+        }
+        for layer in &layers {
+            if !self.has_blob(layer) {
+                return Err(invalid(manifest_digest, format!("the layer {layer} is missing")));
+            }
+        }
+        let sizes = manifest["layers"].as_array().into_iter().flatten().filter_map(|l| l["size"].as_u64());
+        let size = sizes.sum::<u64>() + manifest["config"]["size"].as_u64().unwrap_or(0);
+        let image = Image {
+            id: id.clone(),
+            names: names.iter().map(ToString::to_string).collect(),
+            repo_digests: names.iter().map(|n| format!("{}@{manifest_digest}", n.name())).collect(),
+            layers,
+            diff_ids,
+            size,
+        };
+        self.add(image)
+    }
+
+    fn add(&self, mut image: Image) -> Result<Image> {
+        let mut index = self.lock();
+        // A name points to one image.
+        for other in index.images.values_mut() {
+            other.names.retain(|n| !image.names.contains(n));
+        }
+        if let Some(known) = index.images.get(&image.id) {
+            merge(&mut image.names, &known.names);
+            merge(&mut image.repo_digests, &known.repo_digests);
+        }
+        index.images.insert(image.id.clone(), image.clone());
+        self.save(&index)?;
+        Ok(image)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn save(&self, index: &Index) -> Result<()> {
+        let path = self.root.join("images.json");
+        let tmp = self.root.join("images.json.tmp");
+        let bytes = serde_json::to_vec_pretty(index).map_err(|e| invalid("the image index", e))?;
+        fs::write(&tmp, bytes).at("write", &tmp)?;
+        fs::rename(&tmp, &path).at("rename", &path)
+    }
+
+    pub fn list(&self) -> Vec<Image> {
+        self.lock().images.values().cloned().collect()
+    }
+
+    /// Finds an image by name, id, or name with digest.
+    pub fn find(&self, text: &str) -> Option<Image> {
+        let index = self.lock();
+        if let Some(image) = index.images.get(text) {
+            return Some(image.clone());
+        }
+        let reference = Reference::parse(text).ok()?;
+        let full = reference.to_string();
+        let by_digest = reference.digest.as_ref().map(|d| format!("{}@{d}", reference.name()));
+        index
+            .images
+            .values()
+            .find(|i| i.names.contains(&full) || by_digest.as_ref().is_some_and(|d| i.repo_digests.contains(d)))
+            .cloned()
+    }
+
+    pub fn config(&self, image: &Image) -> Result<ImageConfig> {
+        let v = self.document(&image.id)?;
+        let c = &v["config"];
+        let text = |f: &str| c[f].as_str().unwrap_or("").to_owned();
+        let list =
+            |f: &str| c[f].as_array().into_iter().flatten().filter_map(|s| s.as_str().map(str::to_owned)).collect();
+        Ok(ImageConfig {
+            user: text("User"),
+            env: list("Env"),
+            entrypoint: list("Entrypoint"),
+            cmd: list("Cmd"),
+            working_dir: text("WorkingDir"),
+            stop_signal: text("StopSignal"),
+            volumes: c["Volumes"].as_object().into_iter().flatten().map(|(k, _)| k.clone()).collect(),
+        })
+    }
+
+    /// The image's layers as directories, uppermost first; unpacks those that are not there yet.
+    pub fn layer_dirs(&self, image: &Image) -> Result<Vec<PathBuf>> {
+        let _one = self.unpacking.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut dirs: Vec<PathBuf> = Vec::new();
+        let mut chain = String::new();
+        for (layer, diff_id) in image.layers.iter().zip(&image.diff_ids) {
+            // What a layer unpacks to depends on the layers below it (links), so the chain names it.
+            chain = if chain.is_empty() {
+                diff_id.clone()
+            } else {
+                format!("sha256:{}", hex(&Sha256::digest(format!("{chain} {diff_id}"))))
+            };
+            let hash = chain.strip_prefix("sha256:").unwrap_or(&chain);
+            if hash.len() != 64 || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(invalid("a diff id", format!("{diff_id:?} is not sha256:HEX")));
+            }
+            let dir = self.root.join("layers").join(hash);
+            if !dir.exists() {
+                self.unpack(layer, diff_id, &dirs, &dir)?;
+            }
+            dirs.insert(0, dir);
+        }
+        Ok(dirs)
+    }
+
+    fn unpack(&self, layer: &str, diff_id: &str, below: &[PathBuf], dir: &Path) -> Result<()> {
+        let tmp = self.temporary("layers");
+        fs::create_dir(&tmp).at("create", &tmp)?;
+        let blob = self.blob_path(layer)?;
+        let found = unpack::layer(&blob, &tmp, below).and_then(|found| {
+            if found == diff_id {
+                Ok(())
+            } else {
+                Err(Error::Digest { what: format!("the layer {layer}"), wanted: diff_id.into(), found })
+            }
+        });
+        if let Err(e) = found {
+            let _ = fs::remove_dir_all(&tmp);
+            return Err(e);
+        }
+        fs::rename(&tmp, dir).at("rename", dir)
+    }
+
+    /// Forgets a name, and the image with its blobs and layers when that was its last. `true` when something was there.
+    pub fn remove(&self, text: &str) -> Result<bool> {
+        let Some(image) = self.find(text) else { return Ok(false) };
+        let mut index = self.lock();
+        let full = Reference::parse(text).map(|r| r.to_string()).unwrap_or_default();
+        let Some(entry) = index.images.get_mut(&image.id) else { return Ok(false) };
+        if entry.names.len() > 1 && entry.names.contains(&full) {
+            entry.names.retain(|n| *n != full);
+        } else {
+            index.images.remove(&image.id);
+        }
+        self.save(&index)?;
+        self.collect(&index);
+        Ok(true)
+    }
+
+    /// Removes blobs and layers that no image uses.
+    fn collect(&self, index: &Index) {
+        let hash = |d: &String| d.trim_start_matches("sha256:").to_owned();
+        let mut keep: Vec<String> = Vec::new();
+        let mut layers: Vec<String> = Vec::new();
+        for image in index.images.values() {
+            keep.push(hash(&image.id));
+            keep.extend(image.layers.iter().map(hash));
+            keep.extend(image.repo_digests.iter().filter_map(|d| d.split_once('@')).map(|(_, d)| hash(&d.to_owned())));
+            let mut chain = String::new();
+            for d in &image.diff_ids {
+                chain = if chain.is_empty() {
+                    d.clone()
+                } else {
+                    format!("sha256:{}", hex(&Sha256::digest(format!("{chain} {d}"))))
+                };
+                layers.push(hash(&chain));
+            }
+        }
+        for (dir, keep) in [("blobs/sha256", keep), ("layers", layers)] {
+            for entry in fs::read_dir(self.root.join(dir)).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if !name.starts_with('.') && !keep.contains(&name) {
+                    let path = entry.path();
+                    let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                }
+            }
+        }
+    }
+}
+
+fn merge(into: &mut Vec<String>, from: &[String]) {
+    for f in from {
+        if !into.contains(f) {
+            into.push(f.clone());
+        }
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A reader of a blob's plain content, whatever its compression (told by its first bytes).
+pub(crate) fn decompressed(path: &Path) -> Result<Box<dyn Read>> {
+    let mut magic = [0u8; 4];
+    let n = File::open(path).at("open", path)?.read(&mut magic).at("read", path)?;
+    let file = BufReader::with_capacity(1 << 20, File::open(path).at("open", path)?);
+    Ok(match &magic[..n] {
+        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
+        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(
+            ruzstd::decoding::StreamingDecoder::new(file).map_err(|e| invalid(path.display().to_string(), e))?,
+        ),
+        _ => Box::new(file),
+    })
+}

@@ -1,0 +1,458 @@
+//! The embedded store: one log, one tree in memory, one thread that commits.
+//!
+//! Invariant: readers touch only the current view and the shared history; neither a read nor a watch ever waits for
+//! the disk.
+
+pub(crate) mod committer;
+pub(crate) mod keeper;
+
+use crate::disk::Disk;
+use crate::history::{Bucket, History};
+use crate::queue::{Limits, Queue};
+use crate::recover::{self, HistoryLimits, OpenError, Place, Recovery};
+use crate::slot::Wait;
+use crate::snapshot;
+use crate::state::{self, Superseded};
+use crate::view::View;
+use crate::wal::frame::Seed;
+use crate::wal::segment::{self, Position};
+use crate::wal::writer::{self, FreeList, Resume, Writer};
+use crate::*;
+use bytes::Bytes;
+use arc_swap::ArcSwap;
+use base::clock::SharedClock;
+use base::rng::Rng;
+use committer::Committer;
+use keeper::Keeper;
+use parking_lot::{Condvar, Mutex};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
+use std::thread::JoinHandle;
+
+/// Preallocated files kept for reuse.
+pub(crate) const FREE_FILES_MAX: usize = 2;
+/// Watchers woken by the committer itself; more are left to a thread of their own, so that commits do not wait.
+const INLINE_WAKES_MAX: usize = 16;
+/// Most bytes of one group of commits, unless a single commit is larger.
+pub(crate) const FRAME_BYTES_MAX: u64 = 4 << 20;
+
+/// What is done when the disk can no longer be trusted. The default prints the reason and aborts: after a failed sync
+/// nobody can know what is durable, and only a restart finds out.
+pub type Fatal = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// How to open a store. Sizes are in bytes.
+#[derive(Clone)]
+pub struct Options {
+    /// The store's own directory.
+    pub dir: PathBuf,
+    /// What the operator calls the data directory, for messages.
+    pub data_dir: PathBuf,
+    pub quota_bytes: u64,
+    pub segment_bytes: u64,
+    pub commit_bytes_max: usize,
+    /// Commits that wait for the disk.
+    pub queue_bytes_max: u64,
+    /// Changes kept for watchers; the older of both limits counts.
+    pub history_events_max: usize,
+    pub history_bytes_max: u64,
+    /// Log written between two snapshots.
+    pub snapshot_every_bytes: u64,
+    pub fatal: Fatal,
+    /// Names a new store.
+    pub rng: Arc<Rng>,
+}
+
+impl Options {
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        let dir = dir.into();
+        Self {
+            data_dir: dir.clone(),
+            dir,
+            quota_bytes: 2 << 30,
+            segment_bytes: 64 << 20,
+            commit_bytes_max: 3 << 20,
+            queue_bytes_max: 256 << 20,
+            history_events_max: 100_000,
+            history_bytes_max: 128 << 20,
+            snapshot_every_bytes: 64 << 20,
+            fatal: Arc::new(|reason| {
+                eprintln!("the store cannot go on: {reason}. Stopping at once; a restart recovers all that was acknowledged.");
+                std::process::abort();
+            }),
+            rng: Arc::new(Rng::from_os()),
+        }
+    }
+
+    fn place<'a>(&'a self, disk: &'a dyn Disk) -> Place<'a> {
+        Place { disk, dir: &self.dir, data_dir: &self.data_dir }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            commit_bytes: self.commit_bytes_max,
+            queue_bytes: self.queue_bytes_max,
+            quota_bytes: self.quota_bytes,
+        }
+    }
+}
+
+/// The store.
+pub struct Embedded {
+    shared: Arc<Shared>,
+    recovery: Recovery,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    lock: Mutex<Option<Box<dyn Send + Sync>>>,
+}
+
+/// What the threads share.
+pub(crate) struct Shared {
+    pub options: Options,
+    pub disk: Arc<dyn Disk>,
+    pub clock: SharedClock,
+    pub view: ArcSwap<View>,
+    pub queue: Mutex<Queue>,
+    pub work: Condvar,
+    /// Held by whoever replaces the view.
+    pub superseded: Mutex<Superseded>,
+    pub history: Arc<History>,
+    pub records: Mutex<Records>,
+    pub keeper: Keeper,
+    pub wakers: WakeList,
+    pub free: FreeList,
+    pub commits: AtomicU64,
+    pub fsyncs: AtomicU64,
+    pub segment: AtomicU64,
+    pub oldest_segment: AtomicU64,
+    pub problem: Mutex<Option<String>>,
+}
+
+/// Unfinished records.
+#[derive(Default)]
+pub(crate) struct Records {
+    pub kept: BTreeMap<u64, (Revision, Bytes)>,
+    pub bytes: u64,
+}
+
+/// Watchers to be woken by the thread for it. Holds at most one waker for each watcher and wake.
+#[derive(Default)]
+pub(crate) struct WakeList {
+    list: Mutex<(Vec<Waker>, bool)>,
+    work: Condvar,
+}
+
+impl Embedded {
+    /// Opens the store in a directory, which is made when it is missing.
+    ///
+    /// # Errors
+    /// The directory is in use, cannot be written, or holds damage that a crash does not explain.
+    pub fn open(options: Options, disk: Arc<dyn Disk>, clock: SharedClock) -> Result<Arc<Self>, OpenError> {
+        let (store, committer) = Self::open_stepped(options, disk, clock, true)?;
+        let shared = store.shared.clone();
+        let waker = store.shared.clone();
+        let path = store.shared.options.dir.clone();
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+            thread.map_err(|source| OpenError::Io { what: "start a thread for", path: path.clone(), source })
+        };
+        let mut threads = store.threads.lock();
+        threads.push(spawn("store-keep", Box::new(move || keeper::run(&shared)))?);
+        threads.push(spawn("store-wake", Box::new(move || waker.wakers.run()))?);
+        threads.push(spawn("store-commit", Box::new(move || committer.run()))?);
+        drop(threads);
+        Ok(store)
+    }
+
+    /// Opens without threads: the caller makes commits durable with [`Committer::step`].
+    pub(crate) fn open_stepped(
+        options: Options,
+        disk: Arc<dyn Disk>,
+        clock: SharedClock,
+        threads: bool,
+    ) -> Result<(Arc<Self>, Committer), OpenError> {
+        let place = options.place(&*disk);
+        let lock = place.lock()?;
+        let limits = HistoryLimits { events: options.history_events_max, bytes: options.history_bytes_max };
+        let loaded = match recover::load(&place, limits)? {
+            Some(loaded) => loaded,
+            None => {
+                create(&place, &options, now_ms(&clock)).map_err(|e| place.io("make the log in", &options.dir, e))?;
+                recover::load(&place, limits)?
+                    .ok_or_else(|| place.corrupt(&segment::segment_name(1), 0, "the file is missing"))?
+            }
+        };
+        let free = tidy(&place)?;
+        let oldest = place.files()?.segments.first().copied().unwrap_or(1);
+        let wal = Writer::resume(disk.clone(), &options.dir, options.segment_bytes, free.clone(), loaded.resume)
+            .map_err(|e| place.io("open the log in", &options.dir, e))?;
+        let revision = loaded.view.revision;
+        let history = History::new(
+            loaded.events,
+            loaded.events_after,
+            revision,
+            options.history_events_max,
+            options.history_bytes_max,
+        );
+        let bytes = loaded.records.values().map(|(_, b)| b.len() as u64).sum();
+        let shared = Arc::new(Shared {
+            disk,
+            clock,
+            view: ArcSwap::from_pointee(loaded.view),
+            queue: Mutex::new(Queue::new(revision + 1, loaded.next_record)),
+            work: Condvar::new(),
+            superseded: Mutex::new(loaded.superseded),
+            history,
+            records: Mutex::new(Records { kept: loaded.records, bytes }),
+            keeper: Keeper::new(threads),
+            wakers: WakeList::default(),
+            free,
+            commits: AtomicU64::new(0),
+            fsyncs: AtomicU64::new(0),
+            segment: AtomicU64::new(wal.segment()),
+            oldest_segment: AtomicU64::new(oldest),
+            problem: Mutex::new(None),
+            options,
+        });
+        let committer = Committer::new(shared.clone(), wal, loaded.next_record);
+        let store = Self {
+            shared,
+            recovery: loaded.recovery,
+            threads: Mutex::new(Vec::new()),
+            lock: Mutex::new(Some(lock)),
+        };
+        Ok((Arc::new(store), committer))
+    }
+
+    /// What opening found.
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// What goes wrong at present without stopping the store: a snapshot that could not be written.
+    pub fn problem(&self) -> Option<String> {
+        self.shared.problem.lock().clone()
+    }
+
+    /// Takes no more commits, makes the queued ones durable, ends all watches and gives the directory free.
+    pub fn close(&self) {
+        self.shared.queue.lock().close();
+        self.shared.work.notify_all();
+        // The committer goes first: it may still have work for the other two.
+        let threads: Vec<_> = self.threads.lock().drain(..).collect();
+        for thread in threads.into_iter().rev() {
+            let name = thread.thread().name().map(str::to_owned);
+            if name.as_deref() == Some("store-wake") {
+                self.shared.wake(self.shared.history.close());
+                self.shared.wakers.stop();
+            } else if name.as_deref() == Some("store-keep") {
+                self.shared.keeper.stop();
+            }
+            // The last handle may be dropped by a waker that the store itself runs.
+            if thread.thread().id() != std::thread::current().id() {
+                // A thread that panicked has already ended the store.
+                let _ = thread.join();
+            }
+        }
+        self.shared.wake(self.shared.history.close());
+        self.lock.lock().take();
+    }
+
+    /// Writes a backup of the present revision to a new file, while the store goes on.
+    ///
+    /// # Errors
+    /// The file exists or cannot be written; nothing is left behind then.
+    pub fn backup(&self, to: &std::path::Path) -> std::io::Result<Revision> {
+        let view = self.shared.view.load_full();
+        let records = self.shared.record_list();
+        let next_record = self.shared.queue.lock().next_record();
+        let header = snapshot::Header {
+            store: [0; 16],
+            segment: 1,
+            position: Position { revision: view.revision, ..Position::default() },
+            next_record,
+            made_ms: now_ms(&self.shared.clock),
+        };
+        tools::write_backup(&*self.shared.disk, to, &header, &view, &records)?;
+        Ok(view.revision)
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Store for Embedded {
+    fn revision(&self) -> Revision {
+        self.shared.view.load().revision
+    }
+
+    fn get(&self, key: &str) -> Option<Entry> {
+        self.shared.view.load().get(key)
+    }
+
+    fn get_at(&self, key: &str, at: Revision) -> Result<Option<Entry>, ReadError> {
+        self.shared.view.load().get_at(key, at)
+    }
+
+    fn list(&self, range: &Range) -> Result<Page, ReadError> {
+        self.shared.view.load_full().list(range)
+    }
+
+    fn count(&self, prefix: &str) -> u64 {
+        self.shared.view.load().count(prefix)
+    }
+
+    fn commit(&self, txn: Txn) -> CommitFuture {
+        let shared = &self.shared;
+        let held_bytes = shared.records.lock().bytes;
+        let queued = {
+            let mut queue = shared.queue.lock();
+            queue.enqueue(txn, &shared.view.load(), held_bytes, &shared.options.limits())
+        };
+        match queued {
+            Ok(slot) => {
+                shared.work.notify_one();
+                Box::pin(Wait(slot))
+            }
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+
+    fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watcher>, ReadError> {
+        let current = self.revision();
+        if after > current {
+            return Err(ReadError::Future { asked: after, current });
+        }
+        Ok(Box::new(self.shared.history.watch(prefix, after)?))
+    }
+
+    fn compact(&self, before: Revision) -> Result<(), ReadError> {
+        let current = self.revision();
+        if before > current {
+            return Err(ReadError::Future { asked: before, current });
+        }
+        loop {
+            let mut superseded = self.shared.superseded.lock();
+            let mut view = View::clone(&self.shared.view.load());
+            view.compacted = view.compacted.max(before);
+            let more = state::compact_step(&mut view, before, &mut superseded);
+            self.shared.view.store(Arc::new(view));
+            if !more {
+                break;
+            }
+        }
+        self.shared.history.compact(before);
+        Ok(())
+    }
+
+    fn unfinished_records(&self) -> Vec<(u64, Revision, Bytes)> {
+        self.shared.record_list()
+    }
+
+    fn finish_record(&self, record: u64) {
+        let mut records = self.shared.records.lock();
+        if let Some((_, bytes)) = records.kept.remove(&record) {
+            records.bytes -= bytes.len() as u64;
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        let s = &self.shared;
+        let view = s.view.load();
+        let segments = 1 + s.segment.load(Ordering::Relaxed).saturating_sub(s.oldest_segment.load(Ordering::Relaxed));
+        Stats {
+            revision: view.revision,
+            compacted: view.compacted,
+            keys: view.tree.live(),
+            used_bytes: view.used_bytes,
+            quota_bytes: s.options.quota_bytes,
+            wal_bytes: segments * s.options.segment_bytes,
+            commits: s.commits.load(Ordering::Relaxed),
+            fsyncs: s.fsyncs.load(Ordering::Relaxed),
+            watchers: s.history.watchers(),
+        }
+    }
+}
+
+impl Shared {
+    pub fn record_list(&self) -> Vec<snapshot::Record> {
+        self.records.lock().kept.iter().map(|(n, (r, b))| (*n, *r, b.clone())).collect()
+    }
+
+    /// Wakes the watchers of buckets: a few here, many in the thread for it.
+    pub fn wake(&self, buckets: Vec<Arc<Bucket>>) {
+        let wakers: Vec<Waker> = buckets.iter().flat_map(|b| b.sleepers().into_values()).collect();
+        if wakers.len() <= INLINE_WAKES_MAX || !self.keeper.has_thread() {
+            wakers.into_iter().for_each(Waker::wake);
+        } else {
+            self.wakers.add(wakers);
+        }
+    }
+}
+
+impl WakeList {
+    fn add(&self, wakers: Vec<Waker>) {
+        self.list.lock().0.extend(wakers);
+        self.work.notify_one();
+    }
+
+    fn stop(&self) {
+        self.list.lock().1 = true;
+        self.work.notify_one();
+    }
+
+    fn run(&self) {
+        loop {
+            let (wakers, stop) = {
+                let mut list = self.list.lock();
+                while list.0.is_empty() && !list.1 {
+                    self.work.wait(&mut list);
+                }
+                (std::mem::take(&mut list.0), list.1)
+            };
+            wakers.into_iter().for_each(Waker::wake);
+            if stop {
+                return;
+            }
+        }
+    }
+}
+
+pub(crate) fn now_ms(clock: &SharedClock) -> u64 {
+    u64::try_from(clock.now().as_millisecond()).unwrap_or(0)
+}
+
+/// A new store's name: what keeps its log apart from any other's.
+pub(crate) fn new_id(rng: &Rng) -> [u8; 16] {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&rng.below(u64::MAX).to_le_bytes());
+    id[8..].copy_from_slice(&rng.below(u64::MAX).to_le_bytes());
+    id
+}
+
+/// Makes the first segment of a new store.
+fn create(place: &Place, options: &Options, made_ms: u64) -> std::io::Result<()> {
+    let seed = Seed { store: new_id(&options.rng), segment: 1 };
+    let header = segment::Header { seed, start: Position::default(), made_ms };
+    let name = segment::free_name(1);
+    let file = writer::preallocate(place.disk, &place.dir.join(&name), options.segment_bytes)?;
+    writer::install(place.disk, place.dir, file, &name, &header)?;
+    Ok(())
+}
+
+/// Removes what crashes left behind; gives the files for reuse.
+fn tidy(place: &Place) -> Result<FreeList, OpenError> {
+    let files = place.files()?;
+    let (keep, surplus) = files.free.split_at(files.free.len().min(FREE_FILES_MAX));
+    let unfinished = files.unfinished.then(|| segment::UNFINISHED_NAME.to_owned());
+    for name in surplus.iter().chain(&unfinished) {
+        let path = place.dir.join(name);
+        place.disk.remove(&path).map_err(|e| place.io("remove", &path, e))?;
+    }
+    Ok(Arc::new(Mutex::new(keep.to_vec())))
+}
+

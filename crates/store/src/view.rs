@@ -1,0 +1,87 @@
+//! One revision of the store, whole and immutable: what readers read.
+//!
+//! Invariant: a view never changes, so a listing is consistent without a lock, and shows only durable commits.
+
+use crate::tree::Tree;
+use crate::{Entry, Page, Range, ReadError, Revision};
+use std::ops::ControlFlow;
+
+/// The tree at a revision.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    pub tree: Tree,
+    pub revision: Revision,
+    /// Reads below this revision are refused.
+    pub compacted: Revision,
+    /// Bytes of keys and values of all kept versions.
+    pub used_bytes: u64,
+}
+
+impl View {
+    pub fn get(&self, key: &str) -> Option<Entry> {
+        self.tree.get(key)?.entry()
+    }
+
+    pub fn get_at(&self, key: &str, at: Revision) -> Result<Option<Entry>, ReadError> {
+        self.check(at)?;
+        Ok(self.tree.get(key).and_then(|i| i.entry_at(at)))
+    }
+
+    pub fn count(&self, prefix: &str) -> u64 {
+        self.rank_of_end(prefix) - self.tree.rank(prefix.as_bytes(), false)
+    }
+
+    pub fn list(&self, range: &Range) -> Result<Page, ReadError> {
+        let at = range.at.unwrap_or(self.revision);
+        self.check(at)?;
+        let now = at == self.revision;
+        let prefix = range.prefix;
+        let after = range.after.filter(|a| *a >= prefix);
+        let limit = if range.limit == 0 { usize::MAX } else { range.limit };
+        let mut entries = Vec::new();
+        let mut remaining = 0;
+        self.tree.walk(after.unwrap_or(prefix).as_bytes(), &mut |item| {
+            if after == Some(&*item.key) {
+                return ControlFlow::Continue(());
+            }
+            if !item.key.starts_with(prefix) {
+                return ControlFlow::Break(());
+            }
+            if entries.len() < limit {
+                entries.extend(item.entry_at(at));
+                return ControlFlow::Continue(());
+            }
+            // The tree counts the rest for the newest revision; for a past one they have to be looked at.
+            if now {
+                return ControlFlow::Break(());
+            }
+            remaining += u64::from(item.is_live_at(at));
+            ControlFlow::Continue(())
+        });
+        if now && let Some(last) = entries.last().filter(|_| entries.len() >= limit) {
+            remaining = self.rank_of_end(prefix) - self.tree.rank(last.key.as_bytes(), true);
+        }
+        Ok(Page { entries, revision: at, more: remaining > 0, remaining })
+    }
+
+    fn check(&self, at: Revision) -> Result<(), ReadError> {
+        if at > self.revision {
+            Err(ReadError::Future { asked: at, current: self.revision })
+        } else if at < self.compacted {
+            Err(ReadError::Compacted { asked: at, oldest: self.compacted })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Live keys below the first key after all that start with the prefix.
+    fn rank_of_end(&self, prefix: &str) -> u64 {
+        let mut end = prefix.as_bytes().to_vec();
+        // UTF-8 has no byte 255, so the last byte can always grow.
+        match end.last_mut() {
+            None => return self.tree.live(),
+            Some(last) => *last = last.saturating_add(1),
+        }
+        self.tree.rank(&end, false)
+    }
+}

@@ -1,0 +1,184 @@
+//! Flags, and the file that can hold them.
+//!
+//! `--config FILE` names a YAML map whose keys are flag names; what stands on the command line wins. Flags carry
+//! upstream's names wherever upstream has one.
+
+use clap::Args;
+use std::path::PathBuf;
+
+/// Everything that `up` can be told.
+#[derive(Args, Clone, Debug)]
+pub struct UpOptions {
+    /// Where the cluster keeps everything: objects, keys, images, logs, the audit record
+    #[arg(long, default_value = "/var/lib/taffrail", value_name = "DIR")]
+    pub data_dir: PathBuf,
+
+    /// YAML file with flags (`secure-port: 6443`); flags on the command line win
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Nodes on this machine, each in its own network and mount namespace
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub nodes: u16,
+
+    /// Port of the API server
+    #[arg(long, default_value_t = 6443, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub secure_port: u16,
+
+    /// Address that the API server listens on; empty means every address of this machine
+    #[arg(long, default_value = "", value_name = "IP", hide_default_value = true)]
+    pub bind_address: String,
+
+    /// Name of the first node; the machine's host name by default
+    #[arg(long, value_name = "NAME")]
+    pub hostname_override: Option<String>,
+
+    /// Address of the first node (`IPV4[,IPV6]`); an address of the cluster's own link by default
+    #[arg(long, value_name = "IPS")]
+    pub node_ip: Option<String>,
+
+    /// Addresses of Services, IPv4 and IPv6
+    #[arg(long, default_value = "10.96.0.0/16,fd00:96::/108", value_name = "CIDRS")]
+    pub service_cluster_ip_range: String,
+
+    /// Addresses of pods, IPv4 and IPv6
+    #[arg(long, default_value = "10.244.0.0/16,fd00:244::/48", value_name = "CIDRS")]
+    pub cluster_cidr: String,
+
+    /// Ports of NodePort Services
+    #[arg(long, default_value = "30000-32767", value_name = "FROM-TO")]
+    pub service_node_port_range: String,
+
+    /// DNS domain of the cluster
+    #[arg(long, default_value = "cluster.local", value_name = "NAME")]
+    pub cluster_domain: String,
+
+    /// File of static tokens: `token,user,uid,"group1,group2"`
+    #[arg(long, value_name = "FILE")]
+    pub token_auth_file: Option<PathBuf>,
+
+    /// Audit policy (audit.k8s.io/v1); the built-in policy by default
+    #[arg(long, value_name = "FILE")]
+    pub audit_policy_file: Option<PathBuf>,
+
+    /// Also write audit events to this file in upstream's format; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub audit_log_path: Option<String>,
+
+    /// Days that rotated audit log files are kept
+    #[arg(long, default_value_t = 366, value_name = "DAYS")]
+    pub audit_log_maxage: u32,
+
+    /// Rotated audit log files that are kept
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub audit_log_maxbackup: u32,
+
+    /// Size in MiB at which the audit log is rotated; 0 is never
+    #[arg(long, default_value_t = 100, value_name = "MIB")]
+    pub audit_log_maxsize: u32,
+
+    /// Format of the audit log
+    #[arg(long, default_value = "json", value_parser = ["json", "legacy"])]
+    pub audit_log_format: String,
+
+    /// How the audit log is written
+    #[arg(long, default_value = "blocking", value_parser = ["blocking", "blocking-strict", "batch"])]
+    pub audit_log_mode: String,
+
+    /// Compress rotated audit log files
+    #[arg(long)]
+    pub audit_log_compress: bool,
+
+    /// Largest size in bytes of keys and values that the store holds; more is refused
+    #[arg(long, default_value_t = 2 << 30, value_name = "BYTES")]
+    pub quota_backend_bytes: u64,
+
+    /// Reading requests at a time
+    #[arg(long, default_value_t = 400, value_name = "N")]
+    pub max_requests_inflight: usize,
+
+    /// Changing requests at a time
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    pub max_mutating_requests_inflight: usize,
+
+    /// How much the components log
+    #[arg(long, default_value = "info", value_parser = ["error", "warn", "info", "debug", "trace"])]
+    pub log_level: String,
+
+    /// Do not write a context into ~/.kube/config
+    #[arg(long)]
+    pub no_kubeconfig: bool,
+}
+
+/// Puts the flags of a `--config` file before those of the command line, which then win.
+pub fn with_file(args: Vec<String>) -> Result<Vec<String>, String> {
+    let Some(path) = config_path(&args) else { return Ok(args) };
+    let bytes = std::fs::read(&path).map_err(|e| format!("cannot read the config file {path}: {e}"))?;
+    let (value, _) = meta::yaml::parse_yaml(&bytes, 1 << 20).map_err(|e| format!("{path} is not valid YAML: {e}"))?;
+    let map = match value {
+        serde_json::Value::Null => return Ok(args),
+        serde_json::Value::Object(map) => map,
+        _ => return Err(format!("{path}: expected a map of flag names to values")),
+    };
+    let given = |flag: &str| args.iter().any(|a| a == flag || a.starts_with(&format!("{flag}=")));
+    let mut out: Vec<String> = args.iter().take(2).cloned().collect();
+    for (name, value) in &map {
+        let flag = format!("--{name}");
+        if given(&flag) {
+            continue;
+        }
+        let text = match value {
+            serde_json::Value::Bool(true) => {
+                out.push(flag);
+                continue;
+            }
+            serde_json::Value::Bool(false) | serde_json::Value::Null => continue,
+            serde_json::Value::String(s) => s.clone(),
+            serde_json::Value::Number(n) => n.to_string(),
+            serde_json::Value::Array(list) => {
+                list.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect::<Vec<_>>().join(",")
+            }
+            serde_json::Value::Object(_) => return Err(format!("{path}: {name} must be a value, not a map")),
+        };
+        out.push(format!("{flag}={text}"));
+    }
+    out.extend(args.into_iter().skip(2));
+    Ok(out)
+}
+
+fn config_path(args: &[String]) -> Option<String> {
+    let mut args = args.iter();
+    while let Some(a) = args.next() {
+        if a == "--config" {
+            return args.next().cloned();
+        }
+        if let Some(path) = a.strip_prefix("--config=") {
+            return Some(path.to_owned());
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_comes_first_and_the_command_line_wins() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("c.yaml");
+        std::fs::write(&file, "secure-port: 7443\nnodes: 3\nno-kubeconfig: true\n").expect("written");
+        let path = file.display().to_string();
+        let args = ["taffrail", "up", "--config", &path, "--nodes", "2"].map(String::from).to_vec();
+        let all = with_file(args).expect("read");
+        assert_eq!(all[..2], ["taffrail", "up"]);
+        assert!(all.contains(&"--secure-port=7443".to_owned()) && all.contains(&"--no-kubeconfig".to_owned()));
+        assert!(!all.contains(&"--nodes=3".to_owned()));
+    }
+
+    #[test]
+    fn an_unreadable_file_is_named() {
+        let args = ["taffrail", "up", "--config=/no/such"].map(String::from).to_vec();
+        assert!(with_file(args).expect_err("refused").contains("/no/such"));
+    }
+}
