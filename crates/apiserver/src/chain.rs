@@ -170,7 +170,8 @@ async fn authorized(
     .await;
     let rendered = match result {
         Ok(rendered) => {
-            scope.answered(rendered.response.status().as_u16(), rendered.object.as_ref());
+            let code = rendered.response.status().as_u16();
+            scope.answered(code, rendered.object.as_ref(), rendered.status.as_ref());
             rendered
         }
         Err(refused) => {

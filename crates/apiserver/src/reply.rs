@@ -45,6 +45,8 @@ pub struct Rendering<'a> {
 pub struct Rendered {
     pub response: Response<Body>,
     pub object: Option<Bytes>,
+    /// The answer, when it is a Status object.
+    pub status: Option<Value>,
 }
 
 impl Reply {
@@ -54,7 +56,9 @@ impl Reply {
             Self::List { kind, listed } => list(&kind, listed, how),
             Self::Document { code, value } => {
                 let bytes = Bytes::from(serde_json::to_vec(&value).map_err(Status::internal)?);
-                encoded(code, bytes, how)
+                let mut rendered = encoded(code, bytes, how)?;
+                rendered.status = (value["kind"] == "Status").then_some(value);
+                Ok(rendered)
             }
             Self::Text { code, content_type, body } => Ok(plain(response(code, content_type, full(body)))),
             Self::Stream { content_type, body } => Ok(plain(response(200, content_type, body))),
@@ -103,7 +107,7 @@ pub fn response(code: u16, content_type: &'static str, body: Body) -> Response<B
 }
 
 fn plain(response: Response<Body>) -> Rendered {
-    Rendered { response, object: None }
+    Rendered { response, object: None, status: None }
 }
 
 /// JSON bytes in the client's format.
@@ -116,7 +120,7 @@ fn encoded(code: u16, json: Bytes, how: &Rendering) -> Result<Rendered> {
             Bytes::from(meta::yaml::to_string(&value).map_err(Status::internal)?)
         }
     };
-    Ok(Rendered { response: response(code, how.accepted.format.content_type(), full(body)), object })
+    Ok(Rendered { response: response(code, how.accepted.format.content_type(), full(body)), object, status: None })
 }
 
 fn object(code: u16, kind: Option<Arc<KindDef>>, bytes: Bytes, how: &Rendering) -> Result<Rendered> {

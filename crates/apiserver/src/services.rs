@@ -306,8 +306,12 @@ impl Services {
 
     fn give_back(&self, taken: &Taken) {
         let mut pools = self.pools.lock();
-        taken.addresses.iter().for_each(|a| drop(pools.addresses.remove(a)));
-        taken.ports.iter().for_each(|p| drop(pools.ports.remove(p)));
+        for a in &taken.addresses {
+            pools.addresses.remove(a);
+        }
+        for p in &taken.ports {
+            pools.ports.remove(p);
+        }
     }
 }
 

@@ -49,6 +49,21 @@ pub async fn dispatch(ctx: &Context) -> Result<Reply> {
     }
 }
 
+/// A request's body as an object of a review's row.
+pub fn object_of(ctx: &Context, kind: &KindDef) -> Result<serde_json::Value> {
+    body::object(ctx, kind, &ctx.body)
+}
+
+/// A request's body as some other type.
+pub fn of_type(ctx: &Context, api_version: &str, kind: &str, schema: &str) -> Result<serde_json::Value> {
+    body::of_type(ctx, api_version, kind, schema)
+}
+
+/// Puts a decoded body on the audit record.
+pub fn record(ctx: &Context, obj: &serde_json::Value) {
+    body::record_request(ctx, obj);
+}
+
 /// A namespaced kind may be listed and watched over all namespaces; a namespace is in its own.
 fn all_namespaces(ctx: &Context, kind: &Arc<KindDef>) -> bool {
     let across = kind.namespaced() && matches!(ctx.info.verb.as_str(), "list" | "watch");

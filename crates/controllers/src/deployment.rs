@@ -21,6 +21,7 @@ use client::controller::{After, Controller, Error, Handle, ObjectKey, Reconcile}
 use client::events::{EventType, Recorder, reference};
 use client::informer::Informer;
 use client::{Client, DeleteOptions, Kind};
+use k8s_openapi::Resource;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use meta::Status;
@@ -75,7 +76,7 @@ impl DeploymentController {
     /// The deployments that a replica set belongs to, or may be adopted by.
     fn owners_of(&self, rs: &ReplicaSet) -> Vec<ObjectKey> {
         match rs.controller() {
-            Some(owner) if owner.kind == Deployment::kind_name() => vec![ObjectKey::new(rs.namespace(), &owner.name)],
+            Some(owner) if owner.kind == Deployment::KIND => vec![ObjectKey::new(rs.namespace(), &owner.name)],
             Some(_) => Vec::new(),
             None => {
                 let all = self.deployments.store().by_namespace(rs.namespace());
@@ -100,7 +101,7 @@ impl DeploymentController {
         match action {
             Action::Create { replica_set, event } => self.create(d, &replica_set, event).await,
             Action::Update { replica_set, event } => {
-                self.client.update(&replica_set).await?;
+                self.client.update(&*replica_set).await?;
                 if let Some(text) = event {
                     self.recorder.event(&about, EventType::Normal, "ScalingReplicaSet", text);
                 }
@@ -157,16 +158,6 @@ impl DeploymentController {
 /// Whether a creation failed because its namespace is going away, so that trying again is useless.
 pub(crate) fn is_terminating_namespace(e: &Status) -> bool {
     e.details.iter().flat_map(|d| &d.causes).any(|c| c.reason == "NamespaceTerminating")
-}
-
-trait KindName {
-    fn kind_name() -> &'static str;
-}
-
-impl<K: Kind> KindName for K {
-    fn kind_name() -> &'static str {
-        K::KIND
-    }
 }
 
 #[async_trait]

@@ -91,8 +91,7 @@ impl ReplicaSetController {
             queue.add(key);
         } else if pod.controller().is_none() && change.new.is_some() {
             for rs in self.replica_sets.store().by_namespace(pod.namespace()) {
-                let Some(spec) = &rs.spec else { continue };
-                if select::matches(&select::selector(&spec.selector), pod.metadata.labels.as_ref()) {
+                if select::matches(&select::selector(&rs.spec.selector), pod.metadata.labels.as_ref()) {
                     queue.add(ObjectKey::of(&*rs));
                 }
             }
@@ -101,7 +100,7 @@ impl ReplicaSetController {
 
     /// The pods that the replica set owns now, active and terminating.
     async fn claimed(&self, rs: &ReplicaSet) -> Result<(Vec<Arc<Pod>>, Vec<Arc<Pod>>), Status> {
-        let selector = rs.spec.as_ref().map(|s| select::selector(&s.selector)).unwrap_or_default();
+        let selector = select::selector(&rs.spec.selector);
         let store = self.pods.store();
         let orphans = store.by_owner("").into_iter().filter(|p| p.namespace() == rs.namespace());
         let all: Vec<_> = store.by_owner(rs.uid()).into_iter().chain(orphans).collect();
@@ -205,10 +204,11 @@ impl Reconcile for ReplicaSetController {
         // asked before looking at pods, so that what is seen after cannot be acted on twice
         let may_act = self.expectations.satisfied(key);
         let (active, terminating) = self.claimed(&rs).await?;
-        let world = World { replica_set: &rs, active: &active, related: &|| self.related(&rs), now: self.clock.now() };
         let mut failure = None;
         if may_act && !rs.is_deleting() {
-            failure = match plan(&world) {
+            let related = || self.related(&rs);
+            let decided = plan(&World { replica_set: &rs, active: &active, related: &related, now: self.clock.now() });
+            failure = match decided {
                 Plan::Nothing => Ok(()),
                 Plan::Create(count) => self.create(key, &rs, count).await,
                 Plan::Delete(victims) => self.delete(key, &rs, &victims).await,
@@ -231,7 +231,7 @@ fn wait_for_availability(
     status: &status::NewStatus,
     clock: &SharedClock,
 ) -> Option<Duration> {
-    let min = rs.spec.as_ref()?.min_ready_seconds.filter(|s| *s > 0)?;
+    let min = rs.spec.min_ready_seconds.filter(|s| *s > 0)?;
     if status.ready_replicas.unwrap_or(0) == status.available_replicas.unwrap_or(0) {
         return None;
     }

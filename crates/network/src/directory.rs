@@ -52,12 +52,16 @@ impl Directory {
     /// Adds or replaces an EndpointSlice.
     pub fn apply_slice(&self, slice: SliceSpec) {
         let keys = self.state.write().put_slice(slice);
-        self.tell(keys);
+        if !keys.is_empty() {
+            self.tell(keys);
+        }
     }
 
     pub fn remove_slice(&self, namespace: &str, name: &str) {
         let key = self.state.write().drop_slice(&Key::new(namespace, name));
-        self.tell(key);
+        if key.is_some() {
+            self.tell(key);
+        }
     }
 
     /// Says that the first full state has been applied: from now on the proxies program the kernel and DNS answers.

@@ -5,6 +5,7 @@
 
 use crate::cidr::Cidr;
 use crate::error::{Error, Result};
+use crate::sysctl;
 use futures::TryStreamExt;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressScope, CacheInfo};
 use rtnetlink::packet_route::link::{
@@ -15,7 +16,7 @@ use rtnetlink::{Handle, LinkBridge, LinkDummy, LinkMessageBuilder, LinkUnspec, R
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The group of all links made here ("taff").
 const GROUP: u32 = 0x7461_6666;
@@ -35,7 +36,7 @@ pub type Mac = [u8; 6];
 
 /// A connection to the kernel's network configuration in one namespace.
 #[derive(Debug, Clone)]
-pub struct Links(Handle);
+pub struct Links(Handle, Option<PathBuf>);
 
 /// One end of a pair of links to be made.
 pub struct Pair<'a> {
@@ -74,7 +75,7 @@ impl Links {
             made.map_err(|e| Error::file("open a route netlink socket".to_string(), &e))?;
         // The task ends when the last handle is dropped.
         runtime.spawn(connection);
-        Ok(Self(handle))
+        Ok(Self(handle, netns.map(Path::to_owned)))
     }
 
     /// The index of the link, or `None`.
@@ -101,10 +102,6 @@ impl Links {
         let mut message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
             .name(pair.name)
             .link_group(GROUP)
-            .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
-                AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
-            ])]))
-            .up()
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())));
         if let Some(mac) = pair.mac {
             message = message.address(mac.to_vec());
@@ -113,18 +110,46 @@ impl Links {
             message = message.controller(bridge);
         }
         let done = self.0.link().add(message.build()).execute().await;
-        done.map_err(|e| netlink(e, || format!("make link {}", pair.name)))
+        done.map_err(|e| netlink(e, || format!("make link {}", pair.name)))?;
+        let index = self.need(pair.name).await?;
+        self.no_own_address(index).await;
+        self.up(index).await
+    }
+
+    /// Keeps the kernel from giving the link an IPv6 address of its own, and so from testing it for duplicates. Must
+    /// come before the link is up. A kernel without IPv6 refuses, and needs it not.
+    async fn no_own_address(&self, index: u32) {
+        let none = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+        let message = LinkUnspec::new_with_index(index)
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![none]))
+            .build();
+        if let Err(error) = self.0.link().set(message).execute().await {
+            tracing::debug!(target: "network", index, %error, "link keeps its own IPv6 address");
+        }
     }
 
     /// Makes a bridge if it is not there; returns its index. It is up.
-    pub async fn ensure_bridge(&self, name: &str) -> Result<u32> {
+    pub async fn ensure_bridge(&self, name: &str, mac: Mac) -> Result<u32> {
         if let Some(index) = self.index(name).await? {
             return Ok(index);
         }
-        let message = LinkBridge::new(name).mcast_snooping(false).link_group(GROUP).up().build();
+        let message = LinkBridge::new(name).mcast_snooping(false).link_group(GROUP).address(mac.to_vec()).build();
         let done = self.0.link().add(message).execute().await;
         done.map_err(|e| netlink(e, || format!("make bridge {name}")))?;
-        self.need(name).await
+        let index = self.need(name).await?;
+        self.no_address_tests(name)?;
+        self.up(index).await?;
+        Ok(index)
+    }
+
+    /// Lets the link's own IPv6 address be used at once: until it is, a router cannot ask for its neighbours. Must
+    /// come before the link is up.
+    pub fn no_address_tests(&self, name: &str) -> Result<()> {
+        let setting = format!("ipv6/conf/{name}/accept_dad");
+        sys::netns::run_in(self.1.as_deref(), || match sysctl::exists(&setting) {
+            true => sysctl::write(&setting, "0"),
+            false => Ok(()),
+        })?
     }
 
     /// Makes a link that only holds addresses, if it is not there; returns its index. A kernel without dummy links
@@ -135,7 +160,7 @@ impl Links {
         }
         match self.0.link().add(LinkDummy::new(name).link_group(GROUP).up().build()).execute().await {
             Ok(()) => self.need(name).await,
-            Err(e) if errno(&e) == EOPNOTSUPP => self.ensure_bridge(name).await,
+            Err(e) if errno(&e) == EOPNOTSUPP => self.ensure_bridge(name, crate::nodelink::mac_of(name.as_bytes())).await,
             // Someone else made it in between.
             Err(e) if errno(&e) == EEXIST => self.need(name).await,
             Err(e) => Err(netlink(e, || format!("make link {name}"))),

@@ -7,7 +7,7 @@
 
 use crate::cidr::Cidr;
 use crate::error::{Error, Result};
-use crate::links::{EEXIST, LOOPBACK, Links, Pair, Route};
+use crate::links::{EEXIST, LOOPBACK, Links, Mac, Pair, Route};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -25,7 +25,7 @@ impl NodeLink {
     pub async fn ensure(netns: Option<&Path>, name: &str, addresses: &[Cidr]) -> Result<Self> {
         let links = Links::open(netns)?;
         links.up(LOOPBACK).await?;
-        let index = links.ensure_bridge(name).await?;
+        let index = links.ensure_bridge(name, mac_of(name.as_bytes())).await?;
         for address in addresses {
             links.add_address(index, *address).await?;
         }
@@ -44,12 +44,13 @@ impl NodeLink {
         let netns = sys::netns::open(netns_pin)?;
         let inner = Links::open(Some(netns_pin))?;
         let outer_name = outer_name(netns_pin);
+        let inner_mac = mac_of(outer_name.as_bytes());
         if inner.index(name).await?.is_none() {
             let pair = Pair {
                 name: &outer_name,
                 mac: None,
                 peer_name: name,
-                peer_mac: None,
+                peer_mac: Some(inner_mac),
                 peer_netns: &netns,
                 bridge: Some(self.index),
             };
@@ -60,14 +61,18 @@ impl NodeLink {
                 }
                 other => other?,
             }
+            inner.no_address_tests(name)?;
         }
         inner.up(LOOPBACK).await?;
         let index = inner.need(name).await?;
         inner.up(index).await?;
         for address in addresses {
             inner.add_address(index, *address).await?;
+            // Known beforehand: a link that has just come up cannot ask for its neighbours yet.
+            self.links.set_neighbour(self.index, address.address, inner_mac).await?;
         }
         for gateway in gateways {
+            inner.set_neighbour(index, *gateway, mac_of(self.name.as_bytes())).await?;
             let everything = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
             let to = everything.parse()?;
             let route = Route { to, via: Some(*gateway), link: Some(index), onlink: true, source: None };
@@ -96,7 +101,13 @@ pub(crate) fn short_hash(bytes: &[u8]) -> String {
     format!("{:016x}", hash(bytes)).chars().take(13).collect()
 }
 
+/// A hardware address for a name: locally administered, unicast, the same at every start.
+pub(crate) fn mac_of(name: &[u8]) -> Mac {
+    let h = hash(name).to_be_bytes();
+    [0x02, h[3], h[4], h[5], h[6], h[7]]
+}
+
 /// FNV-1a: stable over restarts and versions, which names of links must be.
-pub(crate) fn hash(bytes: &[u8]) -> u64 {
+fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }

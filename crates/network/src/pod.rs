@@ -11,7 +11,7 @@
 use crate::cidr::{Cidr, octets};
 use crate::error::{Error, Result};
 use crate::links::{EEXIST, LOOPBACK, Links, Mac, Pair, Route};
-use crate::nodelink::{hash, short_hash};
+use crate::nodelink::{mac_of, short_hash};
 use crate::service::ServiceProxy;
 use crate::spec::HostPort;
 use crate::sysctl;
@@ -121,7 +121,7 @@ impl PodNetwork {
             let to = everything.parse()?;
             let out = Route { to, via: Some(gateway), link: Some(index), onlink: true, source: None };
             inner.set_route(out).await?;
-            self.links.set_neighbour(outer_index, *ip, pod_mac(pod_uid)).await?;
+            self.links.set_neighbour(outer_index, *ip, mac_of(pod_uid.as_bytes())).await?;
             let source = self.config.node_ips.iter().copied().find(|n| n.is_ipv4() == ip.is_ipv4());
             let to = Cidr::host(*ip);
             self.links.set_route(Route { to, via: None, link: Some(outer_index), onlink: false, source }).await?;
@@ -134,7 +134,7 @@ impl PodNetwork {
 
     async fn connect(&self, name: &str, pod_uid: &str, netns_pin: &Path) -> Result<()> {
         sys::netns::run_in(Some(netns_pin), || -> Result<()> {
-            if Path::new("/proc/sys/net/ipv6").exists() {
+            if sysctl::exists("ipv6/conf/default/accept_dad") {
                 sysctl::write("ipv6/conf/default/accept_dad", "0")?;
                 sysctl::write("ipv6/conf/default/accept_ra", "0")?;
             }
@@ -145,7 +145,7 @@ impl PodNetwork {
             name,
             mac: Some(HOST_MAC),
             peer_name: POD_LINK,
-            peer_mac: Some(pod_mac(pod_uid)),
+            peer_mac: Some(mac_of(pod_uid.as_bytes())),
             peer_netns: &netns,
             bridge: None,
         };
@@ -264,12 +264,6 @@ impl std::fmt::Debug for PodNetwork {
 /// The name of a pod's link on the node.
 pub fn link_name(pod_uid: &str) -> String {
     format!("{POD_LINK_PREFIX}{}", short_hash(pod_uid.as_bytes()))
-}
-
-fn pod_mac(pod_uid: &str) -> Mac {
-    let h = hash(pod_uid.as_bytes()).to_be_bytes();
-    // Locally administered, unicast.
-    [0x02, h[3], h[4], h[5], h[6], h[7]]
 }
 
 fn state_file(state_dir: &Path) -> PathBuf {

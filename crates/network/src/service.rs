@@ -125,7 +125,7 @@ impl ServiceProxy {
             flows_forgotten: AtomicU64::new(0),
         });
         shared.changes.add([]);
-        let mut executor = Executor { shared: shared.clone(), table: Table::default(), built: false };
+        let mut executor = Executor { shared: shared.clone(), table: Table::default(), built: false, socket: None };
         let netns = shared.config.netns.clone();
         let thread = sys::netns::spawn_in(netns.as_deref(), "service-proxy", move || executor.run())?;
         Ok(Self(Arc::new(Running { shared, thread: Mutex::new(Some(thread)) })))
@@ -194,6 +194,8 @@ struct Executor {
     table: Table,
     /// The kernel's table is that of `self.table`.
     built: bool,
+    /// Kept open: closing it makes the kernel wait for all of its readers, 10 to 20 ms.
+    socket: Option<Socket>,
 }
 
 impl Executor {
@@ -218,6 +220,7 @@ impl Executor {
                 // A failed change is followed by a rebuild at once, a failed rebuild by another one later.
                 wait = if self.built { Duration::from_millis(1) } else { RETRY };
                 self.built = false;
+                self.socket = None;
             }
             self.shared.error.lock().clone_from(&error);
             for waiter in pending.waiters {
@@ -308,19 +311,28 @@ impl Executor {
         self.forget_flows(&changes)
     }
 
-    fn commit(&self, batch: Batch) -> Result<()> {
-        batch.commit(&Socket::open()?)?;
+    fn socket(&mut self) -> Result<&Socket> {
+        let socket = match self.socket.take() {
+            Some(socket) => socket,
+            None => Socket::open()?,
+        };
+        Ok(self.socket.insert(socket))
+    }
+
+    fn commit(&mut self, batch: Batch) -> Result<()> {
+        batch.commit(self.socket()?)?;
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
     /// A kernel without the connection tracking interface must not stop Services from working.
-    fn forget_flows(&self, changes: &[Change]) -> Result<()> {
+    fn forget_flows(&mut self, changes: &[Change]) -> Result<()> {
         let touched = flows::touched(changes, &self.table);
         if touched.is_empty() {
             return Ok(());
         }
-        match flows::forget(&Socket::open()?, &touched, &self.shared.config.node_ips) {
+        let shared = self.shared.clone();
+        match flows::forget(self.socket()?, &touched, &shared.config.node_ips) {
             Ok(count) => drop(self.shared.flows_forgotten.fetch_add(count as u64, Ordering::Relaxed)),
             Err(error) => tracing::warn!(
                 target: "network", %error,

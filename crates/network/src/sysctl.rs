@@ -13,7 +13,7 @@ const ROOT: &str = "/proc/sys/net";
 /// it goes on doing so (the kernel would stop that with forwarding on).
 pub fn enable_forwarding(state_file: &Path) -> Result<()> {
     let mut wanted: Vec<(String, &str)> = vec![("ipv4/ip_forward".into(), "1")];
-    if Path::new(ROOT).join("ipv6/conf/all/forwarding").exists() {
+    if exists("ipv6/conf/all/forwarding") {
         for link in advertised_links() {
             wanted.push((format!("ipv6/conf/{link}/accept_ra"), "2"));
         }
@@ -39,7 +39,7 @@ pub fn enable_forwarding(state_file: &Path) -> Result<()> {
 /// Puts the old values back and removes the file. Settings whose link is gone are skipped.
 pub fn restore(state_file: &Path) -> Result<()> {
     for (name, value) in load(state_file)? {
-        if Path::new(ROOT).join(&name).exists() {
+        if exists(&name) {
             write(&name, &value)?;
         }
     }
@@ -55,6 +55,11 @@ pub fn restore(state_file: &Path) -> Result<()> {
 pub fn write(name: &str, value: &str) -> Result<()> {
     std::fs::write(Path::new(ROOT).join(name), value)
         .map_err(|e| Error::file(format!("set net/{name} to {value}"), &e))
+}
+
+/// Whether the calling thread's namespace has the setting.
+pub fn exists(name: &str) -> bool {
+    Path::new(ROOT).join(name).exists()
 }
 
 fn read(name: &str) -> Result<String> {

@@ -136,6 +136,8 @@ pub enum Reference {
 pub enum PodChange {
     Applied(Arc<Pod>),
     Deleted(Arc<Pod>),
+    /// Changes were left out: look at [`NodeApi::pods`].
+    Resync,
 }
 
 pub type ApiResult<T> = Result<T, meta::Status>;

@@ -292,7 +292,7 @@ pub fn port(port: &IntOrString, container: &Container) -> Result<u16, String> {
 /// # Errors
 /// A port that does not resolve.
 pub fn http_request(get: &HTTPGetAction, container: &Container, ip: &str, purpose: &str) -> Result<http::Request, String> {
-    let headers = get.http_headers.iter().flatten().map(|h| (h.name.clone(), h.value.clone().unwrap_or_default()));
+    let headers = get.http_headers.iter().flatten().map(|h| (h.name.clone(), h.value.clone()));
     Ok(http::Request {
         tls: get.scheme.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("https")),
         host: get.host.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| ip.to_owned()),

@@ -111,6 +111,7 @@ fn commit_failure(e: store::CommitError) -> meta::Status {
     match e {
         store::CommitError::NoSpace { .. } => meta::Status::internal(format!("etcdserver: mvcc: database space exceeded: {e}")),
         store::CommitError::TooLarge { .. } => meta::Status::too_large(e.to_string()),
+        store::CommitError::Busy { .. } => meta::Status::too_many_requests(e.to_string(), 1),
         e => meta::Status::internal(e),
     }
 }

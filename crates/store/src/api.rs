@@ -77,7 +77,9 @@ pub enum CommitError {
     /// An expectation failed; `current` is the key's newest entry (which may not be durable yet).
     #[error("the key {key:?} is not as expected")]
     Conflict { op: usize, key: String, current: Option<Entry> },
-    #[error("the store is full: {used_bytes} of {quota_bytes} bytes are in use; delete objects or raise --quota-backend-bytes")]
+    #[error(
+        "the store is full: {used_bytes} of {quota_bytes} bytes are in use; delete objects or raise --quota-backend-bytes"
+    )]
     NoSpace { used_bytes: u64, quota_bytes: u64 },
     #[error("a commit of {bytes} bytes is over the limit of {limit}")]
     TooLarge { bytes: usize, limit: usize },

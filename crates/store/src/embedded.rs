@@ -16,12 +16,12 @@ use crate::state::{self, Superseded};
 use crate::view::View;
 use crate::wal::frame::Seed;
 use crate::wal::segment::{self, Position};
-use crate::wal::writer::{self, FreeList, Resume, Writer};
+use crate::wal::writer::{self, FreeList, Writer};
 use crate::*;
-use bytes::Bytes;
 use arc_swap::ArcSwap;
 use base::clock::SharedClock;
 use base::rng::Rng;
+use bytes::Bytes;
 use committer::Committer;
 use keeper::Keeper;
 use parking_lot::{Condvar, Mutex};
@@ -79,7 +79,9 @@ impl Options {
             history_bytes_max: 128 << 20,
             snapshot_every_bytes: 64 << 20,
             fatal: Arc::new(|reason| {
-                eprintln!("the store cannot go on: {reason}. Stopping at once; a restart recovers all that was acknowledged.");
+                eprintln!(
+                    "the store cannot go on: {reason}. Stopping at once; a restart recovers all that was acknowledged."
+                );
                 std::process::abort();
             }),
             rng: Arc::new(Rng::from_os()),
@@ -178,15 +180,17 @@ impl Embedded {
         let loaded = match recover::load(&place, limits)? {
             Some(loaded) => loaded,
             None => {
-                create(&place, &options, now_ms(&clock)).map_err(|e| place.io("make the log in", &options.dir, e))?;
+                create(&place, &options, now_ms(&clock))
+                    .map_err(|e| place.io("make the log in", &options.dir, e))?;
                 recover::load(&place, limits)?
                     .ok_or_else(|| place.corrupt(&segment::segment_name(1), 0, "the file is missing"))?
             }
         };
         let free = tidy(&place)?;
         let oldest = place.files()?.segments.first().copied().unwrap_or(1);
-        let wal = Writer::resume(disk.clone(), &options.dir, options.segment_bytes, free.clone(), loaded.resume)
-            .map_err(|e| place.io("open the log in", &options.dir, e))?;
+        let wal =
+            Writer::resume(disk.clone(), &options.dir, options.segment_bytes, free.clone(), loaded.resume)
+                .map_err(|e| place.io("open the log in", &options.dir, e))?;
         let revision = loaded.view.revision;
         let history = History::new(
             loaded.events,
@@ -215,7 +219,7 @@ impl Embedded {
             problem: Mutex::new(None),
             options,
         });
-        let committer = Committer::new(shared.clone(), wal, loaded.next_record);
+        let committer = Committer::new(shared.clone(), wal, loaded.next_record, loaded.log_bytes);
         let store = Self {
             shared,
             recovery: loaded.recovery,
@@ -363,7 +367,8 @@ impl Store for Embedded {
     fn stats(&self) -> Stats {
         let s = &self.shared;
         let view = s.view.load();
-        let segments = 1 + s.segment.load(Ordering::Relaxed).saturating_sub(s.oldest_segment.load(Ordering::Relaxed));
+        let segments =
+            1 + s.segment.load(Ordering::Relaxed).saturating_sub(s.oldest_segment.load(Ordering::Relaxed));
         Stats {
             revision: view.revision,
             compacted: view.compacted,
@@ -437,7 +442,8 @@ pub(crate) fn new_id(rng: &Rng) -> [u8; 16] {
 /// Makes the first segment of a new store.
 fn create(place: &Place, options: &Options, made_ms: u64) -> std::io::Result<()> {
     let seed = Seed { store: new_id(&options.rng), segment: 1 };
-    let header = segment::Header { seed, start: Position::default(), made_ms };
+    let bytes = options.segment_bytes;
+    let header = segment::Header { seed, start: Position::default(), bytes, made_ms };
     let name = segment::free_name(1);
     let file = writer::preallocate(place.disk, &place.dir.join(&name), options.segment_bytes)?;
     writer::install(place.disk, place.dir, file, &name, &header)?;
@@ -455,4 +461,3 @@ fn tidy(place: &Place) -> Result<FreeList, OpenError> {
     }
     Ok(Arc::new(Mutex::new(keep.to_vec())))
 }
-

@@ -61,7 +61,8 @@ struct Log {
 
 pub fn event_bytes(event: &Event) -> u64 {
     let (Change::Put(value) | Change::Delete(value)) = &event.change;
-    (event.key.len() + value.len() + event.previous.as_ref().map_or(0, |p| p.len())) as u64 + EVENT_OVERHEAD_BYTES
+    (event.key.len() + value.len() + event.previous.as_ref().map_or(0, |p| p.len())) as u64
+        + EVENT_OVERHEAD_BYTES
 }
 
 /// The part of a prefix up to its last slash.
@@ -71,7 +72,8 @@ fn parent(prefix: &str) -> &str {
 
 impl Ring {
     fn each_bucket(&self, key: &str, mut each: impl FnMut(&Arc<Bucket>)) {
-        let ends = std::iter::once(0).chain(key.bytes().enumerate().filter(|(_, b)| *b == b'/').map(|(i, _)| i + 1));
+        let ends =
+            std::iter::once(0).chain(key.bytes().enumerate().filter(|(_, b)| *b == b'/').map(|(i, _)| i + 1));
         for end in ends {
             for bucket in self.buckets.get(&key[..end]).into_iter().flatten() {
                 if key.starts_with(&*bucket.prefix) {
@@ -161,7 +163,8 @@ impl History {
             return Err(ReadError::Compacted { asked: after, oldest: ring.floor });
         }
         let here = self.revision.load(Ordering::Acquire);
-        let existing = ring.buckets.get(parent(prefix)).and_then(|all| all.iter().find(|b| *b.prefix == *prefix));
+        let existing =
+            ring.buckets.get(parent(prefix)).and_then(|all| all.iter().find(|b| *b.prefix == *prefix));
         let bucket = match existing {
             Some(bucket) => bucket.clone(),
             None => {
@@ -272,7 +275,11 @@ impl Future for Next<'_> {
         if let Some(found) = cursor.take() {
             return Poll::Ready(found);
         }
-        if cursor.history.closed.load(Ordering::Acquire) { Poll::Ready(Watched::Closed) } else { Poll::Pending }
+        if cursor.history.closed.load(Ordering::Acquire) {
+            Poll::Ready(Watched::Closed)
+        } else {
+            Poll::Pending
+        }
     }
 }
 

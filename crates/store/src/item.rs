@@ -130,7 +130,10 @@ mod tests {
 
     fn item() -> Item {
         let first = Item::new("a".into(), 2, Bytes::from_static(b"two"));
-        first.with(4, None).with(6, Some(Bytes::from_static(b"six"))).with(8, Some(Bytes::from_static(b"eight")))
+        first
+            .with(4, None)
+            .with(6, Some(Bytes::from_static(b"six")))
+            .with(8, Some(Bytes::from_static(b"eight")))
     }
 
     fn shown(item: &Item, at: Revision) -> Option<String> {

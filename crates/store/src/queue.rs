@@ -265,7 +265,10 @@ fn check_shape(txn: &Txn, limits: &Limits) -> Result<usize, CommitError> {
         }
         if let Some(value) = value {
             if value.stamp.is_some_and(|at| at > value.bytes.len()) {
-                return malformed(format!("the stamp of {key:?} lies beyond its {} bytes", value.bytes.len()));
+                return malformed(format!(
+                    "the stamp of {key:?} lies beyond its {} bytes",
+                    value.bytes.len()
+                ));
             }
             size += value.bytes.len() + STAMP_BYTES_MAX;
         }

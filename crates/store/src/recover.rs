@@ -59,6 +59,8 @@ pub(crate) struct Loaded {
     pub events_after: Revision,
     pub superseded: Superseded,
     pub resume: Resume,
+    /// Log behind the snapshot.
+    pub log_bytes: u64,
     pub recovery: Recovery,
 }
 
@@ -102,7 +104,9 @@ impl Place<'_> {
         self.disk.create_dir(self.dir).map_err(|e| self.io("make the directory", self.dir, e))?;
         let path = self.dir.join(segment::LOCK_NAME);
         match self.disk.lock(&path) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(OpenError::Locked { dir: self.dir.to_owned() }),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                Err(OpenError::Locked { dir: self.dir.to_owned() })
+            }
             other => other.map_err(|e| self.io("lock", &path, e)),
         }
     }
@@ -126,14 +130,21 @@ impl Place<'_> {
     }
 
     /// A segment's header, checked to be that of segment `number`.
-    pub fn segment_header(&self, number: u64) -> Result<(Box<dyn crate::disk::DiskFile>, segment::Header), OpenError> {
+    pub fn segment_header(
+        &self,
+        number: u64,
+    ) -> Result<(Box<dyn crate::disk::DiskFile>, segment::Header), OpenError> {
         let name = segment::segment_name(number);
         let path = self.dir.join(&name);
         let file = self.disk.open(&path, Mode::Read).map_err(|e| self.io("open", &path, e))?;
         let header = scan::read_header(&*file).map_err(|e| self.io("read", &path, e))?;
         let header = header.map_err(|reason| self.corrupt(&name, 0, reason))?;
         if header.seed.segment != number {
-            return Err(self.corrupt(&name, 0, format!("it is segment {} by its header", header.seed.segment)));
+            return Err(self.corrupt(
+                &name,
+                0,
+                format!("it is segment {} by its header", header.seed.segment),
+            ));
         }
         Ok((file, header))
     }
@@ -150,7 +161,8 @@ impl Place<'_> {
         if let Some((position, store)) = from
             && (header.start != position || header.seed.store != store)
         {
-            let reason = "it does not go on where the log before it ends: something at that end is lost or damaged";
+            let reason =
+                "it does not go on where the log before it ends: something at that end is lost or damaged";
             return Err(self.corrupt(&name, 0, reason));
         }
         let path = self.dir.join(&name);
@@ -195,6 +207,7 @@ pub(crate) fn load(place: &Place, limits: HistoryLimits) -> Result<Option<Loaded
     }
     let last = files.segments.last().copied().unwrap_or(first);
     let mut resume = None;
+    let mut log_bytes = 0;
     for number in first..=last {
         let name = segment::segment_name(number);
         if !files.segments.contains(&number) {
@@ -208,11 +221,12 @@ pub(crate) fn load(place: &Place, limits: HistoryLimits) -> Result<Option<Loaded
             Rest::Torn(_) | Rest::Nothing => {}
         }
         recovery.frames += end.frames;
+        log_bytes += end.offset;
         from = Some((end.position, seed.store));
         resume = Some(Resume { seed, offset: end.offset, position: end.position });
     }
     match resume {
-        Some(resume) => Ok(Some(loader.finish(resume, recovery))),
+        Some(resume) => Ok(Some(loader.finish(resume, log_bytes, recovery))),
         None => Err(place.corrupt(&segment::segment_name(first), 0, "the file is missing")),
     }
 }
@@ -239,7 +253,9 @@ fn newest_snapshot(
         recovery.notes.push(format!("{} is damaged and was passed over", path.display()));
     }
     match first_damage {
-        Some((name, offset, reason)) if !files.segments.contains(&1) => Err(place.corrupt(&name, offset, reason)),
+        Some((name, offset, reason)) if !files.segments.contains(&1) => {
+            Err(place.corrupt(&name, offset, reason))
+        }
         _ => Ok(None),
     }
 }
@@ -298,7 +314,7 @@ impl Loader {
         }
     }
 
-    fn finish(self, resume: Resume, recovery: Recovery) -> Loaded {
+    fn finish(self, resume: Resume, log_bytes: u64, recovery: Recovery) -> Loaded {
         Loaded {
             view: self.view,
             records: self.records,
@@ -307,6 +323,7 @@ impl Loader {
             events_after: self.events_after,
             superseded: self.superseded,
             resume,
+            log_bytes,
             recovery,
         }
     }

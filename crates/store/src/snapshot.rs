@@ -4,12 +4,12 @@
 //! records, an end with the counts. Invariant: a snapshot either reads back whole or is refused; a file with a
 //! snapshot's final name was synced before it got the name. Backups have the same layout.
 
+use crate::Revision;
 use crate::disk::{Disk, DiskFile, Mode};
 use crate::item::{Item, Version};
 use crate::view::View;
 use crate::wal::codec::{Input, put_bytes, put_u64};
 use crate::wal::segment::Position;
-use crate::Revision;
 use bytes::Bytes;
 use std::io;
 use std::ops::ControlFlow;
@@ -55,7 +55,8 @@ pub fn write(
     view: &View,
     records: &[Record],
 ) -> io::Result<()> {
-    let mut out = ChunkWriter { file: disk.open(path, Mode::Create)?, offset: 0, chunk: Vec::new(), number: 0 };
+    let mut out =
+        ChunkWriter { file: disk.open(path, Mode::Create)?, offset: 0, chunk: Vec::new(), number: 0 };
     out.file.write_at(&MAGIC, 0)?;
     out.offset = MAGIC.len() as u64;
     out.chunk.extend_from_slice(&header.store);

@@ -10,7 +10,7 @@ use crate::recover::{self, HistoryLimits, OpenError, Place};
 use crate::snapshot::{self, Record};
 use crate::view::View;
 use crate::wal::frame::Seed;
-use crate::wal::scan::Rest;
+use crate::wal::scan::{self, Rest};
 use crate::wal::segment::{self, Kind, Position};
 use crate::wal::writer;
 use base::clock::SharedClock;
@@ -239,7 +239,9 @@ pub fn restore(
     let place = Place { disk, dir, data_dir: &options.data_dir };
     let snapshot = match snapshot::read(disk, from).map_err(|e| io_error("read", from, e))? {
         Ok(snapshot) => snapshot,
-        Err(d) => return Err(ToolError::BadBackup { file: from.to_owned(), offset: d.offset, reason: d.reason }),
+        Err(d) => {
+            return Err(ToolError::BadBackup { file: from.to_owned(), offset: d.offset, reason: d.reason });
+        }
     };
     let _lock = place.lock()?;
     let files = place.files()?;
@@ -251,13 +253,19 @@ pub fn restore(
     let position = Position { revision, ..Position::default() };
     let header = snapshot::Header { store, segment: 1, position, made_ms: now_ms(clock), ..snapshot.header };
     // The log first: with it alone the store does not open, so that a half done restore never looks like a store.
-    let start = segment::Header { seed: Seed { store, segment: 1 }, start: position, made_ms: header.made_ms };
+    let start = segment::Header {
+        seed: Seed { store, segment: 1 },
+        start: position,
+        bytes: options.segment_bytes,
+        made_ms: header.made_ms,
+    };
     let name = segment::free_name(1);
     let blank = writer::preallocate(disk, &dir.join(&name), options.segment_bytes);
     let blank = blank.map_err(|e| io_error("make the log in", dir, e))?;
     writer::install(disk, dir, blank, &name, &start).map_err(|e| io_error("make the log in", dir, e))?;
     let path = dir.join(segment::snapshot_name(1));
-    write_backup(disk, &path, &header, &snapshot.view, &snapshot.records).map_err(|e| io_error("write", &path, e))?;
+    write_backup(disk, &path, &header, &snapshot.view, &snapshot.records)
+        .map_err(|e| io_error("write", &path, e))?;
     Ok(revision)
 }
 
@@ -279,7 +287,8 @@ pub(crate) fn write_backup(
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let written = snapshot::write(disk, &partial, header, view, records).and_then(|()| disk.rename(&partial, to));
+    let written =
+        snapshot::write(disk, &partial, header, view, records).and_then(|()| disk.rename(&partial, to));
     if let Err(e) = written {
         let _ = disk.remove(&partial);
         return Err(e);
@@ -329,6 +338,9 @@ fn cut_off(place: &Place, name: &str, offset: u64) -> Result<PathBuf, ToolError>
             file.write_at(&zeros[..part], at)?;
             at += part as u64;
         }
+        if let Ok(header) = scan::read_header(&*file)? {
+            file.preallocate(header.bytes)?;
+        }
         file.sync_data()
     };
     copy().map_err(|e| {
@@ -354,12 +366,17 @@ fn newest(place: &Place) -> Result<Option<snapshot::Snapshot>, ToolError> {
 }
 
 /// Makes an empty segment that goes on from the newest whole snapshot.
-fn begin_after_snapshot(place: &Place, number: u64, made_ms: u64, segment_bytes: u64) -> Result<(), ToolError> {
+fn begin_after_snapshot(
+    place: &Place,
+    number: u64,
+    made_ms: u64,
+    segment_bytes: u64,
+) -> Result<(), ToolError> {
     let Some(snapshot) = newest(place)?.filter(|s| s.header.segment == number) else {
         return Err(ToolError::Hopeless { dir: place.dir.to_owned() });
     };
     let seed = Seed { store: snapshot.header.store, segment: number };
-    let header = segment::Header { seed, start: snapshot.header.position, made_ms };
+    let header = segment::Header { seed, start: snapshot.header.position, bytes: segment_bytes, made_ms };
     let name = segment::free_name(number);
     let make = || -> io::Result<()> {
         let blank = writer::preallocate(place.disk, &place.dir.join(&name), segment_bytes)?;

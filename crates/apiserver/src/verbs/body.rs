@@ -5,7 +5,7 @@ use crate::context::Context;
 use kinds::KindDef;
 use meta::schema::Strictness;
 use meta::status::{Result, Status};
-use meta::{GroupVersion, object};
+use meta::GroupVersion;
 use serde_json::Value;
 
 /// The largest request body (upstream: `--max-request-body-bytes` default, 3 MiB).
@@ -15,15 +15,17 @@ const SUMMARY_BYTES: usize = 30;
 
 /// Decodes a whole object of a row from a request's body.
 pub fn object(ctx: &Context, kind: &KindDef, bytes: &[u8]) -> Result<Value> {
+    check_content_type(ctx)?;
     let (value, duplicates) = parse(ctx, bytes).map_err(|e| unrecognized(kind, &e, bytes))?;
     let value = check_type(kind, value, bytes)?;
-    let obj = decode(ctx, kind, value, duplicates)?;
+    let json = ctx.content_type() != "application/yaml";
+    let obj = decode(ctx, kind, value, duplicates, json.then_some(bytes))?;
     Ok(defaulted(kind, obj))
 }
 
 /// Types and defaults an object that a patch made.
 pub fn typed(ctx: &Context, kind: &KindDef, value: Value) -> Result<Value> {
-    Ok(defaulted(kind, decode(ctx, kind, value, Vec::new())?))
+    Ok(defaulted(kind, decode(ctx, kind, value, Vec::new(), None)?))
 }
 
 fn defaulted(kind: &KindDef, mut obj: Value) -> Value {
@@ -85,7 +87,7 @@ fn parse(ctx: &Context, bytes: &[u8]) -> std::result::Result<(Value, Vec<String>
 }
 
 /// Refuses bodies in formats that are not read.
-pub fn check_content_type(ctx: &Context) -> Result<()> {
+fn check_content_type(ctx: &Context) -> Result<()> {
     match ctx.content_type() {
         "" | "application/json" | "application/yaml" => Ok(()),
         _ => Err(Status::unsupported_media_type(crate::negotiate::OBJECT_TYPES)),
@@ -110,20 +112,22 @@ fn check_type(kind: &KindDef, mut value: Value, bytes: &[u8]) -> Result<Value> {
         )));
     }
     if !name.is_empty() && name != kind.kind {
-        let version = if gv.group.is_empty() { gv.version.clone() } else { gv.version.clone() };
         return Err(Status::bad_request(format!(
-            "{name} in version {version:?} cannot be handled as a {}: converting ({0}.{name}) to ({1}.{}): unknown conversion",
-            kind.kind,
-            gv.version,
-            kind.kind,
-            version = version,
-            name = name,
+            "{name} in version {:?} cannot be handled as a {}: converting ({}.{name}) to ({}.{}): unknown conversion",
+            gv.version, kind.kind, gv.version, gv.version, kind.kind
         )));
     }
     Ok(value)
 }
 
-fn decode(ctx: &Context, kind: &KindDef, value: Value, duplicates: Vec<String>) -> Result<Value> {
+/// `json` is the text that the value was read from: it tells problems in the order in which they stand.
+fn decode(
+    ctx: &Context,
+    kind: &KindDef,
+    value: Value,
+    duplicates: Vec<String>,
+    json: Option<&[u8]>,
+) -> Result<Value> {
     let strictness = strictness(ctx)?;
     let schema = kinds::schema::schema();
     let wrong = |e: String| {
@@ -132,6 +136,9 @@ fn decode(ctx: &Context, kind: &KindDef, value: Value, duplicates: Vec<String>) 
     let (obj, unknown) = schema.decode(value, &kind.schema, strictness).map_err(|e| wrong(e.to_string()))?;
     let mut strict: Vec<String> = duplicates;
     strict.extend(unknown);
+    if let Some(text) = json.filter(|_| !strict.is_empty()) {
+        strict = schema.strict_messages(text, &kind.schema);
+    }
     match strictness {
         Strictness::Strict if !strict.is_empty() => {
             Err(wrong(format!("strict decoding error: {}", strict.join(", "))))
@@ -185,16 +192,9 @@ pub fn go_kind(value: &Value) -> &'static str {
 
 /// Puts the decoded object on the audit record, as it was sent (defaults and all, before admission), and fills the
 /// object reference from it.
-pub fn record_request(ctx: &Context, kind: &KindDef, obj: &Value, reference: bool) {
-    if reference {
-        ctx.audit.reference_from(obj);
-    }
+pub fn record_request(ctx: &Context, obj: &Value) {
+    ctx.audit.reference_from(obj);
     if ctx.audit.wants_request() {
-        let mut shown = obj.clone();
-        if object::meta_str(&shown, "creationTimestamp").is_empty() {
-            object::remove_meta(&mut shown, "creationTimestamp");
-        }
-        let _ = kind;
-        ctx.audit.request_object(shown.to_string().as_bytes());
+        ctx.audit.request_object(obj.to_string().as_bytes());
     }
 }

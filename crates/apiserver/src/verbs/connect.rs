@@ -66,10 +66,13 @@ fn require_create_for_upgrade(ctx: &Context) -> Result<()> {
     if info.verb != "get" || !matches!(info.subresource.as_str(), "exec" | "attach" | "portforward") {
         return Ok(());
     }
-    let attributes = Attributes::for_resource(&ctx.user, "create", info.group_resource(), &info.version)
-        .in_namespace(&info.namespace)
-        .named(&info.name)
-        .sub(&info.subresource);
+    let attributes = Attributes {
+        version: &info.version,
+        subresource: &info.subresource,
+        namespace: &info.namespace,
+        name: &info.name,
+        ..Attributes::resource(&ctx.user, "create", &info.group, &info.resource)
+    };
     ctx.server.authorizer.require(&attributes)
 }
 

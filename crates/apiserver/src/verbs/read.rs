@@ -28,11 +28,7 @@ pub fn selectors(ctx: &Context) -> Result<Selectors> {
     let q = &ctx.info.query;
     let labels = q.get("labelSelector");
     let fields = q.get("fieldSelector");
-    let labels = LabelSelector::parse(labels).map_err(|e| {
-        let gv = meta::GroupVersion::new(&ctx.info.group, &ctx.info.version);
-        let _ = gv;
-        Status::bad_request(format!("unable to parse requirement: {e}"))
-    })?;
+    let labels = LabelSelector::parse(labels).map_err(Status::bad_request)?;
     let fields = FieldSelector::parse(fields).map_err(Status::bad_request)?;
     Ok(Selectors { labels, fields })
 }

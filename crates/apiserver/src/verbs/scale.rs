@@ -28,7 +28,7 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         Some(_) => Value::Null,
         None => {
             let scale = body::of_type(ctx, "autoscaling/v1", "Scale", SCALE)?;
-            body::record_request(ctx, kind, &scale, true);
+            body::record_request(ctx, &scale);
             scale
         }
     };

@@ -39,7 +39,7 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
 /// Assigns a pod to a node (upstream: `pkg/registry/core/pod/storage/storage.go#BindingREST`).
 async fn bind(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let binding = body::of_type(ctx, "v1", "Binding", "io.k8s.api.core.v1.Binding")?;
-    body::record_request(ctx, kind, &binding, true);
+    body::record_request(ctx, &binding);
     let node = binding["target"]["name"].as_str().unwrap_or("").to_owned();
     let target_kind = binding["target"]["kind"].as_str().unwrap_or("");
     let mut errors = Vec::new();
@@ -112,7 +112,7 @@ fn bound(ctx: &Context, old: &Value, binding: &Value, node: &str, now: &str) -> 
 /// Evicts a pod: a delete that asks for permission first (upstream: `pkg/registry/core/pod/storage/eviction.go`).
 async fn evict(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let eviction = body::of_type(ctx, "policy/v1", "Eviction", "io.k8s.api.policy.v1.Eviction")?;
-    body::record_request(ctx, kind, &eviction, true);
+    body::record_request(ctx, &eviction);
     let name = object::name(&eviction);
     if !name.is_empty() && name != ctx.info.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let obj = body::object(ctx, kind, &ctx.body)?;
-    body::record_request(ctx, kind, &obj, true);
+    body::record_request(ctx, &obj);
     let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
     let name = object::name(&obj).to_owned();
     let written = ctx.server.registry.create(&ctx.write(kind, &name, &admit), obj).await?;
@@ -23,7 +23,7 @@ pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
 pub async fn update(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let obj = body::object(ctx, kind, &ctx.body)?;
     check_name(ctx, &obj)?;
-    body::record_request(ctx, kind, &obj, true);
+    body::record_request(ctx, &obj);
     let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
     let transform = |_: Option<&Value>| Ok(named(&obj, &ctx.info.name));
     let written = ctx.server.registry.update(&ctx.write(kind, &ctx.info.name, &admit), &transform, false).await?;

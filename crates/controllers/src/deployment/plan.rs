@@ -169,7 +169,7 @@ impl Draft {
         let min_ready = self.d.spec.min_ready_seconds;
         let rs = &mut self.members[i].rs;
         let annotated = util::annotate(&self.d, rs, revision, true);
-        let spec = rs.spec.get_or_insert_default();
+        let spec = &mut rs.spec;
         if annotated || spec.min_ready_seconds.unwrap_or(0) != min_ready.unwrap_or(0) {
             spec.min_ready_seconds = min_ready;
             self.touch(i);
@@ -212,12 +212,12 @@ impl Draft {
                 labels: Some(labels),
                 ..ObjectMeta::default()
             },
-            spec: Some(ReplicaSetSpec {
+            spec: ReplicaSetSpec {
                 replicas: Some(0),
                 min_ready_seconds: self.d.spec.min_ready_seconds,
                 selector,
                 template: Some(template),
-            }),
+            },
             status: None,
         };
         util::annotate(&self.d, &mut rs, revision, false);
@@ -226,9 +226,7 @@ impl Draft {
         let i = self.members.len() - 1;
         self.new = Some(i);
         let size = self.size_of_new();
-        if let Some(spec) = &mut self.members[i].rs.spec {
-            spec.replicas = Some(size);
-        }
+        self.members[i].rs.spec.replicas = Some(size);
         if size > 0 {
             self.members[i].event = Some(format!("Scaled up replica set {name} from 0 to {size}"));
         }
@@ -247,7 +245,7 @@ impl Draft {
         let before = util::spec_replicas(rs);
         let mut changed = util::set_replicas_annotations(rs, &self.d);
         if before != size {
-            rs.spec.get_or_insert_default().replicas = Some(size);
+            rs.spec.replicas = Some(size);
             let way = if before < size { "up" } else { "down" };
             let event = format!("Scaled {way} replica set {} from {before} to {size}", rs.name());
             self.members[i].event = Some(event);

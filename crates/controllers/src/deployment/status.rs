@@ -10,8 +10,8 @@ use std::time::Duration;
 
 pub(super) fn condition(kind: &str, status: &str, reason: &str, message: &str, now: Timestamp) -> DeploymentCondition {
     DeploymentCondition {
-        type_: kind.to_owned(),
-        status: status.to_owned(),
+        type_: Some(kind.to_owned()),
+        status: Some(status.to_owned()),
         reason: Some(reason.to_owned()),
         message: Some(message.to_owned()),
         last_update_time: Some(time(now)),
@@ -20,12 +20,13 @@ pub(super) fn condition(kind: &str, status: &str, reason: &str, message: &str, n
 }
 
 pub(super) fn get<'a>(status: Option<&'a DeploymentStatus>, kind: &str) -> Option<&'a DeploymentCondition> {
-    status?.conditions.as_ref()?.iter().find(|c| c.type_ == kind)
+    status?.conditions.as_ref()?.iter().find(|c| c.type_.as_deref() == Some(kind))
 }
 
 /// Sets a condition, unless one of the same status and reason is there.
 pub(super) fn set(status: &mut DeploymentStatus, mut new: DeploymentCondition) {
-    if let Some(old) = get(Some(status), &new.type_) {
+    let kind = new.type_.clone().unwrap_or_default();
+    if let Some(old) = get(Some(status), &kind) {
         if old.status == new.status && old.reason == new.reason {
             return;
         }
@@ -33,13 +34,13 @@ pub(super) fn set(status: &mut DeploymentStatus, mut new: DeploymentCondition) {
             new.last_transition_time.clone_from(&old.last_transition_time);
         }
     }
-    remove(status, &new.type_);
+    remove(status, &kind);
     status.conditions.get_or_insert_default().push(new);
 }
 
 pub(super) fn remove(status: &mut DeploymentStatus, kind: &str) {
     if let Some(all) = &mut status.conditions {
-        all.retain(|c| c.type_ != kind);
+        all.retain(|c| c.type_.as_deref() != Some(kind));
         if all.is_empty() {
             status.conditions = None;
         }
@@ -153,7 +154,7 @@ fn progress(draft: &Draft, new: &mut DeploymentStatus) {
     } else if is_progressing(&draft.before, new) {
         let mut c = condition("Progressing", "True", "ReplicaSetUpdated", &format!("{what} is progressing."), now);
         if let Some(old) = current {
-            if old.status == "True" {
+            if old.status.as_deref() == Some("True") {
                 c.last_transition_time = old.last_transition_time;
             }
             // each step renews the deadline
@@ -208,7 +209,7 @@ fn until_deadline(draft: &Draft) -> Option<Duration> {
 fn remove_or_set_failure(draft: &Draft, new: &mut DeploymentStatus) {
     let of = |rs: &ReplicaSet| {
         let all = rs.status.as_ref()?.conditions.as_ref()?;
-        all.iter().find(|c| c.type_ == "ReplicaFailure").cloned()
+        all.iter().find(|c| c.type_.as_deref() == Some("ReplicaFailure")).cloned()
     };
     match draft.new_set().and_then(of).or_else(|| draft.all().find_map(of)) {
         None => remove(new, "ReplicaFailure"),

@@ -76,7 +76,7 @@ fn status(p: &Plan) -> Deployment {
 
 fn reason(d: &Deployment, kind: &str) -> String {
     let c = super::status::get(d.status.as_ref(), kind).cloned();
-    c.map(|c| format!("{}/{}", c.status, c.reason.unwrap_or_default())).unwrap_or_default()
+    c.map(|c| format!("{}/{}", c.status.unwrap_or_default(), c.reason.unwrap_or_default())).unwrap_or_default()
 }
 
 #[test]

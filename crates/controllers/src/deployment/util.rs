@@ -24,7 +24,7 @@ pub fn desired(d: &Deployment) -> i32 {
 }
 
 pub fn spec_replicas(rs: &ReplicaSet) -> i32 {
-    rs.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
+    rs.spec.replicas.unwrap_or(1)
 }
 
 pub fn actual(rs: &ReplicaSet) -> i32 {
@@ -40,7 +40,7 @@ pub fn available(rs: &ReplicaSet) -> i32 {
 }
 
 pub fn template(rs: &ReplicaSet) -> PodTemplateSpec {
-    rs.spec.as_ref().and_then(|s| s.template.clone()).unwrap_or_default()
+    rs.spec.template.clone().unwrap_or_default()
 }
 
 pub fn is_rolling(d: &Deployment) -> bool {

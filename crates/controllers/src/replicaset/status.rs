@@ -17,7 +17,7 @@ pub(super) fn calculate(
     failure: Option<&Status>,
     now: Timestamp,
 ) -> ReplicaSetStatus {
-    let spec = rs.spec.clone().unwrap_or_default();
+    let spec = &rs.spec;
     let labels = spec.template.as_ref().and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.clone());
     let labelled = |p: &Pod| {
         labels.as_ref().is_none_or(|l| l.is_empty()) || select::matches_set(labels.as_ref(), p.metadata.labels.as_ref())
@@ -27,20 +27,20 @@ pub(super) fn calculate(
     let some = |n: i32| Some(n).filter(|n| *n != 0);
     let old = rs.status.clone().unwrap_or_default();
     let mut conditions = old.conditions.unwrap_or_default();
-    let failed_before = conditions.iter().any(|c| c.type_ == "ReplicaFailure");
+    let failed_before = conditions.iter().any(is_failure);
     match failure {
         Some(e) if !failed_before => {
             let few = (active.len() as i64) < i64::from(spec_replicas(rs));
             conditions.push(ReplicaSetCondition {
-                type_: "ReplicaFailure".into(),
-                status: "True".into(),
+                type_: Some("ReplicaFailure".into()),
+                status: Some("True".into()),
                 reason: Some(if few { "FailedCreate" } else { "FailedDelete" }.into()),
                 message: Some(e.to_string()),
                 last_transition_time: Some(time(now)),
             });
         }
         Some(_) => {}
-        None => conditions.retain(|c| c.type_ != "ReplicaFailure"),
+        None => conditions.retain(|c| !is_failure(c)),
     }
     ReplicaSetStatus {
         replicas: active.len() as i32,
@@ -51,6 +51,10 @@ pub(super) fn calculate(
         observed_generation: rs.metadata.generation,
         conditions: Some(conditions).filter(|c| !c.is_empty()),
     }
+}
+
+fn is_failure(c: &ReplicaSetCondition) -> bool {
+    c.type_.as_deref() == Some("ReplicaFailure")
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ const AFFINITY_MAX: u32 = 262_144;
 const MASQUERADE_MARK: u32 = 0x4000;
 
 const SERVICES: &str = "services";
+const SHAPES: &str = "shapes";
 const ENDPOINTS: &str = "endpoints";
 const MEMBERS: &str = "members";
 const AFFINITY: &str = "affinity";
@@ -52,6 +53,10 @@ impl Encoder<'_> {
             self.sets(&mut batch, family);
             self.chains(&mut batch, family);
         }
+        for family in Family::BOTH {
+            let fixed = [Target::Reject, Target::Drop].map(|t| (target_bytes(&t), Data::Verdict(verdict_of(&t))));
+            batch.add_elements(family, self.table, SHAPES, fixed);
+        }
         let changes: Vec<Change> = entries.map(|(k, v)| Change::Add(k, v)).collect();
         self.apply(&mut batch, &changes);
         batch
@@ -79,14 +84,12 @@ impl Encoder<'_> {
         for change in changes {
             match change {
                 Change::Remove(key, value) => {
-                    if let Some(e) = element(key, value) {
-                        removed.entry((e.family, e.set)).or_default().push(e.key);
-                    }
+                    let e = element(key, value);
+                    removed.entry((e.family, e.set)).or_default().push(e.key);
                 }
                 Change::Add(key, value) => {
-                    if let Some(e) = element(key, value) {
-                        added.entry((e.family, e.set)).or_default().push((e.key, e.data));
-                    }
+                    let e = element(key, value);
+                    added.entry((e.family, e.set)).or_default().push((e.key, e.data));
                 }
             }
         }
@@ -113,7 +116,9 @@ impl Encoder<'_> {
         let mut add = |name: &str, key: &[Field], data: SetData<'_>, dynamic_size: Option<u32>| {
             batch.add_set(family, self.table, &SetSpec { name, key, data, dynamic_size });
         };
-        add(SERVICES, &front, SetData::Verdict, None);
+        let shape = [Field::Integer; 4];
+        add(SERVICES, &front, SetData::Fields(&shape), None);
+        add(SHAPES, &shape, SetData::Verdict, None);
         add(ENDPOINTS, &slot, SetData::Fields(&back), None);
         add(MEMBERS, &member, SetData::None, None);
         add(AFFINITY, &client, SetData::Fields(&back), Some(AFFINITY_MAX));
@@ -192,9 +197,15 @@ impl Encoder<'_> {
                 ],
             );
         }
-        let mut by_front = load_front(family, false, REGISTER);
-        by_front.push(e::lookup_verdict(SERVICES, REGISTER));
-        rule(DISPATCH, by_front);
+        // A map with verdicts would be checked whole by the kernel at each change; so the big map leads to a shape,
+        // and only the small map of shapes leads to chains.
+        let shape = REGISTER + words + 2;
+        let follow = |mut load: Vec<Expr>| {
+            load.push(e::lookup_value(SERVICES, REGISTER, shape));
+            load.push(e::lookup_verdict(SHAPES, shape));
+            load
+        };
+        rule(DISPATCH, follow(load_front(family, false, REGISTER)));
         rule(
             DISPATCH,
             vec![
@@ -219,8 +230,7 @@ impl Encoder<'_> {
         let kind = REGISTER + words + 2;
         let mut by_port = vec![e::load_address_kind(Side::Destination, kind), e::equal(kind, &e::LOCAL)];
         by_port.extend(load_front(family, true, REGISTER));
-        by_port.push(e::lookup_verdict(SERVICES, REGISTER));
-        rule(DISPATCH, by_port);
+        rule(DISPATCH, follow(by_port));
     }
 
     fn shape_rules(&self, batch: &mut Batch, shape: Shape) {
@@ -302,9 +312,9 @@ struct Element {
     data: Data,
 }
 
-fn element(key: &EntryKey, value: &EntryValue) -> Option<Element> {
+fn element(key: &EntryKey, value: &EntryValue) -> Element {
     let (family, set, bytes) = match key {
-        EntryKey::Chain(_) => return None,
+        EntryKey::Chain(shape) => (shape.family, SHAPES, target_bytes(&Target::Chain(*shape))),
         EntryKey::Front(f) => (f.family(), SERVICES, front_bytes(f)),
         EntryKey::Slot(f, slot) => {
             let mut bytes = front_bytes(f);
@@ -323,14 +333,40 @@ fn element(key: &EntryKey, value: &EntryValue) -> Option<Element> {
         }
         EntryKey::ClusterIp(ip) => (Family::of(*ip), CLUSTER_IPS, octets(*ip)),
     };
-    let data = match value {
-        EntryValue::Present => Data::None,
-        EntryValue::Back(back) => Data::Bytes(back_bytes(back)),
-        EntryValue::Target(Target::Chain(shape)) => Data::Verdict(Verdict::Goto(shape.name())),
-        EntryValue::Target(Target::Reject) => Data::Verdict(Verdict::Goto(REJECT.into())),
-        EntryValue::Target(Target::Drop) => Data::Verdict(Verdict::Drop),
+    let data = match (key, value) {
+        (EntryKey::Chain(shape), _) => Data::Verdict(verdict_of(&Target::Chain(*shape))),
+        (_, EntryValue::Present) => Data::None,
+        (_, EntryValue::Back(back)) => Data::Bytes(back_bytes(back)),
+        (_, EntryValue::Target(target)) => Data::Bytes(target_bytes(target)),
     };
-    Some(Element { family, set, key: bytes, data })
+    Element { family, set, key: bytes, data }
+}
+
+fn verdict_of(target: &Target) -> Verdict {
+    match target {
+        Target::Chain(shape) => Verdict::Goto(shape.name()),
+        Target::Reject => Verdict::Goto(REJECT.into()),
+        Target::Drop => Verdict::Drop,
+    }
+}
+
+/// A target as 16 bytes, different for each: four numbers.
+fn target_bytes(target: &Target) -> Vec<u8> {
+    const NONE: u32 = u32::MAX;
+    let numbers = match target {
+        Target::Reject => [1, 0, 0, 0],
+        Target::Drop => [2, 0, 0, 0],
+        Target::Chain(shape) => {
+            let masquerade = match shape.masquerade {
+                Masquerade::Never => 0,
+                Masquerade::OffCluster => 1,
+                Masquerade::Always => 2,
+            };
+            let kind = 3 | u32::from(shape.any_address) << 8 | u32::from(shape.local) << 9 | masquerade << 10;
+            [kind, shape.affinity_seconds.unwrap_or(NONE), shape.slots, shape.in_cluster_slots.unwrap_or(NONE)]
+        }
+    };
+    numbers.iter().flat_map(|n| n.to_ne_bytes()).collect()
 }
 
 fn front_bytes(front: &Front) -> Vec<u8> {

@@ -102,7 +102,7 @@ pub fn resolve(choice: &Choice<'_>, accounts: &Accounts) -> Result<User, String>
         Some((u, g)) => (u, Some(g).filter(|g| !g.is_empty())),
         None => (choice.image, None),
     };
-    let mut name = None;
+    let name;
     let (uid, mut gid) = match choice.run_as_user {
         Some(id) => {
             let uid = number(id, "runAsUser")?;

@@ -86,17 +86,20 @@ async fn fetch(api: &dyn NodeApi, pod: &Pod, request: &TokenRequest) -> Result<(
         uid: Some(spec::uid(pod).to_owned()),
     };
     let body = ApiRequest {
-        spec: TokenRequestSpec {
-            audiences,
+        spec: Some(TokenRequestSpec {
+            audiences: Some(audiences),
             bound_object_ref: Some(bound),
             expiration_seconds: Some(request.expiration_seconds),
-        },
+            ..TokenRequestSpec::default()
+        }),
         ..ApiRequest::default()
     };
     let answer = api.create_token(spec::namespace(pod), account, &body).await;
     let answer = answer.map_err(|e| format!("failed to fetch token: {e}"))?;
     let status = answer.status.ok_or("failed to fetch token: the answer has no status")?;
-    Ok((status.token, status.expiration_timestamp.0))
+    let token = status.token.ok_or("failed to fetch token: the answer has no token")?;
+    let expires = status.expiration_timestamp.ok_or("failed to fetch token: the answer has no expiration")?;
+    Ok((token, expires.0))
 }
 
 #[cfg(test)]

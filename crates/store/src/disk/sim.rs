@@ -2,7 +2,7 @@
 //! kept, dropped or torn by sector.
 //!
 //! Invariant: after [`SimDisk::after_crash`] a file shows what its last sync covered, plus an arbitrary part (by the
-//! chosen [`Loss`]) of what came later; names follow the last directory sync plus a prefix of later changes.
+//! chosen [`Loss`]) of what came later; names follow the last directory sync plus some of the later changes.
 
 use super::{Disk, DiskFile, Mode};
 use parking_lot::Mutex;
@@ -17,13 +17,13 @@ const SECTOR_BYTES: u64 = 512;
 /// What happens to unsynced changes at a power loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// All are on the disk: also what the kill of only the process leaves.
+    /// All are on the disk.
     None,
     /// None is.
     All,
-    /// Whole writes, by this seed.
+    /// Whole writes and the first of the changes of names, by this seed.
     Writes(u64),
-    /// Single sectors of writes, by this seed.
+    /// Single sectors of writes and any changes of names, by this seed.
     Sectors(u64),
 }
 
@@ -110,16 +110,37 @@ impl SimDisk {
         let s = self.0.lock();
         let mut rng = fastrand_lite(loss);
         let mut names = s.durable_names.clone();
-        let kept_changes = match loss {
-            Loss::None => s.changes.len(),
-            Loss::All => 0,
-            Loss::Writes(_) | Loss::Sectors(_) => (rng() % (s.changes.len() as u64 + 1)) as usize,
-        };
-        for change in &s.changes[..kept_changes] {
-            apply_name(&mut names, change);
+        let first = rng() % (s.changes.len() as u64 + 1);
+        for (n, change) in s.changes.iter().enumerate() {
+            let keep = match loss {
+                Loss::None => true,
+                Loss::All => false,
+                Loss::Writes(_) => (n as u64) < first,
+                Loss::Sectors(_) => rng().is_multiple_of(2),
+            };
+            if keep {
+                apply_name(&mut names, change);
+            }
         }
         let files = s.files.iter().map(|f| f.after_crash(loss, &mut rng)).collect();
-        SimDisk(Arc::new(Mutex::new(State { durable_names: names.clone(), names, files, ..State::default() })))
+        SimDisk(Arc::new(Mutex::new(State {
+            durable_names: names.clone(),
+            names,
+            files,
+            ..State::default()
+        })))
+    }
+
+    /// The disk that the next process finds when this one is killed: nothing is lost, and nothing more is durable.
+    pub fn after_kill(&self) -> SimDisk {
+        let s = self.0.lock();
+        SimDisk(Arc::new(Mutex::new(State {
+            names: s.names.clone(),
+            durable_names: s.durable_names.clone(),
+            changes: s.changes.clone(),
+            files: s.files.clone(),
+            ..State::default()
+        })))
     }
 
     /// A copy with nothing unsynced, to damage on purpose.
@@ -206,7 +227,11 @@ impl FileState {
                     while from < end {
                         let to = ((from / SECTOR_BYTES + 1) * SECTOR_BYTES).min(end);
                         if !matches!(loss, Loss::Sectors(_)) || rng().is_multiple_of(2) {
-                            write_into(&mut bytes, from, &data[(from - offset) as usize..(to - offset) as usize]);
+                            write_into(
+                                &mut bytes,
+                                from,
+                                &data[(from - offset) as usize..(to - offset) as usize],
+                            );
                         }
                         from = to;
                     }
@@ -239,7 +264,9 @@ impl State {
     fn grow(&self, id: usize, size: u64) -> io::Result<()> {
         let more = size.saturating_sub(self.files[id].now.len() as u64);
         match self.capacity_bytes {
-            Some(capacity) if more > 0 && self.used() + more > capacity => Err(io::ErrorKind::StorageFull.into()),
+            Some(capacity) if more > 0 && self.used() + more > capacity => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
             _ => Ok(()),
         }
     }

@@ -43,8 +43,7 @@ impl Drop for Guard {
 }
 
 impl Committer {
-    pub fn new(shared: Arc<Shared>, wal: Writer, next_record: u64) -> Self {
-        let since_snapshot = wal.offset();
+    pub fn new(shared: Arc<Shared>, wal: Writer, next_record: u64, since_snapshot: u64) -> Self {
         Self { shared, wal, buffer: Vec::new(), next_record, finished_below: 0, since_snapshot, dead: false }
     }
 

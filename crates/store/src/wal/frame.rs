@@ -90,8 +90,13 @@ pub fn header(bytes: &[u8], seed: Seed, offset: u64) -> Option<Header> {
     let previous = input.array()?;
     let body_crc = input.u32()?;
     let crc = input.u32()?;
-    (crc == crc32c::crc32c_append(seed.at(offset), &bytes[..60]))
-        .then_some(Header { body_bytes, sequence, revision, previous, body_crc })
+    (crc == crc32c::crc32c_append(seed.at(offset), &bytes[..60])).then_some(Header {
+        body_bytes,
+        sequence,
+        revision,
+        previous,
+        body_crc,
+    })
 }
 
 impl Header {

@@ -45,7 +45,8 @@ pub fn read_header(file: &dyn DiskFile) -> io::Result<Result<Header, &'static st
 /// Hands out the frames of a segment in order.
 pub fn scan(file: &dyn DiskFile, header: &Header, each: &mut dyn FnMut(Body)) -> io::Result<End> {
     let mut window = Window { file, size: file.size()?, start: 0, bytes: Vec::new() };
-    let mut end = End { offset: segment::HEADER_BYTES, position: header.start, frames: 0, rest: Rest::Nothing };
+    let mut end =
+        End { offset: segment::HEADER_BYTES, position: header.start, frames: 0, rest: Rest::Nothing };
     loop {
         match next(&mut window, header.seed, &end)? {
             Next::Frame { body, position, offset } => {
@@ -57,7 +58,12 @@ pub fn scan(file: &dyn DiskFile, header: &Header, each: &mut dyn FnMut(Body)) ->
                 return Ok(end);
             }
             Next::None { torn_bytes } => {
+                let short = window.size < header.bytes;
                 end.rest = match later_frame(&mut window, header.seed, end.offset + 1)? {
+                    None if short => Rest::Bad(format!(
+                        "the file has {} bytes and was made with {}: its end is lost",
+                        window.size, header.bytes
+                    )),
                     Some(at) => Rest::Bad(format!("it is damaged, and a good record follows at byte {at}")),
                     None if torn_bytes > 0 => Rest::Torn(torn_bytes),
                     None => Rest::Nothing,
@@ -69,10 +75,16 @@ pub fn scan(file: &dyn DiskFile, header: &Header, each: &mut dyn FnMut(Body)) ->
 }
 
 enum Next {
-    Frame { body: Body, position: Position, offset: u64 },
+    Frame {
+        body: Body,
+        position: Position,
+        offset: u64,
+    },
     /// A frame that is whole but does not belong here.
     Broken(String),
-    None { torn_bytes: u64 },
+    None {
+        torn_bytes: u64,
+    },
 }
 
 fn next(window: &mut Window, seed: Seed, end: &End) -> io::Result<Next> {
@@ -95,7 +107,9 @@ fn next(window: &mut Window, seed: Seed, end: &End) -> io::Result<Next> {
         return Ok(Next::Broken("it does not follow from the record before it".to_owned()));
     }
     let Some(body) = frame::body(body_bytes) else {
-        return Ok(Next::Broken("its checksum is right but its contents are not known to this version".to_owned()));
+        return Ok(Next::Broken(
+            "its checksum is right but its contents are not known to this version".to_owned(),
+        ));
     };
     let hash = frame::hash(head, body_bytes);
     let position = Position { sequence: header.sequence + 1, revision: header.revision, hash };

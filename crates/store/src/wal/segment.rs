@@ -17,6 +17,8 @@ const MAGIC: [u8; 8] = *b"TAFWAL01";
 pub struct Header {
     pub seed: Seed,
     pub start: Position,
+    /// Size that the file was made with: a shorter one has lost its end.
+    pub bytes: u64,
     /// Milliseconds since 1970, for people.
     pub made_ms: u64,
 }
@@ -40,6 +42,7 @@ impl Header {
         put_u64(&mut out, self.start.sequence);
         put_u64(&mut out, self.start.revision);
         out.extend_from_slice(&self.start.hash);
+        put_u64(&mut out, self.bytes);
         put_u64(&mut out, self.made_ms);
         out.resize(HEADER_BYTES as usize - 4, 0);
         let crc = crc32c::crc32c(&out);
@@ -59,7 +62,7 @@ impl Header {
         }
         let seed = Seed { store: input.array()?, segment: input.u64()? };
         let start = Position { sequence: input.u64()?, revision: input.u64()?, hash: input.array()? };
-        Some(Header { seed, start, made_ms: input.u64()? })
+        Some(Header { seed, start, bytes: input.u64()?, made_ms: input.u64()? })
     }
 }
 

@@ -73,11 +73,6 @@ impl Writer {
         self.seed.segment
     }
 
-    /// Bytes used in the current segment.
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
-
     /// Writes and syncs a frame made with [`frame::begin`].
     pub fn append(&mut self, buffer: &mut [u8], revision: Revision, now_ms: u64) -> Result<(), AppendError> {
         if self.offset + buffer.len() as u64 > self.size {
@@ -95,9 +90,9 @@ impl Writer {
     /// Begins a new segment with room for a frame.
     pub fn rotate(&mut self, frame_bytes: u64, now_ms: u64) -> Result<(), AppendError> {
         let seed = Seed { segment: self.seed.segment + 1, ..self.seed };
-        let header = Header { seed, start: self.position, made_ms: now_ms };
         let bytes = self.segment_bytes.max(segment::HEADER_BYTES + frame_bytes);
         let (file, name) = self.blank(bytes).map_err(|e| self.failed("make the next segment", &e))?;
+        let header = Header { seed, start: self.position, bytes, made_ms: now_ms };
         let file = install(&*self.disk, &self.dir, file, &name, &header);
         self.file = file.map_err(|e| self.failed("begin the next segment", &e))?;
         self.size = self.file.size().map_err(|e| self.fatal("measure the segment", &e))?;

@@ -1,0 +1,70 @@
+//! Whether the caller may do what is asked; the permit that says so.
+
+use crate::filters::audit::AuditScope;
+use crate::request_info::RequestInfo;
+use crate::server::Server;
+use auth::authorize::{Attributes, Authorizer, Decision, forbidden};
+use auth::identity::Identity;
+use meta::permit::Permit;
+use meta::status::Result;
+use std::sync::Arc;
+
+/// Upstream: `pkg/endpoints/filters/authorization.go`.
+const DECISION: &str = "authorization.k8s.io/decision";
+const REASON: &str = "authorization.k8s.io/reason";
+
+pub struct Authorization {
+    pub inner: Authorizer,
+}
+
+impl Authorization {
+    pub fn new(inner: Authorizer) -> Self {
+        Self { inner }
+    }
+
+    pub fn authorize(&self, a: &Attributes<'_>) -> Decision {
+        self.inner.authorize(a)
+    }
+
+    /// Refuses what is not allowed.
+    pub fn require(&self, a: &Attributes<'_>) -> Result<()> {
+        match self.inner.authorize(a) {
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny(reason) => Err(forbidden(a, &reason)),
+        }
+    }
+}
+
+/// The attributes of a request.
+pub fn attributes<'a>(info: &'a RequestInfo, user: &'a Identity) -> Attributes<'a> {
+    Attributes {
+        user: Some(user),
+        verb: &info.verb,
+        is_resource: info.is_resource,
+        group: &info.group,
+        version: &info.version,
+        resource: &info.resource,
+        subresource: &info.subresource,
+        namespace: &info.namespace,
+        name: &info.name,
+        path: &info.path,
+        field_selector: info.query.get("fieldSelector"),
+    }
+}
+
+/// Decides, and puts the decision on the record.
+pub fn permit(server: &Server, info: &RequestInfo, user: &Arc<Identity>, scope: &AuditScope) -> Result<Permit> {
+    let a = attributes(info, user);
+    match server.authorizer.authorize(&a) {
+        Decision::Allow(reason) => {
+            scope.annotate(DECISION, "allow");
+            scope.annotate(REASON, &reason);
+            Ok(server.permits.permit())
+        }
+        Decision::Deny(reason) => {
+            scope.annotate(DECISION, "forbid");
+            scope.annotate(REASON, &reason);
+            Err(forbidden(&a, &reason))
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The record of one request while it is served: one event, sent again at each stage.
+
+use crate::event::{AuthenticationMetadata, Event, Level, ObjectRef, RawJson, ResponseStatus, Stage, User};
+use crate::policy::RuleDecision;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Marks an event that was completed after a crash from what the commit carried.
+pub const RECOVERED: &str = "audit.taffrail.io/recovered";
+
+/// What is known of a request when it arrives.
+#[derive(Clone, Debug, Default)]
+pub struct Arrival {
+    pub audit_id: String,
+    pub request_uri: String,
+    pub verb: String,
+    pub user: User,
+    pub source_ips: Vec<String>,
+    pub user_agent: String,
+    pub object_ref: Option<ObjectRef>,
+    pub received: Timestamp,
+}
+
+/// The growing record.
+#[derive(Clone, Debug)]
+pub struct AuditContext {
+    event: Event,
+    decision: RuleDecision,
+}
+
+/// What a commit carries of its request, to complete the event after a crash.
+#[derive(Serialize, Deserialize)]
+struct Core {
+    event: Event,
+}
+
+impl AuditContext {
+    pub fn begin(arrival: Arrival, decision: RuleDecision) -> Self {
+        let event = Event {
+            kind: "Event".into(),
+            api_version: "audit.k8s.io/v1".into(),
+            level: decision.level,
+            audit_id: arrival.audit_id,
+            stage: Stage::RequestReceived,
+            request_uri: arrival.request_uri,
+            verb: arrival.verb,
+            user: arrival.user,
+            impersonated_user: None,
+            authentication_metadata: None,
+            source_ips: arrival.source_ips,
+            user_agent: arrival.user_agent,
+            object_ref: arrival.object_ref,
+            response_status: None,
+            request_object: None,
+            response_object: None,
+            request_received_timestamp: arrival.received,
+            stage_timestamp: arrival.received,
+            annotations: BTreeMap::new(),
+        };
+        Self { event, decision }
+    }
+
+    pub fn id(&self) -> &str {
+        &self.event.audit_id
+    }
+
+    pub fn level(&self) -> Level {
+        self.decision.level
+    }
+
+    pub fn wants_request(&self) -> bool {
+        self.decision.level >= Level::Request
+    }
+
+    pub fn wants_response(&self) -> bool {
+        self.decision.level >= Level::RequestResponse
+    }
+
+    /// The first value of a key stays. `false` when another one was there.
+    pub fn annotate(&mut self, key: &str, value: &str) -> bool {
+        if self.decision.level == Level::None {
+            return true;
+        }
+        let kept = self.event.annotations.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+        kept == value
+    }
+
+    pub fn impersonated(&mut self, user: User, constraint: &str) {
+        self.event.impersonated_user = Some(user);
+        let impersonation_constraint = constraint.to_owned();
+        self.event.authentication_metadata = Some(AuthenticationMetadata { impersonation_constraint });
+    }
+
+    /// Fills empty fields of the reference from a request's object.
+    pub fn reference_from(&mut self, obj: &Value) {
+        if self.decision.level < Level::Metadata {
+            return;
+        }
+        let reference = self.event.object_ref.get_or_insert_with(ObjectRef::default);
+        let fill = |slot: &mut String, field: &str| {
+            if slot.is_empty() {
+                meta::object::meta_str(obj, field).clone_into(slot);
+            }
+        };
+        fill(&mut reference.namespace, "namespace");
+        fill(&mut reference.name, "name");
+        fill(&mut reference.uid, "uid");
+        fill(&mut reference.resource_version, "resourceVersion");
+    }
+
+    pub fn request_object(&mut self, json: &[u8]) {
+        if self.wants_request() {
+            self.event.request_object = RawJson::new(json);
+        }
+    }
+
+    pub fn response_object(&mut self, json: &[u8]) {
+        if !self.wants_response() {
+            return;
+        }
+        self.event.response_object = if self.decision.omit_managed_fields {
+            serde_json::from_slice::<Value>(json).ok().and_then(|mut v| {
+                strip_managed_fields(&mut v);
+                RawJson::new(v.to_string().as_bytes())
+            })
+        } else {
+            RawJson::new(json)
+        };
+    }
+
+    /// How the request was answered; `status` is a Status object, when the answer was one.
+    pub fn response_status(&mut self, code: u16, status: Option<&Value>) {
+        let text = |f: &str| status.and_then(|s| s[f].as_str()).unwrap_or("").to_owned();
+        self.event.response_status = Some(ResponseStatus {
+            metadata: BTreeMap::new(),
+            status: text("status"),
+            message: text("message"),
+            reason: text("reason"),
+            details: status
+                .and_then(|s| s.get("details"))
+                .and_then(|d| RawJson::new(d.to_string().as_bytes()))
+                .map(Box::new),
+            code,
+        });
+    }
+
+    /// The event of a stage, unless the policy leaves it out.
+    pub fn stage(&mut self, stage: Stage, now: Timestamp) -> Option<&Event> {
+        self.event.stage = stage;
+        self.event.stage_timestamp = if stage == Stage::RequestReceived { self.event.request_received_timestamp } else { now };
+        let wanted = self.decision.level > Level::None && !self.decision.omit_stages.contains(&stage);
+        wanted.then_some(&self.event)
+    }
+
+    /// What the commit of a write carries; `None` when the policy records nothing of it.
+    pub fn core(&self) -> Option<Vec<u8>> {
+        if self.decision.level == Level::None || self.decision.omit_stages.contains(&Stage::ResponseComplete) {
+            return None;
+        }
+        serde_json::to_vec(&Core { event: self.event.clone() }).ok()
+    }
+
+    pub fn event(&self) -> &Event {
+        &self.event
+    }
+}
+
+/// The event of a write whose server died before it could say that it was done: the write is durable, so it was.
+pub fn recover(core: &[u8], now: Timestamp) -> Option<Event> {
+    let Core { mut event } = serde_json::from_slice(core).ok()?;
+    event.stage = Stage::ResponseComplete;
+    event.stage_timestamp = now;
+    let code = if event.verb == "create" { 201 } else { 200 };
+    event.response_status = Some(ResponseStatus { code, ..ResponseStatus::default() });
+    event.annotations.insert(RECOVERED.to_owned(), "true".to_owned());
+    Some(event)
+}
+
+/// Drops managedFields of an object, of a list's items and of a table's rows.
+fn strip_managed_fields(v: &mut Value) {
+    meta::object::at(v, &["metadata", "managedFields"]).is_some().then(|| meta::object::remove_meta(v, "managedFields"));
+    for list in ["items", "rows"] {
+        for item in v.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            strip_managed_fields(item);
+            if let Some(object) = item.get_mut("object") {
+                strip_managed_fields(object);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn begin(level: Level, omit: Vec<Stage>) -> AuditContext {
+        let arrival = Arrival { audit_id: "id".into(), verb: "create".into(), ..Arrival::default() };
+        AuditContext::begin(arrival, RuleDecision { level, omit_stages: omit, ..RuleDecision::default() })
+    }
+
+    #[test]
+    fn stages_and_levels() {
+        let mut c = begin(Level::Metadata, vec![Stage::RequestReceived]);
+        let now = Timestamp::UNIX_EPOCH;
+        assert!(c.stage(Stage::RequestReceived, now).is_none());
+        c.request_object(b"{}");
+        assert!(c.annotate("a/b", "1") && !c.annotate("a/b", "2"));
+        c.response_status(201, None);
+        let line = String::from_utf8(c.stage(Stage::ResponseComplete, now).expect("sent").to_line()).expect("text");
+        assert_eq!(
+            line,
+            r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"id","stage":"ResponseComplete","requestURI":"","verb":"create","user":{},"responseStatus":{"metadata":{},"code":201},"requestReceivedTimestamp":"1970-01-01T00:00:00.000000Z","stageTimestamp":"1970-01-01T00:00:00.000000Z","annotations":{"a/b":"1"}}"#
+        );
+    }
+
+    #[test]
+    fn a_commit_can_be_completed_after_a_crash() {
+        let mut c = begin(Level::Request, Vec::new());
+        c.request_object(br#"{"a":1}"#);
+        let event = recover(&c.core().expect("a core"), Timestamp::UNIX_EPOCH).expect("an event");
+        assert_eq!(event.response_status.as_ref().map(|s| s.code), Some(201));
+        assert_eq!(event.annotations[RECOVERED], "true");
+        assert!(begin(Level::None, Vec::new()).core().is_none());
+    }
+
+    #[test]
+    fn managed_fields_go() {
+        let mut v = json!({"metadata": {"managedFields": []}, "items": [{"metadata": {"managedFields": [], "name": "a"}}]});
+        strip_managed_fields(&mut v);
+        assert_eq!(v, json!({"metadata": {}, "items": [{"metadata": {"name": "a"}}]}));
+    }
+}

@@ -1,0 +1,14 @@
+//! Who somebody is and what they may do.
+//!
+//! Invariants: an [`identity::Identity`] comes from a verified credential only; authorisation reads one consistent
+//! snapshot; what no rule allows is refused. No I/O beyond the key files, no async.
+
+pub mod authenticate;
+pub mod authorize;
+pub mod bootstrap;
+pub mod identity;
+pub mod impersonate;
+pub mod node;
+pub mod pki;
+pub mod rbac;
+pub mod tokens;

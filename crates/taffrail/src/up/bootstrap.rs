@@ -1,0 +1,105 @@
+//! The objects that every cluster starts with, made through the API under the API server's own name
+//! (upstream: `pkg/controlplane`, `pkg/registry/rbac/rest`, `pkg/registry/scheduling/rest`).
+
+use super::control_plane::node_address;
+use crate::config::UpOptions;
+use client::Client;
+use http::Method;
+use meta::Status;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+
+pub async fn run(client: &Client, first_ip: IpAddr, options: &UpOptions) -> Result<(), String> {
+    let failed = |e: Status| format!("cannot make the cluster's first objects: {e}");
+    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        ensure(client, "/api/v1/namespaces", &namespace).await.map_err(failed)?;
+    }
+    for object in auth::bootstrap::objects() {
+        rbac(client, &object).await.map_err(failed)?;
+    }
+    for (name, value, about) in [
+        ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+        ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+    ] {
+        let class = json!({
+            "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
+            "value": value, "description": about,
+        });
+        ensure(client, "/apis/scheduling.k8s.io/v1/priorityclasses", &class).await.map_err(failed)?;
+    }
+    kubernetes_service(client, first_ip, options).await.map_err(failed)?;
+    Ok(())
+}
+
+/// Makes an object unless one of its name is there.
+async fn ensure(client: &Client, collection: &str, object: &Value) -> Result<(), Status> {
+    match client.raw(Method::POST, collection, Some(object)).await {
+        Ok(_) => Ok(()),
+        Err(e) if e.is_already_exists() => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Makes a bootstrap role or binding, or adds what an existing one lacks.
+async fn rbac(client: &Client, object: &Value) -> Result<(), Status> {
+    let plural = match object["kind"].as_str().unwrap_or("") {
+        "ClusterRole" => "clusterroles",
+        "ClusterRoleBinding" => "clusterrolebindings",
+        "Role" => "roles",
+        _ => "rolebindings",
+    };
+    let base = "/apis/rbac.authorization.k8s.io/v1";
+    let collection = match object["metadata"]["namespace"].as_str() {
+        Some(ns) => format!("{base}/namespaces/{ns}/{plural}"),
+        None => format!("{base}/{plural}"),
+    };
+    let path = format!("{collection}/{}", escape(object["metadata"]["name"].as_str().unwrap_or("")));
+    match client.raw(Method::GET, &path, None).await {
+        Ok(existing) => match auth::bootstrap::reconcile(&existing, object) {
+            Some(fixed) => client.raw(Method::PUT, &path, Some(&fixed)).await.map(drop),
+            None => Ok(()),
+        },
+        Err(e) if e.is_not_found() => client.raw(Method::POST, &collection, Some(object)).await.map(drop),
+        Err(e) => Err(e),
+    }
+}
+
+fn escape(name: &str) -> String {
+    name.replace(':', "%3A")
+}
+
+/// The Service by which pods reach this server, and its endpoint.
+async fn kubernetes_service(client: &Client, first_ip: IpAddr, options: &UpOptions) -> Result<(), Status> {
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let family = if first_ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+        "spec": {
+            "clusterIP": first_ip.to_string(), "clusterIPs": [first_ip.to_string()], "ipFamilies": [family],
+            "ipFamilyPolicy": "SingleStack", "sessionAffinity": "None", "type": "ClusterIP",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": options.secure_port}],
+        },
+    });
+    ensure(client, "/api/v1/namespaces/default/services", &service).await?;
+    let address = node_address();
+    // An endpoint may not be a loopback address: a machine with no other has none.
+    let addresses = if address.is_loopback() { json!([]) } else { json!([{"addresses": [address.to_string()], "conditions": {"ready": true}}]) };
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "addressType": "IPv4", "endpoints": addresses,
+        "ports": [{"name": "https", "port": options.secure_port, "protocol": "TCP"}],
+    });
+    let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    match client.raw(Method::POST, path, Some(&slice)).await {
+        Err(e) if e.is_already_exists() => {
+            client.raw(Method::PUT, &format!("{path}/kubernetes"), Some(&slice)).await.map(drop)
+        }
+        other => other.map(drop),
+    }
+}

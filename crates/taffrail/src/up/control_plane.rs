@@ -1,0 +1,322 @@
+//! The server side: store, registry, authorisation, record, API server, controllers; built in that order, stopped in
+//! reverse.
+
+use super::{bootstrap, feed, record};
+use crate::config::UpOptions;
+use crate::steps::Steps;
+use apiserver::filters::authorization::Authorization;
+use apiserver::filters::flow::InFlight;
+use apiserver::health::Check;
+use apiserver::inprocess::InProcess;
+use apiserver::kubelet::KubeletClient;
+use apiserver::services::{Range, Services};
+use apiserver::tokens::{Stored, Tokens};
+use apiserver::{Server, ServerOptions};
+use auth::authenticate::{Authenticator, token_file};
+use auth::authorize::Authorizer;
+use auth::identity::{APISERVER, CONTROLLER_MANAGER, Identity, SYSTEM_MASTERS};
+use auth::node::NodeGraph;
+use auth::pki::Pki;
+use auth::rbac::Rbac;
+use auth::tokens::Signer;
+use base::clock::{SharedClock, SystemClock};
+use base::rng::Rng;
+use client::Client;
+use client::informer::Informers;
+use meta::permit::PermitMaker;
+use registry::{Kinds, Registry};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+use store::{Embedded, Store};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use trail::Trail;
+
+/// How long history is kept for watchers and paged lists.
+const COMPACT_EVERY: std::time::Duration = std::time::Duration::from_secs(300);
+/// The issuer of service account tokens, and the audience of the API server.
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+/// The running server side.
+pub struct ControlPlane {
+    pub pki: Pki,
+    pub server: Arc<Server>,
+    pub port: u16,
+    store: Arc<Embedded>,
+    trail: Arc<Trail>,
+    controllers: controllers::Handles,
+    cancel: CancellationToken,
+    serving: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl ControlPlane {
+    pub async fn start(options: &UpOptions, steps: &Steps) -> Result<Self, String> {
+        let clock = SystemClock::shared();
+        let rng = Arc::new(Rng::from_os());
+        let at = Instant::now();
+        let pki = Pki::open(&options.data_dir.join("pki"), clock.clone()).map_err(text)?;
+        steps.done("certificates", at);
+
+        let at = Instant::now();
+        let store = open_store(options, &clock, &rng)?;
+        steps.done(&format!("store at revision {}", store.revision()), at);
+
+        let at = Instant::now();
+        // Sockets are bound before anything runs: a port in use is told at once.
+        let listeners = bind(options).await?;
+        let ranges = service_ranges(options)?;
+        let services = Arc::new(Services::new(ranges.clone(), node_ports(options)?, rng.clone()));
+        let registry = Registry::new(store.clone(), clock.clone(), rng.clone(), Kinds::new(kinds::table()))
+            .with_companion(meta::GroupResource::new("", "services"), services.clone());
+        let registry = Arc::new(registry);
+        restore_services(&registry, &services);
+
+        let (rbac, nodes) = (Arc::new(Rbac::default()), Arc::new(NodeGraph::default()));
+        let cancel = CancellationToken::new();
+        feed::start(&registry, &rbac, &nodes, cancel.clone())?;
+        let authorizer = Arc::new(Authorization::new(Authorizer { nodes, rbac }));
+
+        let signer = Arc::new(Signer::new(ISSUER, &pki.service_account_key().map_err(text)?).map_err(text)?);
+        let static_tokens = match &options.token_auth_file {
+            Some(path) => token_file(path)?,
+            None => HashMap::new(),
+        };
+        let audiences = vec![ISSUER.to_owned()];
+        let authenticator = Arc::new(Authenticator::new(
+            static_tokens,
+            signer.clone(),
+            audiences.clone(),
+            Arc::new(Stored(registry.clone())),
+        ));
+        let (trail, audit) = record::open(options, &store, &clock)?;
+        let first_ip = ranges[0].nth(1);
+        let advertise = format!("{}:{}", node_address(), options.secure_port);
+        let server = Server::new(
+            ServerOptions {
+                registry: registry.clone(),
+                admission: admission::default_chain(&registry),
+                authenticator,
+                authorizer,
+                audit,
+                tokens: Arc::new(Tokens { signer, audiences, jwks_uri: format!("https://{advertise}/openid/v1/jwks") }),
+                kubelet: Arc::new(KubeletClient::new(kubelet_tls(&pki)?)),
+                clock: clock.clone(),
+                rng: rng.clone(),
+                checks: checks(&store),
+                extensions: vec![record::queries(trail.clone())],
+                advertise,
+                in_flight: InFlight::new(options.max_requests_inflight, options.max_mutating_requests_inflight),
+            },
+            PermitMaker::take().ok_or("the permit maker is already taken")?,
+        );
+        let tls = server_tls(&pki, &names(options, &ranges))?;
+        let mut serving = Vec::new();
+        for listener in listeners {
+            serving.push(tokio::spawn(server.clone().serve(listener, tls.clone())));
+        }
+        steps.done(&format!("API server on port {}", options.secure_port), at);
+
+        let at = Instant::now();
+        let system = Client::new(InProcess::new(server.clone(), Identity::system(APISERVER, &[SYSTEM_MASTERS]), "apiserver"));
+        record::changes(options, &system, &server.audit.policy_hash()).await;
+        bootstrap::run(&system, first_ip, options).await?;
+        steps.done("first objects", at);
+
+        tokio::spawn(compact(store.clone(), cancel.clone()));
+        let at = Instant::now();
+        let controllers = start_controllers(options, &server, &pki, &clock, &rng, &cancel);
+        steps.done("controllers", at);
+        Ok(Self { pki, server, port: options.secure_port, store, trail, controllers, cancel, serving })
+    }
+
+    /// Stops what was started, last first.
+    pub async fn stop(self) {
+        self.cancel.cancel();
+        self.controllers.stopped().await;
+        self.server.draining.cancel();
+        for task in self.serving {
+            let _ = task.await;
+        }
+        self.trail.close();
+        self.store.close();
+    }
+}
+
+pub fn text(e: impl std::error::Error + 'static) -> String {
+    base::error::chain(&e)
+}
+
+fn open_store(options: &UpOptions, clock: &SharedClock, rng: &Arc<Rng>) -> Result<Arc<Embedded>, String> {
+    let mut settings = store::Options::new(options.data_dir.join("store"));
+    settings.data_dir.clone_from(&options.data_dir);
+    settings.quota_bytes = options.quota_backend_bytes;
+    settings.rng = rng.clone();
+    Embedded::open(settings, Arc::new(store::disk::RealDisk), clock.clone()).map_err(text)
+}
+
+/// Binds the secure port: the address asked for, or every address of both families.
+async fn bind(options: &UpOptions) -> Result<Vec<TcpListener>, String> {
+    let port = options.secure_port;
+    let failed = |a: SocketAddr, e: std::io::Error| {
+        format!("cannot listen on {a}: {e}; stop what uses the port, or choose another with --secure-port")
+    };
+    if !options.bind_address.is_empty() {
+        let ip: IpAddr =
+            options.bind_address.parse().map_err(|_| format!("--bind-address {:?} is not an address", options.bind_address))?;
+        let address = SocketAddr::new(ip, port);
+        return Ok(vec![TcpListener::bind(address).await.map_err(|e| failed(address, e))?]);
+    }
+    let v6 = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+    match TcpListener::bind(v6).await {
+        Ok(both) => Ok(vec![both]),
+        // No IPv6 here; a port in use fails again below.
+        Err(_) => {
+            let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+            Ok(vec![TcpListener::bind(v4).await.map_err(|e| failed(v4, e))?])
+        }
+    }
+}
+
+pub fn service_ranges(options: &UpOptions) -> Result<Vec<Range>, String> {
+    let all: Vec<Range> = options
+        .service_cluster_ip_range
+        .split(',')
+        .map(|c| Range::parse(c.trim()).map_err(|e| format!("--service-cluster-ip-range: {e}")))
+        .collect::<Result<_, _>>()?;
+    let two_of_one = all.len() == 2 && all[0].is_ipv4() == all[1].is_ipv4();
+    if all.is_empty() || all.len() > 2 || two_of_one {
+        return Err("--service-cluster-ip-range: one range, or one of each family".into());
+    }
+    Ok(all)
+}
+
+fn node_ports(options: &UpOptions) -> Result<std::ops::RangeInclusive<u16>, String> {
+    let bad = || format!("--service-node-port-range {:?}: expected FROM-TO such as 30000-32767", options.service_node_port_range);
+    let (from, to) = options.service_node_port_range.split_once('-').ok_or_else(bad)?;
+    let (from, to) = (from.trim().parse().map_err(|_| bad())?, to.trim().parse().map_err(|_| bad())?);
+    if from == 0 || from > to { Err(bad()) } else { Ok(from..=to) }
+}
+
+fn restore_services(registry: &Registry, services: &Services) {
+    let Some(row) = registry.kinds().resource("", "v1", "services") else { return };
+    let range = store::Range { prefix: &row.key_prefix(), ..store::Range::default() };
+    let Ok(page) = registry.store().list(&range) else { return };
+    let all: Vec<Value> = page.entries.iter().filter_map(|e| serde_json::from_slice(&e.value).ok()).collect();
+    services.restore(&all);
+}
+
+/// The address under which this machine's API server is reached.
+pub fn node_address() -> IpAddr {
+    // Connecting a datagram socket sends nothing; it asks the kernel which address it would use.
+    let ask = || {
+        let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+        socket.local_addr().ok().map(|a| a.ip())
+    };
+    ask().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+/// Names that the serving certificate is good for.
+fn names(options: &UpOptions, ranges: &[Range]) -> Vec<String> {
+    let domain = &options.cluster_domain;
+    let mut names: Vec<String> =
+        ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"].map(String::from).to_vec();
+    names.push(format!("kubernetes.default.svc.{domain}"));
+    names.push(Ipv4Addr::LOCALHOST.to_string());
+    names.push(Ipv6Addr::LOCALHOST.to_string());
+    names.extend(ranges.iter().map(|r| r.nth(1).to_string()));
+    for ip in std::iter::once(node_address().to_string()).chain(options.node_ip.iter().flat_map(|l| l.split(',')).map(str::to_owned)) {
+        if !names.contains(&ip) {
+            names.push(ip);
+        }
+    }
+    names
+}
+
+fn roots(pki: &Pki) -> Result<Arc<RootCertStore>, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add(pki.ca_der().map_err(text)?).map_err(text)?;
+    Ok(Arc::new(roots))
+}
+
+/// TLS of the API server: client certificates are optional, and verified when given.
+fn server_tls(pki: &Pki, names: &[String]) -> Result<Arc<ServerConfig>, String> {
+    let leaf = pki.server("apiserver", "kube-apiserver", names).map_err(text)?;
+    let verifier = WebPkiClientVerifier::builder(roots(pki)?).allow_unauthenticated().build().map_err(text)?;
+    let mut config = ServerConfig::builder()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![leaf.certificate_der().map_err(text)?], leaf.key_der().map_err(text)?)
+        .map_err(text)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// TLS towards kubelets, with the API server's own certificate.
+fn kubelet_tls(pki: &Pki) -> Result<Arc<ClientConfig>, String> {
+    let leaf = pki
+        .client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &[SYSTEM_MASTERS])
+        .map_err(text)?;
+    let config = ClientConfig::builder()
+        .with_root_certificates(roots(pki)?)
+        .with_client_auth_cert(vec![leaf.certificate_der().map_err(text)?], leaf.key_der().map_err(text)?)
+        .map_err(text)?;
+    Ok(Arc::new(config))
+}
+
+/// Forgets history older than the interval (upstream: `--etcd-compaction-interval`, 5 minutes).
+async fn compact(store: Arc<Embedded>, cancel: CancellationToken) {
+    let mut before = store.revision();
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(COMPACT_EVERY) => {}
+        }
+        if let Err(error) = store.compact(before) {
+            tracing::warn!(%error, "compaction failed");
+        }
+        before = store.revision();
+    }
+}
+
+fn checks(store: &Arc<Embedded>) -> Vec<Check> {
+    let of_store = store.clone();
+    vec![
+        Check { name: "ping", live: true, run: Arc::new(|| Ok(())) },
+        Check {
+            name: "etcd",
+            live: true,
+            run: Arc::new(move || of_store.problem().map_or(Ok(()), Err)),
+        },
+        Check { name: "poststarthook/rbac/bootstrap-roles", live: false, run: Arc::new(|| Ok(())) },
+    ]
+}
+
+fn start_controllers(
+    options: &UpOptions,
+    server: &Arc<Server>,
+    pki: &Pki,
+    clock: &SharedClock,
+    rng: &Arc<Rng>,
+    cancel: &CancellationToken,
+) -> controllers::Handles {
+    let of_server = server.clone();
+    let clients = move |name: &str| {
+        let identity = Identity::service_account("kube-system", name);
+        Client::new(InProcess::new(of_server.clone(), identity, name))
+    };
+    // Copies of objects are shared by all controllers, under the controller manager's own name.
+    let manager = Identity::system(CONTROLLER_MANAGER, &[]);
+    let informers =
+        Informers::new(Client::new(InProcess::new(server.clone(), manager, "controller-manager")), clock.clone());
+    let config = controllers::Config {
+        root_ca_pem: pki.ca_pem().to_owned(),
+        cluster_cidrs: options.cluster_cidr.split(',').map(|c| c.trim().to_owned()).collect(),
+        ..controllers::Config::default()
+    };
+    controllers::start(Arc::new(clients), informers, config, clock.clone(), rng.clone(), cancel.clone())
+}
