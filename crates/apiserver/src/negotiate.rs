@@ -37,7 +37,7 @@ pub struct Accepted {
 }
 
 /// The media types of objects, as upstream lists them in refusals.
-pub const OBJECT_TYPES: &[&str] = &["application/json", "application/yaml"];
+pub const OBJECT_TYPES: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
 struct Clause<'a> {
     media: &'a str,

@@ -10,6 +10,7 @@ pub mod names;
 pub mod object;
 pub mod patch;
 pub mod permit;
+pub mod proto;
 pub mod quantity;
 pub mod schema;
 pub mod selector;

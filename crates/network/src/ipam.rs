@@ -39,8 +39,9 @@ impl Ipam {
     pub fn open(file: impl Into<PathBuf>, blocks: &[Cidr]) -> Result<Self> {
         let file = file.into();
         let mut state: State = match std::fs::read(&file) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|e| Error::check(format!("address file {} is damaged: {e}; remove it", file.display())))?,
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
+                Error::check(format!("address file {} is damaged: {e}; remove it", file.display()))
+            })?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => State::default(),
             Err(e) => return Err(Error::file(format!("read {}", file.display()), &e)),
         };

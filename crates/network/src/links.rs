@@ -133,7 +133,8 @@ impl Links {
         if let Some(index) = self.index(name).await? {
             return Ok(index);
         }
-        let message = LinkBridge::new(name).mcast_snooping(false).link_group(GROUP).address(mac.to_vec()).build();
+        let message =
+            LinkBridge::new(name).mcast_snooping(false).link_group(GROUP).address(mac.to_vec()).build();
         let done = self.0.link().add(message).execute().await;
         done.map_err(|e| netlink(e, || format!("make bridge {name}")))?;
         let index = self.need(name).await?;
@@ -160,7 +161,9 @@ impl Links {
         }
         match self.0.link().add(LinkDummy::new(name).link_group(GROUP).up().build()).execute().await {
             Ok(()) => self.need(name).await,
-            Err(e) if errno(&e) == EOPNOTSUPP => self.ensure_bridge(name, crate::nodelink::mac_of(name.as_bytes())).await,
+            Err(e) if errno(&e) == EOPNOTSUPP => {
+                self.ensure_bridge(name, crate::nodelink::mac_of(name.as_bytes())).await
+            }
             // Someone else made it in between.
             Err(e) if errno(&e) == EEXIST => self.need(name).await,
             Err(e) => Err(netlink(e, || format!("make link {name}"))),
@@ -199,15 +202,16 @@ impl Links {
             }
         }
         match request.execute().await {
-            Err(e) if errno(&e) != EEXIST => Err(netlink(e, || format!("add address {address} to link {index}"))),
+            Err(e) if errno(&e) != EEXIST => {
+                Err(netlink(e, || format!("add address {address} to link {index}")))
+            }
             _ => Ok(()),
         }
     }
 
     /// Sets a permanent neighbour.
     pub async fn set_neighbour(&self, index: u32, address: IpAddr, mac: Mac) -> Result<()> {
-        let done =
-            self.0.neighbours().add(index, address).link_layer_address(&mac).replace().execute().await;
+        let done = self.0.neighbours().add(index, address).link_layer_address(&mac).replace().execute().await;
         done.map_err(|e| netlink(e, || format!("set neighbour {address} of link {index}")))
     }
 

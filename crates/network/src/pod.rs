@@ -113,19 +113,28 @@ impl PodNetwork {
         let (outer_index, index) = (self.links.need(&name).await?, inner.need(POD_LINK).await?);
         inner.up(LOOPBACK).await?;
         inner.up(index).await?;
-        for ip in ips {
-            inner.add_address(index, Cidr::host(*ip)).await?;
-            let (gateway, everything) =
-                if ip.is_ipv4() { (GATEWAY_4, "0.0.0.0/0") } else { (GATEWAY_6, "::/0") };
-            inner.set_neighbour(index, gateway, HOST_MAC).await?;
-            let to = everything.parse()?;
-            let out = Route { to, via: Some(gateway), link: Some(index), onlink: true, source: None };
-            inner.set_route(out).await?;
-            self.links.set_neighbour(outer_index, *ip, mac_of(pod_uid.as_bytes())).await?;
-            let source = self.config.node_ips.iter().copied().find(|n| n.is_ipv4() == ip.is_ipv4());
-            let to = Cidr::host(*ip);
-            self.links.set_route(Route { to, via: None, link: Some(outer_index), onlink: false, source }).await?;
-        }
+        let inside = async {
+            for ip in ips {
+                inner.add_address(index, Cidr::host(*ip)).await?;
+                let (gateway, everything) =
+                    if ip.is_ipv4() { (GATEWAY_4, "0.0.0.0/0") } else { (GATEWAY_6, "::/0") };
+                inner.set_neighbour(index, gateway, HOST_MAC).await?;
+                let to = everything.parse()?;
+                let out = Route { to, via: Some(gateway), link: Some(index), onlink: true, source: None };
+                inner.set_route(out).await?;
+            }
+            Result::Ok(())
+        };
+        let outside = async {
+            for ip in ips {
+                self.links.set_neighbour(outer_index, *ip, mac_of(pod_uid.as_bytes())).await?;
+                let source = self.config.node_ips.iter().copied().find(|n| n.is_ipv4() == ip.is_ipv4());
+                let (to, link) = (Cidr::host(*ip), Some(outer_index));
+                self.links.set_route(Route { to, via: None, link, onlink: false, source }).await?;
+            }
+            Result::Ok(())
+        };
+        tokio::try_join!(inside, outside)?;
         if let Some(proxy) = &self.proxy {
             proxy.set_host_ports(pod_uid, ips, host_ports);
         }
@@ -228,7 +237,8 @@ impl PodNetwork {
         sys::netns::run_in(self.config.netns.as_deref(), commit)?
     }
 
-    /// Removes everything of ours from the node's namespace and puts the kernel settings back.
+    /// Removes everything of ours from the node's namespace and puts the kernel settings back. The service proxy must
+    /// be idle or dropped: a change after this would make its table anew.
     pub async fn cleanup(&self) -> Result<()> {
         Self::cleanup_node(self.config.netns.as_deref(), &self.config.state_dir).await
     }

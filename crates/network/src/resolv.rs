@@ -101,10 +101,7 @@ pub fn pod_dns(
         if cluster {
             let text = "kubelet does not have ClusterDNS IP configured and cannot create Pod using \
                         \"ClusterFirst\" policy. Falling back to \"Default\" policy.";
-            warnings.push(Warning {
-                reason: "MissingClusterDNS",
-                message: format!("pod: {pod:?}. {text}"),
-            });
+            warnings.push(Warning { reason: "MissingClusterDNS", message: format!("pod: {pod:?}. {text}") });
         }
         if node.host.is_none() {
             conf = loopback(&node.node_ips);
@@ -330,7 +327,9 @@ mod tests {
         let alias = HostAlias { ip: "1.2.3.4".into(), hostnames: vec!["a".into(), "b".into()] };
         let ips: [IpAddr; 2] = ["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()];
         let text = hosts(&ips, "web-0", "web.shop.svc.cluster.local", std::slice::from_ref(&alias));
-        assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-"));
+        assert!(
+            text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-")
+        );
         assert!(text.ends_with(
             "10.0.0.5\tweb-0.web.shop.svc.cluster.local\tweb-0\n\
              fd00::5\tweb-0.web.shop.svc.cluster.local\tweb-0\n\

@@ -27,6 +27,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 use sys::nft::{Batch, Socket};
 use table::{Owner, Table};
@@ -125,7 +126,8 @@ impl ServiceProxy {
             flows_forgotten: AtomicU64::new(0),
         });
         shared.changes.add([]);
-        let mut executor = Executor { shared: shared.clone(), table: Table::default(), built: false, socket: None };
+        let mut executor =
+            Executor { shared: shared.clone(), table: Table::default(), built: false, socket: None };
         let netns = shared.config.netns.clone();
         let thread = sys::netns::spawn_in(netns.as_deref(), "service-proxy", move || executor.run())?;
         Ok(Self(Arc::new(Running { shared, thread: Mutex::new(Some(thread)) })))
@@ -147,7 +149,12 @@ impl ServiceProxy {
         match told.recv_timeout(timeout) {
             Ok(None) => Ok(()),
             Ok(Some(error)) => Err(Error::check(error)),
-            Err(_) => Err(Error::check(format!("the service proxy did not finish within {timeout:?}"))),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(Error::check(format!("the service proxy did not finish within {timeout:?}")))
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(Error::check(
+                "the service proxy waits for the first complete list of Services, or is stopping",
+            )),
         }
     }
 

@@ -1,5 +1,7 @@
 //! The pod network and the service proxy on a real kernel, in namespaces of the test's own.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Node, PODS, SOON, apply_pods, ask, cidr, ip, root, service, spread};
@@ -224,7 +226,8 @@ async fn leaves_the_cluster_under_the_nodes_address() {
     let seen: Vec<_> = [("192.168.50.9", "192.168.50.1"), ("fd00:50::9", "fd00:50::1")]
         .map(|(to, want)| {
             let listener =
-                sys::netns::run_in(Some(&outside), || std::net::TcpListener::bind(at(to, 7000)).unwrap()).unwrap();
+                sys::netns::run_in(Some(&outside), || std::net::TcpListener::bind(at(to, 7000)).unwrap())
+                    .unwrap();
             let connect = || std::net::TcpStream::connect_timeout(&at(to, 7000), SOON);
             let stream = sys::netns::run_in(Some(&node.pod("a")), connect).unwrap();
             let peer = stream.is_ok().then(|| listener.accept().unwrap().1.ip());
@@ -246,14 +249,17 @@ async fn measured() {
         return;
     }
     let node = Node::new().await;
-    let mut times = vec![];
+    let (mut times, mut namespaces) = (vec![], vec![]);
     for n in 0..20u8 {
         let (uid, pin) = (format!("uid-{n}"), node.dir.path().join(format!("m{n}")));
         let ips = [ip(&format!("10.244.0.{}", 100 + n)), ip(&format!("fd00:10:244::{:x}", 100 + n))];
         let start = Instant::now();
+        sys::netns::create(&pin).unwrap();
+        namespaces.push(start.elapsed());
         node.pods.setup(&uid, &pin, &ips, &[]).await.unwrap();
         times.push(start.elapsed());
     }
+    println!("namespace alone: {}", spread_of(&mut namespaces));
     for n in 0..20u8 {
         node.pods.teardown(&format!("uid-{n}")).await.unwrap();
         sys::netns::delete(&node.dir.path().join(format!("m{n}"))).unwrap();

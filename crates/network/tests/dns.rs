@@ -1,5 +1,7 @@
 //! The DNS server on real sockets, in namespaces of the test's own.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Node, SOON, apply_pods, ip, root, service};
@@ -103,7 +105,8 @@ async fn the_cluster_is_named_on_both_families_and_transports() {
     let web = service("web", "10.96.0.50", "fd00:10:96::50", &[(Protocol::Tcp, 80, 0)]);
     node.directory.apply_service(web.clone());
     apply_pods(&node.directory, &web, &["a"], 8080);
-    let named = |name: &str| ServiceSpec { namespace: "default".into(), name: name.into(), ..ServiceSpec::default() };
+    let named =
+        |name: &str| ServiceSpec { namespace: "default".into(), name: name.into(), ..ServiceSpec::default() };
     let port = ServicePort { name: "peer".into(), port: 7000, ..ServicePort::default() };
     node.directory.apply_service(ServiceSpec { headless: true, ports: vec![port], ..named("db") });
     // Too many endpoints for one plain datagram.
@@ -131,7 +134,10 @@ async fn the_cluster_is_named_on_both_families_and_transports() {
             let answer = udp(from, server, &a);
             assert_eq!(texts(&answer), ["10.96.0.50"]);
             assert!(answer.metadata.authoritative && answer.answers[0].ttl == 5);
-            assert_eq!(texts(&tcp(from, server, &question(name, RecordType::AAAA, None))), ["fd00:10:96::50"]);
+            assert_eq!(
+                texts(&tcp(from, server, &question(name, RecordType::AAAA, None))),
+                ["fd00:10:96::50"]
+            );
         }
     }
     let ask = |name: &str, kind| udp(&pod, "10.96.0.10", &question(name, kind, None));
@@ -141,7 +147,10 @@ async fn the_cluster_is_named_on_both_families_and_transports() {
     assert_eq!(texts(&ask("db-0.db.default.svc.cluster.local.", RecordType::A)), ["10.244.7.1"]);
     assert_eq!(texts(&ask("10-244-9-9.default.pod.cluster.local.", RecordType::A)), ["10.244.9.9"]);
     assert_eq!(texts(&ask("50.0.96.10.in-addr.arpa.", RecordType::PTR)), [name]);
-    assert_eq!(texts(&ask("1.7.244.10.in-addr.arpa.", RecordType::PTR)), ["db-0.db.default.svc.cluster.local."]);
+    assert_eq!(
+        texts(&ask("1.7.244.10.in-addr.arpa.", RecordType::PTR)),
+        ["db-0.db.default.svc.cluster.local."]
+    );
     // 60 endpoints: cut over plain UDP, whole over EDNS and TCP.
     let db = |edns| question("db.default.svc.cluster.local.", RecordType::A, edns);
     let cut = udp(&pod, "10.96.0.10", &db(None));

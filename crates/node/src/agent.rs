@@ -210,7 +210,14 @@ impl Pods {
     async fn pod_change(&mut self, change: PodChange) {
         match change {
             PodChange::Applied(pod) => self.applied(pod).await,
-            PodChange::Deleted(pod) => self.deleted(spec::uid(&pod)).await,
+            PodChange::Deleted(pod) => {
+                let uid = spec::uid(&pod).to_owned();
+                if let Some(inbox) = self.entries.get(&uid).map(|e| e.inbox.clone()) {
+                    // The last state may bring a shorter grace period.
+                    let _ = inbox.send(Message::Pod(pod)).await;
+                }
+                self.deleted(&uid).await;
+            }
             PodChange::Resync => {
                 let pods = self.ctx.api.pods();
                 let uids: HashSet<String> = pods.iter().map(|p| spec::uid(p).to_owned()).collect();

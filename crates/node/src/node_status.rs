@@ -26,6 +26,8 @@ const IMAGE_NAMES_MAX: usize = 5;
 /// Pause after a failed registration; it doubles to the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(7);
+/// How often a network that is not ready is looked at.
+const NETWORK_POLL: Duration = Duration::from_millis(20);
 
 /// What pods may use and what there is.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -292,7 +294,7 @@ pub async fn run(ctx: Arc<NodeContext>, facts: Facts, node: watch::Sender<Option
     node.send_replace(Some(old.clone()));
     let mut reported = ctx.clock.monotonic();
     loop {
-        tokio::time::sleep(ctx.config.node_status_update_frequency).await;
+        wait(&ctx).await;
         let due = ctx.clock.monotonic().saturating_sub(reported) >= ctx.config.node_status_report_frequency;
         match update(&ctx, &facts, due).await {
             Ok((now, wrote)) => {
@@ -311,6 +313,23 @@ pub async fn run(ctx: Arc<NodeContext>, facts: Facts, node: watch::Sender<Option
     }
 }
 
+/// Waits for the next look at the node, or until the network comes up.
+async fn wait(ctx: &NodeContext) {
+    let whole = tokio::time::sleep(ctx.config.node_status_update_frequency);
+    if ctx.net.not_ready().is_none() {
+        return whole.await;
+    }
+    tokio::pin!(whole);
+    loop {
+        tokio::select! {
+            () = &mut whole => return,
+            () = tokio::time::sleep(NETWORK_POLL) => if ctx.net.not_ready().is_none() {
+                return;
+            },
+        }
+    }
+}
+
 fn event(ctx: &NodeContext, reason: &str) {
     let reference = node_reference(&ctx.config.node_name);
     let text = format!("Node {} status is now: {reason}", ctx.config.node_name);
@@ -322,8 +341,19 @@ async fn current(ctx: &NodeContext, facts: &Facts, old: &NodeStatus) -> (NodeSta
     let limits = Thresholds { memory: ctx.config.memory_reserved, disk_percent: ctx.config.disk_reserved_percent };
     let root = ctx.config.root_dir.clone();
     let pressure = tokio::task::spawn_blocking(move || machine::pressure(&root, &limits)).await.unwrap_or_default();
-    let inputs =
-        Inputs { config: &ctx.config, facts, images: &images, pressure, not_ready: None, old, now: ctx.clock.now() };
+    let not_ready = ctx.net.not_ready().map(|why| {
+        let head = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:";
+        format!("{head}Network plugin returns error: {why}")
+    });
+    let inputs = Inputs {
+        config: &ctx.config,
+        facts,
+        images: &images,
+        pressure,
+        not_ready: not_ready.as_deref(),
+        old,
+        now: ctx.clock.now(),
+    };
     (status(&inputs), initial(&inputs))
 }
 
@@ -382,7 +412,7 @@ mod tests {
         let get = |l: &Option<ResourceList>, k: &str| l.as_ref().unwrap()[k].0.clone();
         assert_eq!(get(&s.capacity, "memory"), "8388608Ki");
         assert_eq!(get(&s.allocatable, "memory"), "8286208Ki");
-        assert_eq!(get(&s.allocatable, "ephemeral-storage"), "96636764100");
+        assert_eq!(get(&s.allocatable, "ephemeral-storage"), "96636764160");
         assert_eq!(get(&s.allocatable, "pods"), "110");
         let kinds: Vec<_> = s.addresses.unwrap().into_iter().map(|a| a.type_).collect();
         assert_eq!(kinds, ["InternalIP", "InternalIP", "Hostname"]);

@@ -5,7 +5,6 @@
 
 pub mod admission;
 pub mod env;
-pub mod etc_files;
 pub mod expand;
 pub mod field_path;
 pub mod hooks;

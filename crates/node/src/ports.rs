@@ -122,6 +122,11 @@ pub trait PodNet: Send + Sync + 'static {
     async fn setup(&self, request: &PodNetRequest) -> Result<PodNetwork, String>;
 
     async fn teardown(&self, uid: &str) -> Result<(), String>;
+
+    /// Why pods cannot be connected yet; the node is not Ready as long as there is a reason.
+    fn not_ready(&self) -> Option<String> {
+        None
+    }
 }
 
 /// An object that a pod of this node reads.

@@ -9,6 +9,7 @@ use crate::runtime::{
     Streams, Usage,
 };
 use async_trait::async_trait;
+use base::clock::Clock;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, ObjectReference, Pod, Secret, Service};
@@ -57,7 +58,7 @@ impl FakeRuntime {
             let c = running.next().expect("a running container");
             c.phase = Phase::Exited;
             c.exit_code = exit_code;
-            c.finished_ns = c.started_ns + 1;
+            c.finished_ns = crate::pod::model::to_ns(base::clock::SystemClock::new().now());
             c.id.clone()
         };
         let _ = self.events.send(RuntimeEvent { pod_uid: uid.into(), container_id: id });
@@ -100,7 +101,7 @@ impl Runtime for FakeRuntime {
             name: spec.name.clone(),
             phase: Phase::Running,
             pid: 1,
-            started_ns: 1_000_000_000,
+            started_ns: crate::pod::model::to_ns(base::clock::SystemClock::new().now()),
             finished_ns: 0,
             exit_code: 0,
             signal: 0,
@@ -117,6 +118,8 @@ impl Runtime for FakeRuntime {
         };
         if let Some(name) = name {
             self.note(format!("stop {name} {grace_seconds}"));
+            // What made a probe fail is gone with the container.
+            self.execs.lock().remove("live");
             self.end(pod_uid, &name, 143);
         }
         Ok(())

@@ -260,7 +260,10 @@ fn plan(kind: &KindDef, old: &Value, options: &DeleteOptions, now: Timestamp) ->
             object::set_meta(&mut new, "generation", object::generation(old) + 1);
         }
         object::set_meta(&mut new, "deletionTimestamp", rfc3339(now));
-        object::set_meta(&mut new, "deletionGracePeriodSeconds", 0);
+        // A kind that holds itself back (a namespace) has no grace to speak of.
+        if !object::finalizers(&new).is_empty() {
+            object::set_meta(&mut new, "deletionGracePeriodSeconds", 0);
+        }
         return Plan::Store(Box::new(new));
     }
     if current_grace > 0 {

@@ -32,7 +32,7 @@ pub fn create(pin: &Path) -> Result<()> {
 
 /// Whether the file pins a namespace.
 pub fn is_pinned(pin: &Path) -> bool {
-    rustix::fs::statfs(pin).is_ok_and(|s| s.f_type as i64 == NSFS_MAGIC)
+    rustix::fs::statfs(pin).is_ok_and(|s| s.f_type == NSFS_MAGIC)
 }
 
 /// Removes a pin and its file. The namespace itself goes when its last process, socket or pin is gone.
@@ -82,7 +82,9 @@ pub fn spawn_in(
             }
         })
         .what(|| format!("start thread {name}"))?;
-    answer.recv().map_err(|_| Error::check(format!("thread {name} ended before it entered its namespace")))??;
+    answer
+        .recv()
+        .map_err(|_| Error::check(format!("thread {name} ended before it entered its namespace")))??;
     Ok(thread)
 }
 
@@ -122,7 +124,8 @@ mod tests {
         let inside = run_in(Some(&pin), own_inode).unwrap();
         assert_ne!(inside, outside);
         assert_eq!(own_inode(), outside);
-        let links = run_in(Some(&pin), || std::fs::read_to_string("/proc/thread-self/net/dev").unwrap()).unwrap();
+        let links =
+            run_in(Some(&pin), || std::fs::read_to_string("/proc/thread-self/net/dev").unwrap()).unwrap();
         assert!(!links.contains("eth0"), "{links}");
         delete(&pin).unwrap();
         assert!(!pin.exists());

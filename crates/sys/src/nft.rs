@@ -200,11 +200,15 @@ impl Batch {
     }
 
     pub fn add_table(&mut self, family: Family, table: &str) {
-        self.operation(NEW_TABLE, CREATE, family, Attrs::new().str(1, table), || format!("add table {table}"));
+        self.operation(NEW_TABLE, CREATE, family, Attrs::new().str(1, table), || {
+            format!("add table {table}")
+        });
     }
 
     pub fn delete_table(&mut self, family: Family, table: &str) {
-        self.operation(DELETE_TABLE, 0, family, Attrs::new().str(1, table), || format!("delete table {table}"));
+        self.operation(DELETE_TABLE, 0, family, Attrs::new().str(1, table), || {
+            format!("delete table {table}")
+        });
     }
 
     pub fn add_chain(&mut self, family: Family, table: &str, chain: &str) {
@@ -331,13 +335,22 @@ impl Batch {
             if list.len() > ELEMENTS_BYTES_MAX || elements.peek().is_none() {
                 let attrs = Attrs::new().str(1, table).str(2, set).nest(3, std::mem::take(&mut list));
                 let word = if op == NEW_ELEMENT { "add" } else { "delete" };
-                self.operation(op, flags, family, attrs, || format!("{word} {count} elements of {table} {set}"));
+                self.operation(op, flags, family, attrs, || {
+                    format!("{word} {count} elements of {table} {set}")
+                });
                 count = 0;
             }
         }
     }
 
-    fn operation(&mut self, op: u16, flags: u16, family: Family, attrs: Attrs, name: impl FnOnce() -> String) {
+    fn operation(
+        &mut self,
+        op: u16,
+        flags: u16,
+        family: Family,
+        attrs: Attrs,
+        name: impl FnOnce() -> String,
+    ) {
         let name = format!("{} ({})", name(), family.word());
         self.message(SUBSYSTEM << 8 | op, flags, family.number(), 0, attrs, name);
     }

@@ -10,12 +10,19 @@ use serde_json::Value;
 
 /// The largest request body (upstream: `--max-request-body-bytes` default, 3 MiB).
 pub const BODY_BYTES_MAX: usize = 3 << 20;
+/// The media type of protobuf bodies.
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// How much of an unreadable body is shown back.
 const SUMMARY_BYTES: usize = 30;
 
 /// Decodes a whole object of a row from a request's body.
 pub fn object(ctx: &Context, kind: &KindDef, bytes: &[u8]) -> Result<Value> {
     check_content_type(ctx)?;
+    if ctx.content_type() == PROTOBUF {
+        let value = protobuf(bytes, &kind.schema).map_err(|e| unrecognized(kind, &e, bytes))?;
+        let obj = decode(ctx, kind, check_type(kind, value, bytes)?, Vec::new(), None)?;
+        return Ok(defaulted(kind, obj));
+    }
     let (value, duplicates) = parse(ctx, bytes).map_err(|e| unrecognized(kind, &e, bytes))?;
     let value = check_type(kind, value, bytes)?;
     let json = ctx.content_type() != "application/yaml";
@@ -52,7 +59,12 @@ pub fn of_type(ctx: &Context, api_version: &str, kind_name: &str, schema: &str) 
 
 /// `DeleteOptions` from the body, of whatever group version.
 pub fn delete_options(ctx: &Context) -> Result<Value> {
-    let (mut value, _) = parse(ctx, &ctx.body).map_err(Status::bad_request)?;
+    let ty = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+    let mut value = if ctx.content_type() == PROTOBUF {
+        protobuf(&ctx.body, ty).map_err(Status::bad_request)?
+    } else {
+        parse(ctx, &ctx.body).map_err(Status::bad_request)?.0
+    };
     if ctx.audit.wants_request() {
         let mut shown = value.clone();
         if let Some(map) = shown.as_object_mut() {
@@ -63,12 +75,22 @@ pub fn delete_options(ctx: &Context) -> Result<Value> {
         ctx.audit.request_object(shown.to_string().as_bytes());
     }
     let schema = kinds::schema::schema();
-    let ty = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
     if let Some(map) = value.as_object_mut() {
         map.remove("apiVersion");
         map.remove("kind");
     }
     let (value, _) = schema.decode(value, ty, Strictness::Ignore).map_err(|e| Status::bad_request(e.to_string()))?;
+    Ok(value)
+}
+
+/// A protobuf body of a type, as the tree that JSON would give.
+fn protobuf(bytes: &[u8], ty: &str) -> std::result::Result<Value, String> {
+    let envelope = meta::proto::open(bytes)?;
+    let mut value = meta::proto::decode(kinds::schema::schema(), ty, envelope.raw)?;
+    if let Some(map) = value.as_object_mut() {
+        map.insert("apiVersion".into(), envelope.api_version.into());
+        map.insert("kind".into(), envelope.kind.into());
+    }
     Ok(value)
 }
 
@@ -89,7 +111,7 @@ fn parse(ctx: &Context, bytes: &[u8]) -> std::result::Result<(Value, Vec<String>
 /// Refuses bodies in formats that are not read.
 fn check_content_type(ctx: &Context) -> Result<()> {
     match ctx.content_type() {
-        "" | "application/json" | "application/yaml" => Ok(()),
+        "" | "application/json" | "application/yaml" | PROTOBUF => Ok(()),
         _ => Err(Status::unsupported_media_type(crate::negotiate::OBJECT_TYPES)),
     }
 }

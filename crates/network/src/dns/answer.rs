@@ -32,9 +32,15 @@ pub enum Answer {
     /// Not ours.
     Forward,
     /// The name exists; no records mean that it has none of the type.
-    Found { answers: Vec<Record>, additionals: Vec<Record> },
+    Found {
+        answers: Vec<Record>,
+        additionals: Vec<Record>,
+    },
     /// An alias, whose target's addresses are to be added.
-    Alias { record: Record, target: Name },
+    Alias {
+        record: Box<Record>,
+        target: Name,
+    },
     NoSuchName,
 }
 
@@ -49,7 +55,8 @@ impl Zone {
 
     /// Answers a question of class IN.
     pub fn answer(&self, state: &State, name: &Name, kind: RecordType) -> Answer {
-        let labels: Vec<String> = name.iter().map(|l| String::from_utf8_lossy(l).to_ascii_lowercase()).collect();
+        let labels: Vec<String> =
+            name.iter().map(|l| String::from_utf8_lossy(l).to_ascii_lowercase()).collect();
         let found = match labels.strip_suffix(self.domain.as_slice()) {
             Some(rest) => {
                 let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
@@ -71,7 +78,7 @@ impl Zone {
             if kind == RecordType::CNAME {
                 return Answer::Found { answers: vec![record], additionals: vec![] };
             }
-            return Answer::Alias { record, target };
+            return Answer::Alias { record: Box::new(record), target };
         }
         let mut answers = vec![];
         let mut additionals = BTreeSet::new();
@@ -214,7 +221,10 @@ impl Zone {
         for key in state.by_address(ip) {
             let Some(service) = state.service(key) else { continue };
             if service.cluster_ips.contains(&ip) {
-                return Some(vec![(RData::PTR(PTR(self.name(&[&key.name, &key.namespace, "svc"])?)), vec![])]);
+                return Some(vec![(
+                    RData::PTR(PTR(self.name(&[&key.name, &key.namespace, "svc"])?)),
+                    vec![],
+                )]);
             }
             let endpoints = state.slices(key).flat_map(|s| &s.endpoints);
             for endpoint in endpoints.filter(|e| e.addresses.contains(&ip)) {

@@ -56,7 +56,8 @@ impl Responder {
             response.metadata.response_code = ResponseCode::FormErr;
             return Reply::Send(encode(response, &query, udp));
         };
-        let (mut name, kind, class) = (question.name().clone(), question.query_type(), question.query_class());
+        let (mut name, kind, class) =
+            (question.name().clone(), question.query_type(), question.query_class());
         for _ in 0..ALIASES_MAX {
             let answer = match class {
                 DNSClass::IN => self.zone.answer(&self.directory.read(), &name, kind),
@@ -78,7 +79,7 @@ impl Responder {
                     return Reply::Later(Box::new(Unfinished { question, query, alias, udp }));
                 }
                 Answer::Alias { record, target } => {
-                    response.add_answer(record);
+                    response.add_answer(*record);
                     name = target;
                     continue;
                 }

@@ -54,7 +54,8 @@ impl Encoder<'_> {
             self.chains(&mut batch, family);
         }
         for family in Family::BOTH {
-            let fixed = [Target::Reject, Target::Drop].map(|t| (target_bytes(&t), Data::Verdict(verdict_of(&t))));
+            let fixed =
+                [Target::Reject, Target::Drop].map(|t| (target_bytes(&t), Data::Verdict(verdict_of(&t))));
             batch.add_elements(family, self.table, SHAPES, fixed);
         }
         let changes: Vec<Change> = entries.map(|(k, v)| Change::Add(k, v)).collect();
@@ -134,10 +135,12 @@ impl Encoder<'_> {
         batch.add_base_chain(family, self.table, "prerouting", nat, Hook::Prerouting, -100);
         batch.add_base_chain(family, self.table, "output", nat, Hook::Output, -100);
         batch.add_base_chain(family, self.table, "postrouting", nat, Hook::Postrouting, 100);
-        let mut rule = |chain: &str, expressions: Vec<Expr>| batch.add_rule(family, self.table, chain, expressions);
+        let mut rule =
+            |chain: &str, expressions: Vec<Expr>| batch.add_rule(family, self.table, chain, expressions);
         let mark = MASQUERADE_MARK.to_ne_bytes();
         let all_but_mark = (!MASQUERADE_MARK).to_ne_bytes();
-        let set_mark = vec![e::load_mark(REGISTER), e::mask(REGISTER, &all_but_mark, &mark), e::store_mark(REGISTER)];
+        let set_mark =
+            vec![e::load_mark(REGISTER), e::mask(REGISTER, &all_but_mark, &mark), e::store_mark(REGISTER)];
         rule(MARK, set_mark.clone());
         for cidr in of_family(&self.skeleton.cluster_cidrs, family) {
             let mut inside = in_block(family, Side::Source, &cidr);
@@ -145,10 +148,7 @@ impl Encoder<'_> {
             rule(MARK_OFF_CLUSTER, inside);
         }
         rule(MARK_OFF_CLUSTER, set_mark);
-        rule(
-            REJECT,
-            vec![e::load_protocol(REGISTER), e::equal(REGISTER, &[e::TCP]), e::reject_tcp()],
-        );
+        rule(REJECT, vec![e::load_protocol(REGISTER), e::equal(REGISTER, &[e::TCP]), e::reject_tcp()]);
         rule(REJECT, vec![e::reject_unreachable(family)]);
         self.dispatch(&mut rule, family);
         rule("prerouting", vec![e::verdict(Verdict::Jump(DISPATCH.into()))]);
@@ -363,7 +363,12 @@ fn target_bytes(target: &Target) -> Vec<u8> {
                 Masquerade::Always => 2,
             };
             let kind = 3 | u32::from(shape.any_address) << 8 | u32::from(shape.local) << 9 | masquerade << 10;
-            [kind, shape.affinity_seconds.unwrap_or(NONE), shape.slots, shape.in_cluster_slots.unwrap_or(NONE)]
+            [
+                kind,
+                shape.affinity_seconds.unwrap_or(NONE),
+                shape.slots,
+                shape.in_cluster_slots.unwrap_or(NONE),
+            ]
         }
     };
     numbers.iter().flat_map(|n| n.to_ne_bytes()).collect()

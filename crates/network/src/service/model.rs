@@ -83,7 +83,13 @@ impl Shape {
     /// The chain for senders within the cluster.
     pub fn in_cluster(&self) -> Option<Self> {
         let slots = self.in_cluster_slots?;
-        Some(Self { masquerade: Masquerade::OffCluster, local: false, slots, in_cluster_slots: None, ..*self })
+        Some(Self {
+            masquerade: Masquerade::OffCluster,
+            local: false,
+            slots,
+            in_cluster_slots: None,
+            ..*self
+        })
     }
 }
 

@@ -94,7 +94,11 @@ fn port_entries<'a>(
     }
     let mut entries = vec![];
     for (ip, policy, external) in fronts {
-        entries.push((Front { address: ip, protocol: port.protocol.number(), port: port.port }, policy, external));
+        entries.push((
+            Front { address: ip, protocol: port.protocol.number(), port: port.port },
+            policy,
+            external,
+        ));
     }
     // A node port is served in the families that the Service has.
     if port.node_port != 0 && service.cluster_ips.iter().any(|ip| Family::of(*ip) == family) {

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Owner {
     Service(Key),
+    /// A pod's host ports, by its uid.
     Pod(String),
 }
 

@@ -2,7 +2,9 @@ use super::encode::{Encoder, Skeleton};
 use super::model::{Back, Change, EntryKey, EntryValue, Front, LOCAL_SLOTS, Masquerade, Shape, Target};
 use super::render::{self, Rules};
 use super::table::{Owner, Table, merge};
-use crate::spec::{Endpoint, EndpointPort, HostPort, Key, Policy, Protocol, ServicePort, ServiceSpec, SliceSpec};
+use crate::spec::{
+    Endpoint, EndpointPort, HostPort, Key, Policy, Protocol, ServicePort, ServiceSpec, SliceSpec,
+};
 use std::net::IpAddr;
 use sys::nft::Batch;
 
@@ -49,7 +51,8 @@ fn render(service: &ServiceSpec, slice: &SliceSpec) -> super::Fragment {
     render::service(service, [slice].into_iter(), &rules())
 }
 
-const VIP: Front = Front { address: IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 5)), protocol: 6, port: 80 };
+const VIP: Front =
+    Front { address: IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 5)), protocol: 6, port: 80 };
 const PORT: Front = Front { address: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), protocol: 6, port: 30080 };
 
 fn target(fragment: &super::Fragment, front: Front) -> Option<Target> {
@@ -79,7 +82,11 @@ fn backs(fragment: &super::Fragment, front: Front, first: u32) -> Vec<String> {
 #[test]
 fn endpoints_are_ready_or_else_serving_else_refused() {
     let s = service();
-    let all = [("10.244.0.2", "me", "ready"), ("10.244.1.2", "you", "serving"), ("10.244.1.3", "you", "terminating")];
+    let all = [
+        ("10.244.0.2", "me", "ready"),
+        ("10.244.1.2", "you", "serving"),
+        ("10.244.1.3", "you", "terminating"),
+    ];
     let f = render(&s, &slice(&all));
     assert_eq!(backs(&f, VIP, 0), ["10.244.0.2"]);
     assert_eq!(shape(&f, VIP).masquerade, Masquerade::OffCluster);

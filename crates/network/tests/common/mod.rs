@@ -1,12 +1,10 @@
 //! A node in network namespaces of the test's own: made here, gone with it.
 
 // Each test program uses its own part of this.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use network::spec::{Endpoint, EndpointPort, Protocol, ServicePort, ServiceSpec, SliceSpec};
-use network::{
-    Cidr, Directory, PodNetwork, PodNetworkConfig, ServiceProxy, ServiceProxyConfig,
-};
+use network::{Cidr, Directory, PodNetwork, PodNetworkConfig, ServiceProxy, ServiceProxyConfig};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -18,7 +16,9 @@ pub const SOON: Duration = Duration::from_secs(5);
 
 /// Whether tests that need root can run; says so when not.
 pub fn root() -> bool {
-    let root = std::fs::metadata("/proc/self").map(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0).unwrap_or(false);
+    let root = std::fs::metadata("/proc/self")
+        .map(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
+        .unwrap_or(false);
     if !root {
         println!("skipped: needs root");
     }
@@ -145,6 +145,7 @@ impl Node {
         for (name, _, _) in PODS {
             self.pods.teardown(name).await.unwrap();
         }
+        self.flush();
         self.pods.cleanup().await.unwrap();
         let left = sys::netns::run_in(Some(&self.netns), || {
             let links = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
@@ -156,6 +157,16 @@ impl Node {
             left.extend(routes.lines().skip(1));
             left.extend(routes6.lines().filter(|l| !l.trim_end().ends_with(" lo")));
             left.push_str(if forward.trim() == "0" { "" } else { "forwarding" });
+            let socket = sys::nft::Socket::open().unwrap();
+            for family in sys::nft::Family::BOTH {
+                for table in ["taffrail", "taffrail-pods"] {
+                    let mut batch = sys::nft::Batch::new();
+                    batch.delete_table(family, table);
+                    if batch.commit(&socket).is_ok() {
+                        left.push_str(table);
+                    }
+                }
+            }
             left
         });
         left.unwrap()
@@ -165,10 +176,12 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        for (name, _, _) in PODS {
-            let _ = sys::netns::delete(&self.pod(name));
+        // Also what a failed test left.
+        for entry in std::fs::read_dir(self.dir.path()).into_iter().flatten().flatten() {
+            if sys::netns::is_pinned(&entry.path()) {
+                let _ = sys::netns::delete(&entry.path());
+            }
         }
-        let _ = sys::netns::delete(&self.netns);
     }
 }
 

@@ -1,23 +1,37 @@
 //! The pod's sandbox: network, files under /etc, shim and cgroup.
 
-use super::etc_files::{self, Dns};
+use super::references::pod_reference;
 use super::{resources, settings, spec};
 use crate::context::NodeContext;
 use crate::ports::{HostPort, PodNetRequest};
 use crate::runtime::SandboxSpec;
 use k8s_openapi::api::core::v1::Pod;
+use network::resolv::{self, DnsPolicy, HostAlias, NodeDns, PodDnsConfig, ResolvConf};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+
+/// Why a sandbox does not stand.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The node's network is not up yet.
+    #[error("network is not ready: {0}")]
+    NetworkNotReady(String),
+    #[error("{0}")]
+    Other(String),
+}
 
 /// Sets up network and shim; harmless when they are there. Returns the pod's own addresses, none on the node's
 /// network.
 ///
 /// # Errors
 /// What failed, for the event.
-pub async fn start(ctx: &NodeContext, pod: &Pod, existing: Vec<IpAddr>) -> Result<Vec<IpAddr>, String> {
+pub async fn start(ctx: &NodeContext, pod: &Pod, existing: Vec<IpAddr>) -> Result<Vec<IpAddr>, Failure> {
     let uid = spec::uid(pod);
     let (mut ips, mut netns) = (Vec::new(), None);
     if !spec::host_network(pod) {
+        if let Some(why) = ctx.net.not_ready() {
+            return Err(Failure::NetworkNotReady(why));
+        }
         let request = PodNetRequest {
             uid: uid.to_owned(),
             namespace: spec::namespace(pod).to_owned(),
@@ -25,12 +39,13 @@ pub async fn start(ctx: &NodeContext, pod: &Pod, existing: Vec<IpAddr>) -> Resul
             host_ports: host_ports(pod),
             existing,
         };
-        let network = ctx.net.setup(&request).await.map_err(|e| format!("failed to set up pod network: {e}"))?;
+        let network = ctx.net.setup(&request).await.map_err(|e| Failure::Other(format!("failed to set up pod network: {e}")))?;
         ips = network.ips;
         netns = Some(network.netns);
     }
-    write_etc(ctx, pod, &ips).await?;
-    ctx.runtime.start_sandbox(&sandbox_spec(ctx, pod, netns)).await.map_err(|e| e.to_string())?;
+    write_etc(ctx, pod, &ips).await.map_err(Failure::Other)?;
+    let started = ctx.runtime.start_sandbox(&sandbox_spec(ctx, pod, netns)).await;
+    started.map_err(|e| Failure::Other(e.to_string()))?;
     Ok(ips)
 }
 
@@ -78,18 +93,9 @@ fn host_ports(pod: &Pod) -> Vec<HostPort> {
 
 async fn write_etc(ctx: &NodeContext, pod: &Pod, ips: &[IpAddr]) -> Result<(), String> {
     let dir = ctx.config.pod_dir(spec::uid(pod)).join("etc");
-    let aliases = spec::spec(pod).host_aliases.as_deref().unwrap_or_default();
-    let hosts = if spec::host_network(pod) {
-        etc_files::hosts_of_node(&read(Path::new("/etc/hosts")).await, aliases)
-    } else {
-        let (host, domain) = spec::host_name_and_domain(pod, &ctx.config.cluster_domain);
-        etc_files::hosts(ips, &host, &domain, aliases)
-    };
-    let node = Dns::parse(&read(&ctx.config.resolv_conf).await);
-    let dns = etc_files::pod_dns(pod, &ctx.config.cluster_dns, &ctx.config.cluster_domain, &node);
     let files = [
-        ("hosts", hosts),
-        ("resolv.conf", dns.render()),
+        ("hosts", hosts(ctx, pod, ips).await),
+        ("resolv.conf", resolver(ctx, pod).await.content()),
         ("hostname", format!("{}\n", settings::host_name(ctx, pod))),
     ];
     tokio::fs::create_dir_all(&dir).await.map_err(|e| format!("make {}: {e}", dir.display()))?;
@@ -99,6 +105,45 @@ async fn write_etc(ctx: &NodeContext, pod: &Pod, ips: &[IpAddr]) -> Result<(), S
         tokio::fs::write(&path, text).await.map_err(|e| format!("write {}: {e}", path.display()))?;
     }
     Ok(())
+}
+
+async fn hosts(ctx: &NodeContext, pod: &Pod, ips: &[IpAddr]) -> String {
+    let aliases = spec::spec(pod).host_aliases.iter().flatten();
+    let aliases: Vec<HostAlias> = aliases
+        .map(|a| HostAlias { ip: a.ip.clone(), hostnames: a.hostnames.clone().unwrap_or_default() })
+        .collect();
+    if spec::host_network(pod) {
+        return resolv::host_network_hosts(&read(Path::new("/etc/hosts")).await, &aliases);
+    }
+    let (host, domain) = spec::host_name_and_domain(pod, &ctx.config.cluster_domain);
+    resolv::hosts(ips, &host, &domain, &aliases)
+}
+
+async fn resolver(ctx: &NodeContext, pod: &Pod) -> ResolvConf {
+    let node = NodeDns {
+        cluster_dns: ctx.config.cluster_dns.clone(),
+        cluster_domain: ctx.config.cluster_domain.clone(),
+        host: Some(resolv::parse(&read(&ctx.config.resolv_conf).await)),
+        node_ips: ctx.config.node_ips.clone(),
+    };
+    let s = spec::spec(pod);
+    let config = s.dns_config.as_ref().map(|c| PodDnsConfig {
+        nameservers: c.nameservers.clone().unwrap_or_default(),
+        searches: c.searches.clone().unwrap_or_default(),
+        options: c
+            .options
+            .iter()
+            .flatten()
+            .map(|o| (o.name.clone().unwrap_or_default(), o.value.clone()))
+            .collect(),
+    });
+    let policy = DnsPolicy::parse(s.dns_policy.as_deref().unwrap_or_default());
+    let (conf, warnings) =
+        resolv::pod_dns(&node, spec::namespace(pod), &spec::display(pod), policy, spec::host_network(pod), config.as_ref());
+    for w in warnings {
+        ctx.api.event(&pod_reference(pod), true, w.reason, &w.message);
+    }
+    conf
 }
 
 /// A file of the node; one that is not there is empty.

@@ -99,8 +99,8 @@ fn addresses(i: &Inputs<'_>, s: &mut PodStatus) {
     s.host_ips = (!host.is_empty()).then(|| host.iter().map(|ip| HostIP { ip: ip.clone() }).collect());
     let ips: Vec<String> = if spec::host_network(i.pod) {
         host
-    } else if i.local.teardown == super::model::Step::Done {
-        // The addresses are given back; what was shown stays.
+    } else if i.local.stopping && i.local.record.ips.is_empty() {
+        // Nothing is known here any more; what was shown stays.
         i.old.pod_ips.iter().flatten().map(|p| p.ip.clone()).collect()
     } else {
         i.local.record.ips.iter().map(ToString::to_string).collect()

@@ -17,7 +17,7 @@ use super::plan::{self, Plan};
 use super::references::pod_reference;
 use super::status::{self, Inputs, is_terminal};
 use super::status_writer::StatusWriter;
-use super::{record, spec, start};
+use super::{record, sandbox, spec, start};
 use crate::context::NodeContext;
 use crate::ports::Reference;
 use crate::probe::Verdict;
@@ -63,7 +63,7 @@ impl From<Verdict> for Message {
 pub enum Done {
     Prepared(Result<Mounted, Vec<VolumeError>>),
     Refreshed(Result<Mounted, Vec<VolumeError>>),
-    Sandbox(Result<Vec<IpAddr>, String>),
+    Sandbox(Result<Vec<IpAddr>, sandbox::Failure>),
     /// The container runs, its postStart hook is about to.
     Launched(Box<Instance>),
     Started(String, start::Outcome),
@@ -228,8 +228,7 @@ impl Worker {
 
     fn new_pod(&mut self, pod: Arc<Pod>) {
         let labels = |p: &Pod| (p.metadata.labels.clone(), p.metadata.annotations.clone());
-        if labels(&pod) != labels(&self.pod) {
-            // The downward API may show them.
+        if labels(&pod) != labels(&self.pod) && self.has_downward_api() {
             self.refresh_at = Some(self.ctx.clock.now());
         }
         self.pod = pod;
@@ -343,7 +342,9 @@ impl Worker {
             now: self.ctx.clock.now(),
         });
         if self.shown.as_ref() != Some(&status) {
-            self.writer.set(status.clone());
+            if !self.local.gone {
+                self.writer.set(status.clone());
+            }
             self.shown = Some(status.clone());
             self.dirty = true;
         }

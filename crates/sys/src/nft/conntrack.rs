@@ -65,8 +65,7 @@ pub fn flows(socket: &Socket, family: Family, mut wanted: impl FnMut(&Flow) -> b
 /// Deletes a flow's entry; one that is gone already is success.
 pub fn delete(socket: &Socket, family: Family, flow: &Flow) -> Result<()> {
     let mut request = vec![];
-    let attrs =
-        Attrs::new().nest(TUPLE_ORIGINAL, Attrs(flow.raw.0.clone())).bytes(ID, &flow.raw.1);
+    let attrs = Attrs::new().nest(TUPLE_ORIGINAL, Attrs(flow.raw.0.clone())).bytes(ID, &flow.raw.1);
     attr::message(&mut request, DELETE, ACK, 1, family.number(), 0, &attrs);
     socket.send(&request, "delete a tracked flow")?;
     let mut buffer = vec![];
@@ -74,7 +73,9 @@ pub fn delete(socket: &Socket, family: Family, flow: &Flow) -> Result<()> {
         for message in messages(&buffer[..len]) {
             match message.error() {
                 Some((0 | libc::ENOENT, _)) | None => {}
-                Some((errno, text)) => return Err(Error { what: format!("delete a tracked flow {text}"), errno }),
+                Some((errno, text)) => {
+                    return Err(Error { what: format!("delete a tracked flow {text}"), errno });
+                }
             }
         }
     }

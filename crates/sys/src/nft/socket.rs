@@ -23,7 +23,8 @@ impl Socket {
     pub fn open() -> Result<Self> {
         // SAFETY: plain integers; the returned descriptor is ours alone.
         let fd = unsafe {
-            let fd = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_NETFILTER);
+            let fd =
+                libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_NETFILTER);
             if fd < 0 {
                 return Err(Error::last("open a netfilter socket"));
             }
@@ -111,7 +112,8 @@ impl Socket {
             None => Ok(()),
             Some(e) if more == 0 => Err(e),
             Some(e) => {
-                let what = format!("{}: {}, and {more} more of the batch failed", e.what, errno_text(e.errno));
+                let what =
+                    format!("{}: {}, and {more} more of the batch failed", e.what, errno_text(e.errno));
                 Err(Error { what, ..e })
             }
         }
@@ -167,7 +169,8 @@ impl<'a> Message<'a> {
 pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let header = bytes.get(..16)?;
-        let number = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let number =
+            |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let len = number(0) as usize;
         let kind = u16::from_ne_bytes([header[4], header[5]]);
         let flags = u16::from_ne_bytes([header[6], header[7]]);

@@ -50,7 +50,12 @@ fn the_kernel_takes_what_is_encoded_and_names_what_failed() {
             batch.add_chain(family, "t", "c");
             batch.add_rule(family, "t", "c", vec![e::verdict(Verdict::Return)]);
             let len = family.address_len() as usize + 8;
-            batch.add_elements(family, "t", "vips", [(vec![1; len], Data::Verdict(Verdict::Goto("c".into())))]);
+            batch.add_elements(
+                family,
+                "t",
+                "vips",
+                [(vec![1; len], Data::Verdict(Verdict::Goto("c".into())))],
+            );
             batch.commit(&socket).unwrap();
         }
         let mut batch = Batch::new();

@@ -14,7 +14,7 @@ use apiserver::tokens::{Stored, Tokens};
 use apiserver::{Server, ServerOptions};
 use auth::authenticate::{Authenticator, token_file};
 use auth::authorize::Authorizer;
-use auth::identity::{APISERVER, CONTROLLER_MANAGER, Identity, SYSTEM_MASTERS};
+use auth::identity::{APISERVER, CONTROLLER_MANAGER, Identity, SCHEDULER, SYSTEM_MASTERS};
 use auth::node::NodeGraph;
 use auth::pki::Pki;
 use auth::rbac::Rbac;
@@ -50,6 +50,7 @@ pub struct ControlPlane {
     store: Arc<Embedded>,
     trail: Arc<Trail>,
     controllers: controllers::Handles,
+    scheduler: tokio::task::JoinHandle<()>,
     cancel: CancellationToken,
     serving: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -130,14 +131,16 @@ impl ControlPlane {
         tokio::spawn(compact(store.clone(), cancel.clone()));
         let at = Instant::now();
         let controllers = start_controllers(options, &server, &pki, &clock, &rng, &cancel);
-        steps.done("controllers", at);
-        Ok(Self { pki, server, port: options.secure_port, store, trail, controllers, cancel, serving })
+        let scheduler = start_scheduler(&server, &clock, &rng, &cancel);
+        steps.done("controllers and scheduler", at);
+        Ok(Self { pki, server, port: options.secure_port, store, trail, controllers, scheduler, cancel, serving })
     }
 
     /// Stops what was started, last first.
     pub async fn stop(self) {
         self.cancel.cancel();
         self.controllers.stopped().await;
+        let _ = self.scheduler.await;
         self.server.draining.cancel();
         for task in self.serving {
             let _ = task.await;
@@ -294,6 +297,18 @@ fn checks(store: &Arc<Embedded>) -> Vec<Check> {
         },
         Check { name: "poststarthook/rbac/bootstrap-roles", live: false, run: Arc::new(|| Ok(())) },
     ]
+}
+
+fn start_scheduler(
+    server: &Arc<Server>,
+    clock: &SharedClock,
+    rng: &Arc<Rng>,
+    cancel: &CancellationToken,
+) -> tokio::task::JoinHandle<()> {
+    let identity = Identity::system(SCHEDULER, &[]);
+    let client = Client::new(InProcess::new(server.clone(), identity, "scheduler"));
+    let informers = Informers::new(client.clone(), clock.clone());
+    scheduler::start(client, informers, clock.clone(), rng.clone(), cancel.clone())
 }
 
 fn start_controllers(

@@ -9,6 +9,10 @@ use crate::pod::{kill, sandbox, spec, start};
 use crate::{paths, volumes};
 use jiff::Timestamp;
 use std::future::Future;
+use std::time::Duration;
+
+/// Pause after a stop that the runtime could not do.
+const KILL_RETRY: Duration = Duration::from_secs(2);
 
 impl Worker {
     /// Whether the world changed at once.
@@ -171,7 +175,14 @@ impl Worker {
             running: self.running.subscribe(),
             again,
         };
-        self.spawn(async move { Done::Killed(name, job.run().await) });
+        self.spawn(async move {
+            let result = job.run().await;
+            if result.is_err() {
+                // It is tried again as soon as this is known.
+                tokio::time::sleep(KILL_RETRY).await;
+            }
+            Done::Killed(name, result)
+        });
     }
 
     fn tear_down(&mut self) {

@@ -2,7 +2,7 @@
 
 use super::{Done, Worker};
 use crate::pod::model::{Instance, PullFailure, Step, Track, Waiting};
-use crate::pod::{paths_of, spec, start};
+use crate::pod::{paths_of, sandbox, spec, start};
 use crate::volumes::{Mounted, VolumeError};
 use jiff::SignedDuration;
 use std::time::Duration;
@@ -24,7 +24,6 @@ impl Worker {
                 if let Err(e) = &result {
                     tracing::warn!(pod = spec::display(&self.pod), container = name, "stopping failed: {e}");
                     self.event(true, "FailedKillPod", &format!("error killing pod: {e}"));
-                    self.local.track_mut(&name).retry_at = None;
                 }
                 self.local.track_mut(&name).busy = None;
                 self.look = true;
@@ -102,7 +101,7 @@ impl Worker {
         self.refresh_at = [next, now, self.refresh_at].into_iter().flatten().min();
     }
 
-    fn sandbox_started(&mut self, result: Result<Vec<std::net::IpAddr>, String>) {
+    fn sandbox_started(&mut self, result: Result<Vec<std::net::IpAddr>, sandbox::Failure>) {
         match result {
             Ok(ips) => {
                 self.failures.remove("sandbox");
@@ -110,9 +109,15 @@ impl Worker {
                 self.local.record.ips = ips;
                 self.local.sandbox = Step::Done;
                 self.local.sandbox_lost = false;
-                if changed && self.shows_addresses() {
+                self.look = true;
+                if changed && self.has_downward_api() {
                     self.refresh_at = Some(self.ctx.clock.now());
                 }
+            }
+            Err(e @ sandbox::Failure::NetworkNotReady(_)) => {
+                self.event(true, "NetworkNotReady", &e.to_string());
+                let at = self.pause_after("sandbox", SECOND / 50, SECOND * 2);
+                self.local.sandbox = Step::Retry(at);
             }
             Err(e) => {
                 self.event(true, "FailedCreatePodSandBox", &format!("Failed to create pod sandbox: {e}"));
@@ -122,8 +127,8 @@ impl Worker {
         }
     }
 
-    /// Whether a volume shows the pod's addresses, which are only known now.
-    fn shows_addresses(&self) -> bool {
+    /// Whether a volume shows fields of the pod.
+    pub(super) fn has_downward_api(&self) -> bool {
         spec::spec(&self.pod).volumes.iter().flatten().any(|v| {
             v.downward_api.is_some()
                 || v.projected.iter().flat_map(|p| p.sources.iter().flatten()).any(|s| s.downward_api.is_some())

@@ -2,7 +2,7 @@
 
 use super::Worker;
 use crate::pod::model::{Exit, Instance, State, Step, to_ns};
-use crate::pod::{spec, termination};
+use crate::pod::{sandbox, spec, termination};
 use crate::runtime::{ContainerState, Phase};
 use jiff::Timestamp;
 
@@ -13,7 +13,7 @@ impl Worker {
     /// Finds the containers of a former agent.
     pub(super) async fn adopt(&mut self) {
         match self.ctx.runtime.state(spec::uid(&self.pod)).await {
-            Ok(Some(_)) => {}
+            Ok(Some(_)) => self.rejoin().await,
             Ok(None) => {
                 self.sandbox_gone();
                 return;
@@ -29,6 +29,19 @@ impl Worker {
             track.startup = status.started.filter(|s| *s);
         }
         self.observe().await;
+    }
+
+    /// Claims the network again; what stands is shown as standing from the start.
+    async fn rejoin(&mut self) {
+        let existing = self.local.record.ips.clone();
+        match sandbox::start(&self.ctx, &self.pod, existing).await {
+            Ok(ips) => {
+                self.local.record.ips = ips;
+                (self.local.sandbox, self.local.volumes) = (Step::Done, Step::Done);
+                self.refresh_at = Some(self.ctx.clock.now());
+            }
+            Err(e) => tracing::warn!(pod = spec::display(&self.pod), "taking over the sandbox failed: {e}"),
+        }
     }
 
     /// Brings the record in line with the runtime.

@@ -1,0 +1,330 @@
+//! Reading Kubernetes protobuf by the type table: wire bytes to the same tree that JSON gives
+//! (upstream: apimachinery `pkg/runtime/serializer/protobuf`).
+//!
+//! Unknown fields are skipped, as protobuf demands; sizes and nesting are bounded by the body and by [`DEPTH_MAX`].
+
+use crate::schema::{Field, Schema, Ty, TypeDef};
+use crate::time;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value};
+
+/// What every protobuf body begins with.
+pub const MAGIC: &[u8] = b"k8s\0";
+/// Messages inside messages; deeper ones are refused.
+const DEPTH_MAX: usize = 100;
+
+/// An object with the type that its envelope names.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Envelope<'a> {
+    pub api_version: String,
+    pub kind: String,
+    pub raw: &'a [u8],
+}
+
+fn bad(what: &str) -> String {
+    format!("proto: {what}")
+}
+
+/// Opens the envelope (`runtime.Unknown`).
+pub fn open(bytes: &[u8]) -> Result<Envelope<'_>, String> {
+    let body = bytes.strip_prefix(MAGIC).ok_or_else(|| bad("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]"))?;
+    let mut out = Envelope { api_version: String::new(), kind: String::new(), raw: &[] };
+    for field in Reader(body) {
+        match field? {
+            (1, Wire::Bytes(meta)) => {
+                for field in Reader(meta) {
+                    match field? {
+                        (1, Wire::Bytes(v)) => out.api_version = text(v)?,
+                        (2, Wire::Bytes(v)) => out.kind = text(v)?,
+                        _ => {}
+                    }
+                }
+            }
+            (2, Wire::Bytes(raw)) => out.raw = raw,
+            _ => {}
+        }
+    }
+    Ok(out)
+}
+
+/// Reads a message of a type.
+pub fn decode(schema: &Schema, ty: &str, bytes: &[u8]) -> Result<Value, String> {
+    message(schema, ty, bytes, 0)
+}
+
+/// A value as it stands on the wire.
+enum Wire<'a> {
+    Varint(u64),
+    Fixed64(u64),
+    Fixed32(u32),
+    Bytes(&'a [u8]),
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn varint(&mut self) -> Result<u64, String> {
+        let mut out = 0u64;
+        for i in 0..10 {
+            let (&b, rest) = self.0.split_first().ok_or_else(|| bad("unexpected EOF"))?;
+            self.0 = rest;
+            out |= u64::from(b & 0x7f) << (7 * i);
+            if b & 0x80 == 0 {
+                return Ok(out);
+            }
+        }
+        Err(bad("integer overflow"))
+    }
+
+    fn take(&mut self, n: usize) -> Result<&'a [u8], String> {
+        let (head, rest) = self.0.split_at_checked(n).ok_or_else(|| bad("unexpected EOF"))?;
+        self.0 = rest;
+        Ok(head)
+    }
+
+    fn field(&mut self) -> Result<(u32, Wire<'a>), String> {
+        let tag = self.varint()?;
+        let number = u32::try_from(tag >> 3).map_err(|_| bad("illegal tag"))?;
+        let wire = match tag & 7 {
+            0 => Wire::Varint(self.varint()?),
+            1 => Wire::Fixed64(u64::from_le_bytes(self.take(8)?.try_into().unwrap_or_default())),
+            2 => {
+                let n = usize::try_from(self.varint()?).map_err(|_| bad("illegal length"))?;
+                Wire::Bytes(self.take(n)?)
+            }
+            5 => Wire::Fixed32(u32::from_le_bytes(self.take(4)?.try_into().unwrap_or_default())),
+            other => return Err(bad(&format!("illegal wireType {other}"))),
+        };
+        Ok((number, wire))
+    }
+}
+
+impl<'a> Iterator for Reader<'a> {
+    type Item = Result<(u32, Wire<'a>), String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let field = self.field();
+        if field.is_err() {
+            self.0 = &[];
+        }
+        Some(field)
+    }
+}
+
+fn text(bytes: &[u8]) -> Result<String, String> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| bad("a string is not UTF-8"))
+}
+
+/// The number of the message that holds an embedded struct's fields. All that Kubernetes embeds have 1, but
+/// `VolumeSource` in `Volume` (upstream: `k8s.io/api/core/v1/types.go`).
+fn embed_number(embed: &str) -> u32 {
+    if embed == "VolumeSource" { 2 } else { 1 }
+}
+
+fn message(schema: &Schema, ty: &str, bytes: &[u8], depth: usize) -> Result<Value, String> {
+    if depth > DEPTH_MAX {
+        return Err(bad("too deep"));
+    }
+    let def = schema.types.get(ty).ok_or_else(|| bad(&format!("no type {ty}")))?;
+    let mut out = Map::new();
+    for field in Reader(bytes) {
+        let (number, wire) = field?;
+        if let Some((name, f)) = own_field(def, number) {
+            insert(schema, &mut out, name, &f.ty, wire, depth)?;
+            continue;
+        }
+        let Wire::Bytes(inner) = wire else { continue };
+        let embed = def.fields.values().find(|f| is_embedded(f) && embed_number(&f.embed) == number);
+        let Some(embed) = embed.map(|f| f.embed.clone()) else { continue };
+        for field in Reader(inner) {
+            let (number, wire) = field?;
+            let of_embed = def.fields.iter().find(|(_, f)| f.embed == embed && f.proto == number);
+            if let Some((name, f)) = of_embed {
+                insert(schema, &mut out, name, &f.ty, wire, depth)?;
+            }
+        }
+    }
+    Ok(Value::Object(out))
+}
+
+fn is_embedded(f: &Field) -> bool {
+    !f.embed.is_empty() && f.embed != "TypeMeta"
+}
+
+/// A field of the message itself; type and version travel in the envelope.
+fn own_field(def: &TypeDef, number: u32) -> Option<(&String, &Field)> {
+    def.fields.iter().find(|(_, f)| f.proto == number && f.embed.is_empty())
+}
+
+fn insert(
+    schema: &Schema,
+    out: &mut Map<String, Value>,
+    name: &str,
+    ty: &Ty,
+    wire: Wire,
+    depth: usize,
+) -> Result<(), String> {
+    match ty {
+        Ty::List(item) => {
+            let list = out.entry(name).or_insert_with(|| Value::Array(Vec::new()));
+            let Some(list) = list.as_array_mut() else { return Ok(()) };
+            // Numbers may come packed into one value.
+            if let (Wire::Bytes(packed), Ty::Int32 | Ty::Int64 | Ty::Bool) = (&wire, &**item) {
+                let mut reader = Reader(packed);
+                while !reader.0.is_empty() {
+                    let n = reader.varint()?;
+                    list.push(scalar(schema, item, Wire::Varint(n), depth)?);
+                }
+                return Ok(());
+            }
+            list.push(scalar(schema, item, wire, depth)?);
+        }
+        Ty::Map(value_type) => {
+            let Wire::Bytes(entry) = wire else { return Err(bad("a map entry is no message")) };
+            let (mut key, mut value) = (String::new(), None);
+            for field in Reader(entry) {
+                match field? {
+                    (1, Wire::Bytes(k)) => key = text(k)?,
+                    (2, v) => value = Some(scalar(schema, value_type, v, depth)?),
+                    _ => {}
+                }
+            }
+            let value = match value {
+                Some(value) => value,
+                None => schema.zero(value_type),
+            };
+            let map = out.entry(name).or_insert_with(|| Value::Object(Map::new()));
+            if let Some(map) = map.as_object_mut() {
+                map.insert(key, value);
+            }
+        }
+        _ => {
+            out.insert(name.to_owned(), scalar(schema, ty, wire, depth)?);
+        }
+    }
+    Ok(())
+}
+
+fn scalar(schema: &Schema, ty: &Ty, wire: Wire, depth: usize) -> Result<Value, String> {
+    Ok(match (ty, wire) {
+        (Ty::String, Wire::Bytes(b)) => text(b)?.into(),
+        (Ty::Bytes, Wire::Bytes(b)) => STANDARD.encode(b).into(),
+        (Ty::Bool, Wire::Varint(n)) => (n != 0).into(),
+        (Ty::Int32, Wire::Varint(n)) => (n as i32).into(),
+        (Ty::Int64, Wire::Varint(n)) => (n as i64).into(),
+        (Ty::Double, Wire::Fixed64(n)) => f64::from_bits(n).into(),
+        (Ty::Double, Wire::Fixed32(n)) => f64::from(f32::from_bits(n)).into(),
+        (Ty::Time, Wire::Bytes(b)) => moment(b)?.map_or(Value::Null, |t| time::rfc3339(t).into()),
+        (Ty::MicroTime, Wire::Bytes(b)) => moment(b)?.map_or(Value::Null, |t| time::rfc3339_micro(t).into()),
+        (Ty::Duration, Wire::Bytes(b)) => {
+            let nanos = number(b, 1)?.unwrap_or(0) as i64;
+            format!("{}ns", nanos).into()
+        }
+        (Ty::IntOrString, Wire::Bytes(b)) => {
+            let mut out = Value::from(0);
+            let is_text = number(b, 1)?.unwrap_or(0) != 0;
+            for field in Reader(b) {
+                match field? {
+                    (2, Wire::Varint(n)) if !is_text => out = (n as i32).into(),
+                    (3, Wire::Bytes(s)) if is_text => out = text(s)?.into(),
+                    _ => {}
+                }
+            }
+            if is_text && !out.is_string() { "".into() } else { out }
+        }
+        (Ty::Quantity, Wire::Bytes(b)) => bytes_of(b, 1)?.map_or_else(|| Ok("0".into()), |s| text(s).map(Value::from))?,
+        (Ty::Any, Wire::Bytes(b)) => match bytes_of(b, 1)? {
+            Some(raw) => serde_json::from_slice(raw).map_err(|e| bad(&e.to_string()))?,
+            None => Value::Null,
+        },
+        (Ty::Ref(name), Wire::Bytes(b)) => message(schema, name, b, depth + 1)?,
+        (ty, _) => return Err(bad(&format!("wrong wireType for field of type {}", ty.go()))),
+    })
+}
+
+/// A numeric field of a small message.
+fn number(bytes: &[u8], wanted: u32) -> Result<Option<u64>, String> {
+    for field in Reader(bytes) {
+        if let (n, Wire::Varint(v)) = field? {
+            if n == wanted {
+                return Ok(Some(v));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn bytes_of(bytes: &[u8], wanted: u32) -> Result<Option<&[u8]>, String> {
+    for field in Reader(bytes) {
+        if let (n, Wire::Bytes(v)) = field? {
+            if n == wanted {
+                return Ok(Some(v));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Seconds and nanoseconds; an empty message is no time.
+fn moment(bytes: &[u8]) -> Result<Option<jiff::Timestamp>, String> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let seconds = number(bytes, 1)?.unwrap_or(0) as i64;
+    let nanos = number(bytes, 2)?.unwrap_or(0) as i32;
+    // Go's zero time stands for none.
+    Ok(jiff::Timestamp::new(seconds, nanos).ok().filter(|t| !time::is_zero(*t)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn schema() -> Schema {
+        let field = |ty, proto| Field { proto, ..Field::of(ty) };
+        let embedded = |ty, proto| Field { proto, embed: "VolumeSource".into(), ..Field::of(ty) };
+        let mut schema = Schema::default();
+        let fields = [
+            ("name".to_owned(), field(Ty::String, 1)),
+            ("data".to_owned(), field(Ty::Map(Box::new(Ty::String)), 3)),
+            ("ports".to_owned(), field(Ty::List(Box::new(Ty::Int32)), 4)),
+            ("secret".to_owned(), embedded(Ty::String, 6)),
+        ];
+        schema.types.insert("T".into(), TypeDef { fields: fields.into(), go_name: "T".into(), ..TypeDef::default() });
+        schema
+    }
+
+    #[test]
+    fn messages_maps_lists_and_embedded_structs() {
+        let bytes = [
+            &b"\x0a\x01n"[..],         // name
+            b"\x1a\x06\x0a\x01k\x12\x01v", // data
+            b"\x20\x05\x22\x02\x06\x07", // ports, one alone and two packed
+            b"\x12\x03\x32\x01s",      // VolumeSource.secret
+            b"\x98\x06\x01",           // an unknown field
+        ]
+        .concat();
+        let v = decode(&schema(), "T", &bytes).expect("read");
+        assert_eq!(v, json!({"name": "n", "data": {"k": "v"}, "ports": [5, 6, 7], "secret": "s"}));
+    }
+
+    #[test]
+    fn nonsense_is_an_error_and_not_a_panic() {
+        for bytes in [&b"\x0a\xff"[..], b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", b"\x0b", b"\x08\x01"] {
+            assert!(decode(&schema(), "T", bytes).is_err(), "{bytes:?}");
+        }
+        assert!(open(b"{}").is_err());
+    }
+
+    #[test]
+    fn the_envelope_names_the_type() {
+        let bytes = b"k8s\0\x0a\x0d\x0a\x02v1\x12\x07Service\x12\x02\x08\x01";
+        let e = open(bytes).expect("opened");
+        assert_eq!((e.api_version.as_str(), e.kind.as_str(), e.raw), ("v1", "Service", &b"\x08\x01"[..]));
+    }
+}
