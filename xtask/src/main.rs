@@ -1,6 +1,7 @@
 //! Project tasks.
 
 mod schema;
+mod tidy;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -16,11 +17,14 @@ struct Cli {
 enum Task {
     /// Derives the type table from the published Kubernetes API
     Schema(schema::Args),
+    /// Checks the rules of the house: layers, docs, sizes, leftovers, rustfmt, clippy
+    Tidy(tidy::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Schema(args) => schema::run(&args),
+        Task::Tidy(args) => tidy::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

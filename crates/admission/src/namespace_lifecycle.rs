@@ -61,7 +61,11 @@ impl Plugin for NamespaceLifecycle {
         let deletes_namespace = a.operation == Operation::Delete && a.is("", "namespaces");
         let name = old.map_or(a.name, object::name);
         if deletes_namespace && IMMORTAL.contains(&name) {
-            return Err(Status::forbidden(&a.kind.group_resource(), name, "this namespace may not be deleted"));
+            return Err(Status::forbidden(
+                &a.kind.group_resource(),
+                name,
+                "this namespace may not be deleted",
+            ));
         }
         Ok(())
     }

@@ -54,7 +54,13 @@ impl Plugin for NodeRestriction {
             ("", "pods", "") => pod_change(a, node, new, old),
             ("", "pods", "status") => {
                 let own = old.is_some_and(|p| p["spec"]["nodeName"] == node);
-                if own { Ok(()) } else { Err(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself")) }
+                if own {
+                    Ok(())
+                } else {
+                    Err(format!(
+                        "node {node:?} can only update pod status for pods with spec.nodeName set to itself"
+                    ))
+                }
             }
             ("", "pods", "eviction") => match self.pod(a, a.name)?["spec"]["nodeName"].as_str() {
                 Some(n) if n == node => Ok(()),
@@ -90,7 +96,10 @@ fn node_change(
     if a.operation == Operation::Create {
         let bad = restricted_labels(new, None);
         if !bad.is_empty() {
-            return Err(format!("node {node:?} is not allowed to set the following labels: {}", bad.join(", ")));
+            return Err(format!(
+                "node {node:?} is not allowed to set the following labels: {}",
+                bad.join(", ")
+            ));
         }
         return Ok(());
     }
@@ -148,14 +157,18 @@ fn pod_change(
         (Operation::Create, Some(new), _) => {
             if object::annotation(new, "kubernetes.io/config.mirror").is_none() {
                 let name = object::name(new);
-                return Err(format!("pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods ({name})"));
+                return Err(format!(
+                    "pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods ({name})"
+                ));
             }
             if new["spec"]["nodeName"] != node {
                 return Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
             }
             for field in ["serviceAccountName"] {
                 if !new["spec"][field].as_str().unwrap_or("").is_empty() {
-                    return Err(format!("node {node:?} can not create pods that reference a service account"));
+                    return Err(format!(
+                        "node {node:?} can not create pods that reference a service account"
+                    ));
                 }
             }
             Ok(())

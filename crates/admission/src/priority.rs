@@ -58,9 +58,11 @@ impl Plugin for Priority {
             return Ok(());
         }
         let name = new["spec"]["priorityClassName"].as_str().unwrap_or("").to_owned();
-        let class = if name.is_empty() { self.global_default(&a.permit)? } else { Some(self.class(a, &name)?) };
+        let class =
+            if name.is_empty() { self.global_default(&a.permit)? } else { Some(self.class(a, &name)?) };
         let value = class.as_ref().map_or(0, |c| c["value"].as_i64().unwrap_or(0));
-        let policy = class.as_ref().and_then(|c| c["preemptionPolicy"].as_str()).unwrap_or("PreemptLowerPriority");
+        let policy =
+            class.as_ref().and_then(|c| c["preemptionPolicy"].as_str()).unwrap_or("PreemptLowerPriority");
         if new["spec"]["priority"].as_i64().is_some_and(|p| p != value) {
             let why = "the integer value of priority must not be provided in pod spec; priority admission controller computed";
             let given = new["spec"]["priority"].as_i64().unwrap_or(0);
@@ -78,11 +80,13 @@ impl Plugin for Priority {
     }
 
     async fn validate(&self, a: &Attributes<'_>, new: Option<&Value>, _old: Option<&Value>) -> Result<()> {
-        let Some(new) = new.filter(|n| a.is("scheduling.k8s.io", "priorityclasses") && n["globalDefault"] == true)
+        let Some(new) =
+            new.filter(|n| a.is("scheduling.k8s.io", "priorityclasses") && n["globalDefault"] == true)
         else {
             return Ok(());
         };
-        let other = self.global_default(&a.permit)?.filter(|c| c["metadata"]["name"] != new["metadata"]["name"]);
+        let other =
+            self.global_default(&a.permit)?.filter(|c| c["metadata"]["name"] != new["metadata"]["name"]);
         let Some(other) = other else { return Ok(()) };
         let other = other["metadata"]["name"].as_str().unwrap_or("");
         let why = format!("PriorityClass {other:?} is already marked as default. Only one default can exist");

@@ -27,7 +27,11 @@ impl ServiceAccount {
     }
 
     fn account(&self, a: &Attributes<'_>, name: &str) -> Result<Value> {
-        let row = self.registry.kinds().resource("", "v1", "serviceaccounts").ok_or_else(Status::no_such_resource)?;
+        let row = self
+            .registry
+            .kinds()
+            .resource("", "v1", "serviceaccounts")
+            .ok_or_else(Status::no_such_resource)?;
         self.registry.get_value(&a.permit, row, a.namespace, name).map_err(|e| {
             if !e.is_not_found() {
                 return e;
@@ -92,7 +96,8 @@ fn mount_token(pod: &mut Value, volume_name: impl Fn() -> String) {
     let mut mounted = false;
     for list in ["initContainers", "containers"] {
         for c in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            let has = c["volumeMounts"].as_array().is_some_and(|m| m.iter().any(|m| m["mountPath"] == MOUNT_PATH));
+            let has =
+                c["volumeMounts"].as_array().is_some_and(|m| m.iter().any(|m| m["mountPath"] == MOUNT_PATH));
             if has {
                 continue;
             }

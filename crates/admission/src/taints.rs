@@ -30,10 +30,10 @@ impl Plugin for TaintNodesByCondition {
         if taints.is_null() {
             *taints = json!([]);
         }
-        if let Some(list) = taints.as_array_mut() {
-            if !list.iter().any(|t| t["key"] == NOT_READY && t["effect"] == "NoSchedule") {
-                list.push(json!({"key": NOT_READY, "effect": "NoSchedule"}));
-            }
+        if let Some(list) = taints.as_array_mut()
+            && !list.iter().any(|t| t["key"] == NOT_READY && t["effect"] == "NoSchedule")
+        {
+            list.push(json!({"key": NOT_READY, "effect": "NoSchedule"}));
         }
         Ok(())
     }

@@ -4,11 +4,11 @@
 use crate::context::{Context, Warnings};
 use crate::filters::{audit, authentication, authorization, impersonation};
 use crate::negotiate::{self, Accepted};
+use crate::nonresource;
 use crate::reply::{self, Rendered, Rendering, Reply};
 use crate::request_info::RequestInfo;
 use crate::server::Server;
 use crate::verbs;
-use crate::nonresource;
 use auth::identity::Identity;
 use bytes::Bytes;
 use client::Body;
@@ -59,7 +59,11 @@ pub async fn serve(server: Arc<Server>, from: Arc<Connection>, request: Request<
 }
 
 /// Serves a request from this process.
-pub async fn serve_local(server: Arc<Server>, from: Arc<Connection>, request: Request<Bytes>) -> Response<Body> {
+pub async fn serve_local(
+    server: Arc<Server>,
+    from: Arc<Connection>,
+    request: Request<Bytes>,
+) -> Response<Body> {
     let (parts, body) = request.into_parts();
     handle(server, from, parts, async { Ok(body) }, None).await
 }
@@ -80,7 +84,8 @@ async fn handle(
         Ok(user) => user,
         Err(refused) => {
             let scope = audit::begin(&server, &info, &parts, from.peer, None);
-            let rendered = reply::refusal(&refused, accepted.unwrap_or_default().format, scope.wants_response());
+            let rendered =
+                reply::refusal(&refused, accepted.unwrap_or_default().format, scope.wants_response());
             scope.failed_authentication(&refused);
             return finish(&server, &info, scope, rendered, Vec::new());
         }
@@ -89,20 +94,28 @@ async fn handle(
     let scope = audit::begin(&server, &info, &parts, from.peer, Some(&user));
     if !scope.received() {
         let refused = Status::internal("failed to store audit event");
-        return finish(&server, &info, scope, reply::refusal(&refused, Default::default(), false), Vec::new());
+        return finish(
+            &server,
+            &info,
+            scope,
+            reply::refusal(&refused, Default::default(), false),
+            Vec::new(),
+        );
     }
     let long = info.is_long_running();
     // A bound on requests in flight stands before authorisation, whose cost it also bounds; it does not count streams.
     let _slot = match server.in_flight.enter(&info, &user, long) {
         Ok(slot) => slot,
         Err(refused) => {
-            let rendered = reply::refusal(&refused, accepted.unwrap_or_default().format, scope.wants_response());
+            let rendered =
+                reply::refusal(&refused, accepted.unwrap_or_default().format, scope.wants_response());
             scope.refused(&refused, rendered.object.as_ref());
             return finish(&server, &info, scope, rendered, Vec::new());
         }
     };
     let deadline = if long { Duration::from_secs(u64::from(u32::MAX)) } else { timeout_of(&info) };
-    let work = AssertUnwindSafe(authorized(&server, &from, &info, parts, body, upgrade, user, accepted, &scope));
+    let work =
+        AssertUnwindSafe(authorized(&server, &from, &info, parts, body, upgrade, user, accepted, &scope));
     // A panic answers this request with 500 and leaves a Panic event; the process goes on.
     let outcome = tokio::time::timeout(deadline, work.catch_unwind()).await;
     match outcome {
@@ -111,7 +124,8 @@ async fn handle(
             let text = panic_text(&*panic);
             scope.panicked(&text);
             server.metrics.panic();
-            let refused = Status::internal("an error on the server has prevented the request from succeeding");
+            let refused =
+                Status::internal("an error on the server has prevented the request from succeeding");
             finish(&server, &info, scope, reply::refusal(&refused, Default::default(), false), Vec::new())
         }
         Err(_) => {
@@ -150,7 +164,11 @@ async fn authorized(
             user,
             permit,
             headers: parts.headers,
-            accepted: if info.is_resource && !is_stream(info) { accepted? } else { accepted.unwrap_or_default() },
+            accepted: if info.is_resource && !is_stream(info) {
+                accepted?
+            } else {
+                accepted.unwrap_or_default()
+            },
             audit: scope.clone(),
             body,
             warnings: Warnings::default(),

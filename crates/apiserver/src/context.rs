@@ -53,7 +53,11 @@ impl Warnings {
 
     /// The `Warning` header values.
     pub fn headers(&self) -> Vec<String> {
-        self.0.lock().iter().map(|w| format!("299 - {:?}", w.replace(|c: char| c.is_control(), " "))).collect()
+        self.0
+            .lock()
+            .iter()
+            .map(|w| format!("299 - {:?}", w.replace(|c: char| c.is_control(), " ")))
+            .collect()
     }
 }
 
@@ -71,7 +75,8 @@ impl Context {
     pub fn dry_run(&self) -> Result<bool> {
         let asked: Vec<&str> = self.info.query.all("dryRun").collect();
         if asked.iter().any(|d| *d != "All") {
-            let error = meta::field::Error::not_supported(&meta::field::Path::new("dryRun"), asked[0], &["All"]);
+            let error =
+                meta::field::Error::not_supported(&meta::field::Path::new("dryRun"), asked[0], &["All"]);
             let gk = meta::GroupKind { group: "meta.k8s.io".into(), kind: "CreateOptions".into() };
             return Err(meta::Status::invalid(&gk, "", &vec![error]));
         }
@@ -79,7 +84,12 @@ impl Context {
     }
 
     /// The registry's view of a write by this request.
-    pub fn write<'a>(&'a self, kind: &'a KindDef, name: &'a str, admit: &'a Admission<'a>) -> registry::Request<'a> {
+    pub fn write<'a>(
+        &'a self,
+        kind: &'a KindDef,
+        name: &'a str,
+        admit: &'a Admission<'a>,
+    ) -> registry::Request<'a> {
         registry::Request {
             permit: self.permit,
             kind,
@@ -142,7 +152,13 @@ impl Admit for Admission<'_> {
         self.ctx.server.admission.admit(&self.attributes(op, name), new, old).await
     }
 
-    async fn validate(&self, op: Operation, name: &str, new: Option<&Value>, old: Option<&Value>) -> Result<()> {
+    async fn validate(
+        &self,
+        op: Operation,
+        name: &str,
+        new: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Result<()> {
         self.ctx.server.admission.validate(&self.attributes(op, name), new, old).await
     }
 }

@@ -188,7 +188,8 @@ fn aggregated_group(kinds: &Kinds, group: &str) -> Value {
 }
 
 fn aggregated_resource(row: &KindDef) -> Value {
-    let kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    let kind =
+        |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
     let scope = if row.namespaced() { "Namespaced" } else { "Cluster" };
     let mut out = json!({
         "resource": row.plural, "responseKind": kind(&row.group, &row.version, &row.kind), "scope": scope,

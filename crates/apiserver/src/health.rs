@@ -60,5 +60,9 @@ pub fn serve(ctx: &Context, path: &str) -> Option<Reply> {
 }
 
 fn text(code: u16, body: &str) -> Reply {
-    Reply::Text { code, content_type: "text/plain; charset=utf-8", body: Bytes::copy_from_slice(body.as_bytes()) }
+    Reply::Text {
+        code,
+        content_type: "text/plain; charset=utf-8",
+        body: Bytes::copy_from_slice(body.as_bytes()),
+    }
 }

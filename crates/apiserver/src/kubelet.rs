@@ -37,7 +37,11 @@ impl KubeletClient {
         Self { tls }
     }
 
-    async fn connect(&self, address: SocketAddr, node: &str) -> Result<hyper::client::conn::http1::SendRequest<Full<Bytes>>> {
+    async fn connect(
+        &self,
+        address: SocketAddr,
+        node: &str,
+    ) -> Result<hyper::client::conn::http1::SendRequest<Full<Bytes>>> {
         let failed = |e: String| Status::internal(format!("error dialing backend: {e}"));
         let stream = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(address))
             .await
@@ -89,9 +93,9 @@ pub fn address(ctx: &Context, node: &str) -> Result<SocketAddr> {
     let obj = ctx.server.registry.get_value(&ctx.permit, &row, "", node)?;
     let addresses = obj["status"]["addresses"].as_array().map(Vec::as_slice).unwrap_or_default();
     let internal = addresses.iter().find(|a| a["type"] == "InternalIP").and_then(|a| a["address"].as_str());
-    let ip: IpAddr = internal
-        .and_then(|a| a.parse().ok())
-        .ok_or_else(|| Status::internal(format!("no preferred addresses found; known addresses: {addresses:?}")))?;
+    let ip: IpAddr = internal.and_then(|a| a.parse().ok()).ok_or_else(|| {
+        Status::internal(format!("no preferred addresses found; known addresses: {addresses:?}"))
+    })?;
     if ip.is_unspecified() || ip.is_multicast() || is_link_local(&ip) {
         return Err(Status::bad_request("address not allowed"));
     }
@@ -116,7 +120,10 @@ pub async fn fetch(ctx: &Context, target: Target) -> Result<Reply> {
         request = request.header(name, value);
     }
     let request = request.body(Full::new(ctx.body.clone())).map_err(Status::internal)?;
-    let response = sender.send_request(request).await.map_err(|e| Status::internal(format!("error dialing backend: {e}")))?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|e| Status::internal(format!("error dialing backend: {e}")))?;
     let code = response.status();
     if code.is_redirection() {
         // A kubelet has no business sending the API server elsewhere.
@@ -134,7 +141,11 @@ fn kubelet_failure(code: StatusCode, body: &[u8]) -> Status {
     let text = String::from_utf8_lossy(&body[..body.len().min(2048)]).trim().to_owned();
     match code.as_u16() {
         400 => Status::bad_request(text),
-        404 => Status::new(404, meta::Reason::NotFound, format!("the server could not find the requested resource: {text}")),
+        404 => Status::new(
+            404,
+            meta::Reason::NotFound,
+            format!("the server could not find the requested resource: {text}"),
+        ),
         other => Status::new(other, meta::Reason::InternalError, text),
     }
 }
@@ -179,8 +190,10 @@ pub async fn splice(ctx: &Context, target: Target) -> Result<Reply> {
         request = request.header(name, value);
     }
     let request = request.body(Full::new(Bytes::new())).map_err(Status::internal)?;
-    let mut response =
-        sender.send_request(request).await.map_err(|e| Status::internal(format!("error dialing backend: {e}")))?;
+    let mut response = sender
+        .send_request(request)
+        .await
+        .map_err(|e| Status::internal(format!("error dialing backend: {e}")))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // Not upgraded: the backend connection is closed, never reused (CVE-2018-1002105).
         let code = response.status();
@@ -237,8 +250,12 @@ pub async fn proxy_to_pod(ctx: &Context, pod: &Value) -> Result<Reply> {
     let address = SocketAddr::new(ip, port);
     let stream = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(address))
         .await
-        .map_err(|_| Status::unavailable(format!("error trying to reach service: dial tcp {address}: i/o timeout")))?
-        .map_err(|e| Status::unavailable(format!("error trying to reach service: dial tcp {address}: {e}")))?;
+        .map_err(|_| {
+            Status::unavailable(format!("error trying to reach service: dial tcp {address}: i/o timeout"))
+        })?
+        .map_err(|e| {
+            Status::unavailable(format!("error trying to reach service: dial tcp {address}: {e}"))
+        })?;
     let mut sender = handshake(TokioIo::new(stream)).await?;
     let mut request = Request::builder().method(match ctx.info.verb.as_str() {
         "create" => Method::POST,

@@ -70,8 +70,18 @@ impl Metrics {
         let mut out = String::with_capacity(16 << 10);
         self.render_requests(&mut out);
         let store = ctx.server.registry.store().stats();
-        gauge(&mut out, "apiserver_storage_size_bytes", "Bytes of keys and values kept.", store.used_bytes as f64);
-        gauge(&mut out, "etcd_mvcc_db_total_size_in_bytes", "Bytes of keys and values kept.", store.used_bytes as f64);
+        gauge(
+            &mut out,
+            "apiserver_storage_size_bytes",
+            "Bytes of keys and values kept.",
+            store.used_bytes as f64,
+        );
+        gauge(
+            &mut out,
+            "etcd_mvcc_db_total_size_in_bytes",
+            "Bytes of keys and values kept.",
+            store.used_bytes as f64,
+        );
         gauge(&mut out, "taffrail_store_revision", "Newest durable revision.", store.revision as f64);
         gauge(&mut out, "taffrail_store_commits_total", "Commits since start.", store.commits as f64);
         gauge(&mut out, "taffrail_store_fsyncs_total", "Flushes to disk since start.", store.fsyncs as f64);
@@ -87,7 +97,8 @@ impl Metrics {
         let all = self.requests.lock().clone();
         out.push_str("# HELP apiserver_request_total Counter of apiserver requests.\n# TYPE apiserver_request_total counter\n");
         for (s, h) in &all {
-            let _ = writeln!(out, "apiserver_request_total{{code=\"{}\",{}}} {}", s.code, s.labels(), h.count);
+            let _ =
+                writeln!(out, "apiserver_request_total{{code=\"{}\",{}}} {}", s.code, s.labels(), h.count);
         }
         let name = "apiserver_request_duration_seconds";
         let _ = writeln!(out, "# HELP {name} Response latency in seconds.\n# TYPE {name} histogram");
@@ -105,7 +116,8 @@ impl Metrics {
     fn render_objects(&self, out: &mut String, ctx: &Context) {
         let name = "apiserver_storage_objects";
         let _ = writeln!(out, "# HELP {name} Number of stored objects.\n# TYPE {name} gauge");
-        for row in ctx.server.registry.kinds().rows().iter().filter(|r| !r.storage.is_empty() && !r.converts) {
+        for row in ctx.server.registry.kinds().rows().iter().filter(|r| !r.storage.is_empty() && !r.converts)
+        {
             let count = ctx.server.registry.store().count(&row.key_prefix());
             let _ = writeln!(out, "{name}{{resource=\"{}\"}} {count}", row.group_resource());
         }

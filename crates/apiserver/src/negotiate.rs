@@ -37,7 +37,8 @@ pub struct Accepted {
 }
 
 /// The media types of objects, as upstream lists them in refusals.
-pub const OBJECT_TYPES: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+pub const OBJECT_TYPES: &[&str] =
+    &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
 struct Clause<'a> {
     media: &'a str,
@@ -74,7 +75,9 @@ fn serve(c: &Clause) -> Option<Accepted> {
     let view = match (param("as"), param("g"), param("v")) {
         (None, _, _) => View::Object,
         (Some("Table"), Some("meta.k8s.io"), Some("v1")) => View::Table,
-        (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1")) => View::Partial,
+        (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1")) => {
+            View::Partial
+        }
         // A form that is not served: the client's next clause decides.
         _ => return None,
     };

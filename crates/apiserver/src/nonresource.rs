@@ -10,7 +10,11 @@ use serde_json::json;
 pub async fn dispatch(ctx: &Context) -> Result<Reply> {
     let path = ctx.info.path.as_str();
     if !matches!(ctx.info.verb.as_str(), "get" | "head") {
-        return Err(Status::new(405, meta::Reason::MethodNotAllowed, "the server does not allow this method on the requested resource"));
+        return Err(Status::new(
+            405,
+            meta::Reason::MethodNotAllowed,
+            "the server does not allow this method on the requested resource",
+        ));
     }
     if let Some(reply) = discovery::serve(ctx, path) {
         return reply;
@@ -50,7 +54,8 @@ fn json_text(content_type: &'static str, text: String) -> Reply {
 
 fn root_paths(ctx: &Context) -> Vec<String> {
     let kinds = ctx.server.registry.kinds();
-    let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis"].map(String::from).to_vec();
+    let mut paths: Vec<String> =
+        ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis"].map(String::from).to_vec();
     for group in discovery::groups(kinds) {
         paths.push(format!("/apis/{group}"));
         let mut seen = Vec::new();
@@ -61,7 +66,16 @@ fn root_paths(ctx: &Context) -> Vec<String> {
             }
         }
     }
-    let rest = ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"];
+    let rest = [
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ];
     paths.extend(rest.map(String::from));
     paths.sort();
     paths

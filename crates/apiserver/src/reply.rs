@@ -21,12 +21,29 @@ const LIST_CHUNK_BYTES: usize = 64 << 10;
 /// The answer of a verb.
 pub enum Reply {
     /// One object, as JSON bytes; a row when it can be shown as a table.
-    Object { code: u16, kind: Option<Arc<KindDef>>, bytes: Bytes },
-    List { kind: Arc<KindDef>, listed: Listed },
+    Object {
+        code: u16,
+        kind: Option<Arc<KindDef>>,
+        bytes: Bytes,
+    },
+    List {
+        kind: Arc<KindDef>,
+        listed: Listed,
+    },
     /// A document that has no other views (discovery, reviews).
-    Document { code: u16, value: Value },
-    Text { code: u16, content_type: &'static str, body: Bytes },
-    Stream { content_type: &'static str, body: Body },
+    Document {
+        code: u16,
+        value: Value,
+    },
+    Text {
+        code: u16,
+        content_type: &'static str,
+        body: Bytes,
+    },
+    Stream {
+        content_type: &'static str,
+        body: Body,
+    },
     /// A response made elsewhere (proxied, upgraded).
     Raw(Response<Body>),
 }
@@ -120,7 +137,11 @@ fn encoded(code: u16, json: Bytes, how: &Rendering) -> Result<Rendered> {
             Bytes::from(meta::yaml::to_string(&value).map_err(Status::internal)?)
         }
     };
-    Ok(Rendered { response: response(code, how.accepted.format.content_type(), full(body)), object, status: None })
+    Ok(Rendered {
+        response: response(code, how.accepted.format.content_type(), full(body)),
+        object,
+        status: None,
+    })
 }
 
 fn object(code: u16, kind: Option<Arc<KindDef>>, bytes: Bytes, how: &Rendering) -> Result<Rendered> {

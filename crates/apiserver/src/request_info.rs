@@ -156,7 +156,8 @@ fn single_name(selector: &str) -> Option<String> {
     for term in selector.split(',') {
         if let Some(value) = term.strip_prefix("metadata.name=") {
             let value = value.strip_prefix('=').unwrap_or(value);
-            let plain = !value.is_empty() && !matches!(value, "." | "..") && !value.contains(['/', '%', '\\']);
+            let plain =
+                !value.is_empty() && !matches!(value, "." | "..") && !value.contains(['/', '%', '\\']);
             found = plain.then(|| value.to_owned());
         }
     }
@@ -182,12 +183,48 @@ mod tests {
             (Method::GET, "/api/v1/pods", "list", "", "", "pods", "", ""),
             (Method::GET, "/api/v1/pods?watch=true", "watch", "", "", "pods", "", ""),
             (Method::GET, "/api/v1/watch/namespaces/ns/pods", "watch", "", "ns", "pods", "", ""),
-            (Method::DELETE, "/apis/apps/v1/namespaces/ns/deployments", "deletecollection", "apps", "ns", "deployments", "", ""),
-            (Method::PUT, "/api/v1/namespaces/ns/finalize", "update", "", "ns", "namespaces", "ns", "finalize"),
+            (
+                Method::DELETE,
+                "/apis/apps/v1/namespaces/ns/deployments",
+                "deletecollection",
+                "apps",
+                "ns",
+                "deployments",
+                "",
+                "",
+            ),
+            (
+                Method::PUT,
+                "/api/v1/namespaces/ns/finalize",
+                "update",
+                "",
+                "ns",
+                "namespaces",
+                "ns",
+                "finalize",
+            ),
             (Method::GET, "/api/v1/namespaces/ns", "get", "", "ns", "namespaces", "ns", ""),
             (Method::GET, "/api/v1/namespaces", "list", "", "", "namespaces", "", ""),
-            (Method::GET, "/api/v1/nodes?fieldSelector=metadata.name%3Dn1", "list", "", "", "nodes", "n1", ""),
-            (Method::POST, "/apis/rbac.authorization.k8s.io/v1/clusterroles", "create", "rbac.authorization.k8s.io", "", "clusterroles", "", ""),
+            (
+                Method::GET,
+                "/api/v1/nodes?fieldSelector=metadata.name%3Dn1",
+                "list",
+                "",
+                "",
+                "nodes",
+                "n1",
+                "",
+            ),
+            (
+                Method::POST,
+                "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+                "create",
+                "rbac.authorization.k8s.io",
+                "",
+                "clusterroles",
+                "",
+                "",
+            ),
         ];
         for (method, uri, verb, group, ns, resource, name, sub) in cases {
             let i = parse(method, uri);

@@ -64,8 +64,12 @@ fn token(ctx: &Context, review: &mut Value) -> Result<()> {
     if text.is_empty() {
         return Err(Status::bad_request("token is required for TokenReview in authentication"));
     }
-    let asked: Vec<String> =
-        review["spec"]["audiences"].as_array().into_iter().flatten().filter_map(|a| a.as_str().map(str::to_owned)).collect();
+    let asked: Vec<String> = review["spec"]["audiences"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|a| a.as_str().map(str::to_owned))
+        .collect();
     let authenticator = &ctx.server.authenticator;
     let audiences = if asked.is_empty() { authenticator.audiences().to_vec() } else { asked.clone() };
     review["status"] = match authenticator.token(&text, &audiences, ctx.server.clock.now()) {
@@ -81,7 +85,12 @@ fn subject(spec: &Value) -> Identity {
     Identity {
         name: text("user"),
         uid: text("uid"),
-        groups: spec["groups"].as_array().into_iter().flatten().filter_map(|g| g.as_str().map(str::to_owned)).collect(),
+        groups: spec["groups"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|g| g.as_str().map(str::to_owned))
+            .collect(),
         extra: serde_json::from_value(spec["extra"].clone()).unwrap_or_default(),
     }
 }
@@ -113,7 +122,8 @@ fn access(ctx: &Context, kind: &KindDef, review: &mut Value, user: &Identity) ->
     }
     let text = |v: &Value, f: &str| v[f].as_str().unwrap_or("").to_owned();
     let decision = if resource.is_object() {
-        let (verb, group, name) = (text(resource, "verb"), text(resource, "group"), text(resource, "resource"));
+        let (verb, group, name) =
+            (text(resource, "verb"), text(resource, "group"), text(resource, "resource"));
         let (sub, namespace, object) =
             (text(resource, "subresource"), text(resource, "namespace"), text(resource, "name"));
         ctx.server.authorizer.authorize(&Attributes {

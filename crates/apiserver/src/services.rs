@@ -95,7 +95,11 @@ pub struct Services {
 }
 
 impl Services {
-    pub fn new(ranges: Vec<Range>, node_ports: std::ops::RangeInclusive<u16>, rng: Arc<base::rng::Rng>) -> Self {
+    pub fn new(
+        ranges: Vec<Range>,
+        node_ports: std::ops::RangeInclusive<u16>,
+        rng: Arc<base::rng::Rng>,
+    ) -> Self {
         Self { ranges, node_ports, pools: Mutex::default(), rng }
     }
 
@@ -114,10 +118,13 @@ impl Services {
 
     /// Decides families and policy (upstream: `initIPFamilyFields`).
     fn families(&self, spec: &mut Value, old: Option<&Value>) -> Result<Vec<String>> {
-        let family_of = |ip: &str| ip.parse::<IpAddr>().ok().map(|a| if a.is_ipv4() { "IPv4" } else { "IPv6" }.to_owned());
+        let family_of = |ip: &str| {
+            ip.parse::<IpAddr>().ok().map(|a| if a.is_ipv4() { "IPv4" } else { "IPv6" }.to_owned())
+        };
         let mut families: Vec<String> =
             items(spec, "ipFamilies").iter().filter_map(|f| f.as_str().map(str::to_owned)).collect();
-        let asked: Vec<String> = items(spec, "clusterIPs").iter().filter_map(|i| i.as_str()).filter_map(family_of).collect();
+        let asked: Vec<String> =
+            items(spec, "clusterIPs").iter().filter_map(|i| i.as_str()).filter_map(family_of).collect();
         if families.is_empty() {
             families = asked.clone();
         }
@@ -165,11 +172,11 @@ impl Services {
         let result = self.complete_into(obj, old, &mut taken);
         if let Err(mut e) = result {
             self.give_back(&taken);
-            if let Some(d) = &mut e.details {
-                if e.code == 422 {
-                    d.name.clone_from(&name);
-                    e.message = e.message.replace("Service \"\"", &format!("Service {name:?}"));
-                }
+            if let Some(d) = &mut e.details
+                && e.code == 422
+            {
+                d.name.clone_from(&name);
+                e.message = e.message.replace("Service \"\"", &format!("Service {name:?}"));
             }
             return Err(e);
         }
@@ -196,7 +203,13 @@ impl Services {
         Ok(())
     }
 
-    fn take_addresses(&self, obj: &mut Value, old: Option<&Value>, families: &[String], taken: &mut Taken) -> Result<()> {
+    fn take_addresses(
+        &self,
+        obj: &mut Value,
+        old: Option<&Value>,
+        families: &[String],
+        taken: &mut Taken,
+    ) -> Result<()> {
         let asked: Vec<String> =
             items(&obj["spec"], "clusterIPs").iter().filter_map(|i| i.as_str().map(str::to_owned)).collect();
         let held: Vec<IpAddr> = old.map(|o| addresses(o).collect()).unwrap_or_default();
@@ -215,7 +228,9 @@ impl Services {
                     ip
                 }
                 _ => {
-                    let ip = self.any_address(range).ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))?;
+                    let ip = self
+                        .any_address(range)
+                        .ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))?;
                     taken.addresses.push(ip);
                     ip
                 }
@@ -231,9 +246,16 @@ impl Services {
 
     fn take_address(&self, range: &Range, ip: IpAddr) -> std::result::Result<(), String> {
         if !range.contains(ip) {
-            return Err(format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}/{}", range.base, range.prefix));
+            return Err(format!(
+                "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}/{}",
+                range.base, range.prefix
+            ));
         }
-        if self.pools.lock().addresses.insert(ip) { Ok(()) } else { Err("provided IP is already allocated".to_owned()) }
+        if self.pools.lock().addresses.insert(ip) {
+            Ok(())
+        } else {
+            Err("provided IP is already allocated".to_owned())
+        }
     }
 
     fn any_address(&self, range: &Range) -> Option<IpAddr> {
@@ -269,11 +291,18 @@ impl Services {
                     continue;
                 }
                 if !self.node_ports.contains(&number) {
-                    let detail = format!("provided port is not in the valid range. The range of valid ports is {}-{}", self.node_ports.start(), self.node_ports.end());
+                    let detail = format!(
+                        "provided port is not in the valid range. The range of valid ports is {}-{}",
+                        self.node_ports.start(),
+                        self.node_ports.end()
+                    );
                     return Err(invalid(vec![Error::invalid(&at, asked, detail)], ""));
                 }
                 if !self.pools.lock().ports.insert(key.clone()) {
-                    return Err(invalid(vec![Error::invalid(&at, asked, "provided port is already allocated")], ""));
+                    return Err(invalid(
+                        vec![Error::invalid(&at, asked, "provided port is already allocated")],
+                        "",
+                    ));
                 }
                 taken.ports.push(key);
                 seen.push((port, number));
@@ -368,7 +397,8 @@ mod tests {
     use super::*;
 
     fn pool() -> Services {
-        let ranges = vec![Range::parse("10.96.0.0/24").expect("v4"), Range::parse("fd00:96::/112").expect("v6")];
+        let ranges =
+            vec![Range::parse("10.96.0.0/24").expect("v4"), Range::parse("fd00:96::/112").expect("v6")];
         Services::new(ranges, 30000..=30002, Arc::new(base::rng::Rng::seeded(7)))
     }
 

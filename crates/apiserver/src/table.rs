@@ -6,7 +6,13 @@ use meta::status::Result;
 use serde_json::{Value, json};
 
 /// The `meta.k8s.io/v1` Table of some objects of one kind.
-pub fn table(kind: &KindDef, items: &[Value], metadata: Value, include: &str, now: Timestamp) -> Result<Value> {
+pub fn table(
+    kind: &KindDef,
+    items: &[Value],
+    metadata: Value,
+    include: &str,
+    now: Timestamp,
+) -> Result<Value> {
     let default = [kinds::columns::NAME, kinds::columns::CREATED_AT];
     let columns: &[Column] = if kind.columns.is_empty() { &default } else { kind.columns };
     let definitions: Vec<Value> = columns

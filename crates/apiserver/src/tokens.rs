@@ -59,8 +59,12 @@ pub async fn request(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let account = server.registry.get_value(&ctx.permit, kind, &info.namespace, &info.name)?;
     let seconds = asked["spec"]["expirationSeconds"].as_i64().unwrap_or(DEFAULT_SECONDS);
     check_seconds(seconds, &info.name)?;
-    let mut audiences: Vec<String> =
-        asked["spec"]["audiences"].as_array().into_iter().flatten().filter_map(|a| a.as_str().map(str::to_owned)).collect();
+    let mut audiences: Vec<String> = asked["spec"]["audiences"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|a| a.as_str().map(str::to_owned))
+        .collect();
     if audiences.is_empty() {
         audiences.clone_from(&server.tokens.audiences);
     }
@@ -114,10 +118,14 @@ fn bind(ctx: &Context, server: &Server, reference: &Value, bound: &mut Bound) ->
         ("v1", "Secret") => ("secrets", true),
         ("v1", "Node") => ("nodes", false),
         (version, kind) => {
-            return Err(Status::bad_request(format!("cannot bind token for serviceaccount {:?} to {version}, Kind={kind}", ctx.info.name)));
+            return Err(Status::bad_request(format!(
+                "cannot bind token for serviceaccount {:?} to {version}, Kind={kind}",
+                ctx.info.name
+            )));
         }
     };
-    let row = server.registry.kinds().resource("", "v1", resource).cloned().ok_or_else(Status::no_such_resource)?;
+    let row =
+        server.registry.kinds().resource("", "v1", resource).cloned().ok_or_else(Status::no_such_resource)?;
     let namespace = if namespaced { ctx.info.namespace.as_str() } else { "" };
     let obj = server.registry.get_value(&ctx.permit, &row, namespace, text("name"))?;
     let uid = object::uid(&obj).to_owned();

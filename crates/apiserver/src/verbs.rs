@@ -24,7 +24,7 @@ pub async fn dispatch(ctx: &Context) -> Result<Reply> {
     let Some(kind) = kinds.resource(&info.group, &info.version, &info.resource).cloned() else {
         return Err(Status::no_such_resource());
     };
-    if kind.namespaced() != !info.namespace.is_empty() && !all_namespaces(ctx, &kind) {
+    if kind.namespaced() == info.namespace.is_empty() && !all_namespaces(ctx, &kind) {
         return Err(Status::no_such_resource());
     }
     if !info.subresource.is_empty() {

@@ -149,14 +149,16 @@ impl AuditContext {
     /// The event of a stage, unless the policy leaves it out.
     pub fn stage(&mut self, stage: Stage, now: Timestamp) -> Option<&Event> {
         self.event.stage = stage;
-        self.event.stage_timestamp = if stage == Stage::RequestReceived { self.event.request_received_timestamp } else { now };
+        self.event.stage_timestamp =
+            if stage == Stage::RequestReceived { self.event.request_received_timestamp } else { now };
         let wanted = self.decision.level > Level::None && !self.decision.omit_stages.contains(&stage);
         wanted.then_some(&self.event)
     }
 
     /// What the commit of a write carries; `None` when the policy records nothing of it.
     pub fn core(&self) -> Option<Vec<u8>> {
-        if self.decision.level == Level::None || self.decision.omit_stages.contains(&Stage::ResponseComplete) {
+        if self.decision.level == Level::None || self.decision.omit_stages.contains(&Stage::ResponseComplete)
+        {
             return None;
         }
         serde_json::to_vec(&Core { event: self.event.clone() }).ok()
@@ -180,7 +182,9 @@ pub fn recover(core: &[u8], now: Timestamp) -> Option<Event> {
 
 /// Drops managedFields of an object, of a list's items and of a table's rows.
 fn strip_managed_fields(v: &mut Value) {
-    meta::object::at(v, &["metadata", "managedFields"]).is_some().then(|| meta::object::remove_meta(v, "managedFields"));
+    meta::object::at(v, &["metadata", "managedFields"])
+        .is_some()
+        .then(|| meta::object::remove_meta(v, "managedFields"));
     for list in ["items", "rows"] {
         for item in v.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             strip_managed_fields(item);
@@ -209,7 +213,8 @@ mod tests {
         c.request_object(b"{}");
         assert!(c.annotate("a/b", "1") && !c.annotate("a/b", "2"));
         c.response_status(201, None);
-        let line = String::from_utf8(c.stage(Stage::ResponseComplete, now).expect("sent").to_line()).expect("text");
+        let line =
+            String::from_utf8(c.stage(Stage::ResponseComplete, now).expect("sent").to_line()).expect("text");
         assert_eq!(
             line,
             r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"id","stage":"ResponseComplete","requestURI":"","verb":"create","user":{},"responseStatus":{"metadata":{},"code":201},"requestReceivedTimestamp":"1970-01-01T00:00:00.000000Z","stageTimestamp":"1970-01-01T00:00:00.000000Z","annotations":{"a/b":"1"}}"#

@@ -189,6 +189,9 @@ mod tests {
 
     #[test]
     fn go_escapes() {
-        assert_eq!(html_escape("{\"a\":\"<&>\u{2028}\"}".as_bytes()), b"{\"a\":\"\\u003c\\u0026\\u003e\\u2028\"}");
+        assert_eq!(
+            html_escape("{\"a\":\"<&>\u{2028}\"}".as_bytes()),
+            b"{\"a\":\"\\u003c\\u0026\\u003e\\u2028\"}"
+        );
     }
 }

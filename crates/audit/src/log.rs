@@ -51,7 +51,8 @@ pub struct LogBackend {
 
 impl LogBackend {
     pub fn open(options: LogOptions) -> Result<Self, String> {
-        let file = Rotated::open(options.clone()).map_err(|e| format!("cannot open the audit log {}: {e}", options.path))?;
+        let file = Rotated::open(options.clone())
+            .map_err(|e| format!("cannot open the audit log {}: {e}", options.path))?;
         let file = std::sync::Arc::new(Mutex::new(file));
         let counters = std::sync::Arc::new(Counters::default());
         let queue = (options.mode == Mode::Batch).then(|| {
@@ -215,7 +216,11 @@ fn compress(path: &Path) -> io::Result<()> {
 fn legacy(e: &Event) -> String {
     let or = |t: &str, none: &'static str| if t.is_empty() { none.to_owned() } else { t.to_owned() };
     let groups = |g: &[String]| {
-        if g.is_empty() { "\"<none>\"".to_owned() } else { g.iter().map(|g| format!("{g:?}")).collect::<Vec<_>>().join(",") }
+        if g.is_empty() {
+            "\"<none>\"".to_owned()
+        } else {
+            g.iter().map(|g| format!("{g:?}")).collect::<Vec<_>>().join(",")
+        }
     };
     let as_user = e.impersonated_user.as_ref();
     let namespace = e.object_ref.as_ref().map_or("", |r| r.namespace.as_str());
@@ -246,7 +251,8 @@ mod tests {
 
     fn event(id: &str) -> Event {
         let arrival = Arrival { audit_id: id.into(), ..Arrival::default() };
-        let mut c = AuditContext::begin(arrival, RuleDecision { level: Level::Metadata, ..RuleDecision::default() });
+        let mut c =
+            AuditContext::begin(arrival, RuleDecision { level: Level::Metadata, ..RuleDecision::default() });
         c.stage(Stage::ResponseComplete, Timestamp::UNIX_EPOCH).expect("sent").clone()
     }
 

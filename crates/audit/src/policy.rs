@@ -148,7 +148,9 @@ impl Policy {
 
 fn unknown(v: &serde_json::Value, known: &[&str], at: &str) -> Vec<String> {
     let map = v.as_object().into_iter().flatten();
-    map.filter(|(k, _)| !known.contains(&k.as_str())).map(|(k, _)| format!("unknown field \"{at}{k}\"")).collect()
+    map.filter(|(k, _)| !known.contains(&k.as_str()))
+        .map(|(k, _)| format!("unknown field \"{at}{k}\""))
+        .collect()
 }
 
 fn level(text: &str, at: &str) -> Result<Level, String> {
@@ -181,8 +183,11 @@ fn stages(list: &[String], at: &str) -> Result<Vec<Stage>, String> {
 
 /// Upstream: `pkg/apis/audit/validation`.
 fn check(rule: &Rule, at: &str) -> Result<(), String> {
-    if !rule.non_resource_urls.is_empty() && !(rule.resources.is_empty() && rule.namespaces.is_empty()) {
-        return Err(format!("{at}.nonResourceURLs: Invalid value: rules cannot apply to both regular resources and non-resource URLs"));
+    let about_resources = !rule.resources.is_empty() || !rule.namespaces.is_empty();
+    if !rule.non_resource_urls.is_empty() && about_resources {
+        return Err(format!(
+            "{at}.nonResourceURLs: Invalid value: rules cannot apply to both regular resources and non-resource URLs"
+        ));
     }
     for (i, url) in rule.non_resource_urls.iter().enumerate() {
         let at = format!("{at}.nonResourceURLs[{i}]");
@@ -190,22 +195,30 @@ fn check(rule: &Rule, at: &str) -> Result<(), String> {
             continue;
         }
         if !url.starts_with('/') {
-            return Err(format!("{at}: Invalid value: {url:?}: non-resource URL rules must begin with a '/' character"));
+            return Err(format!(
+                "{at}: Invalid value: {url:?}: non-resource URL rules must begin with a '/' character"
+            ));
         }
         if url.trim_end_matches('*').len() + 1 < url.len() || url[..url.len() - 1].contains('*') {
-            return Err(format!("{at}: Invalid value: {url:?}: non-resource URL wildcards '*' must be the final character of the rule"));
+            return Err(format!(
+                "{at}: Invalid value: {url:?}: non-resource URL wildcards '*' must be the final character of the rule"
+            ));
         }
     }
     for (i, r) in rule.resources.iter().enumerate() {
         let at = format!("{at}.resources[{i}]");
         let subdomain = r.group.is_empty()
             || r.group == "*"
-            || r.group.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-'));
+            || r.group
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-'));
         if !subdomain {
             return Err(format!("{at}.group: Invalid value: {:?}: a lowercase RFC 1123 subdomain", r.group));
         }
         if !r.resource_names.is_empty() && r.resources.is_empty() {
-            return Err(format!("{at}.resourceNames: Invalid value: using resourceNames requires at least one resource"));
+            return Err(format!(
+                "{at}.resourceNames: Invalid value: using resourceNames requires at least one resource"
+            ));
         }
     }
     Ok(())
@@ -272,16 +285,26 @@ mod tests {
     use super::*;
 
     fn policy(rules: &str) -> Policy {
-        Policy::parse(format!("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n{rules}").as_bytes()).expect("a policy")
+        Policy::parse(format!("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n{rules}").as_bytes())
+            .expect("a policy")
     }
 
     fn pods<'a>(sub: &'a str, ns: &'a str) -> Attributes<'a> {
-        Attributes { verb: "get", is_resource: true, resource: "pods", subresource: sub, namespace: ns, ..Attributes::default() }
+        Attributes {
+            verb: "get",
+            is_resource: true,
+            resource: "pods",
+            subresource: sub,
+            namespace: ns,
+            ..Attributes::default()
+        }
     }
 
     #[test]
     fn the_first_match_wins_and_none_is_none() {
-        let p = policy("- level: Metadata\n  namespaces: [a]\n- level: Request\n  resources: [{group: \"\", resources: [pods]}]\n");
+        let p = policy(
+            "- level: Metadata\n  namespaces: [a]\n- level: Request\n  resources: [{group: \"\", resources: [pods]}]\n",
+        );
         assert_eq!(p.evaluate(&pods("", "a")).level, Level::Metadata);
         assert_eq!(p.evaluate(&pods("", "b")).level, Level::Request);
         assert_eq!(p.evaluate(&pods("log", "b")).level, Level::None, "pods does not cover its subresources");
@@ -299,7 +322,9 @@ mod tests {
             ("*", "", true),
             ("pods", "log", false),
         ] {
-            let p = policy(&format!("- level: Metadata\n  resources: [{{group: \"\", resources: [\"{spec}\"]}}]\n"));
+            let p = policy(&format!(
+                "- level: Metadata\n  resources: [{{group: \"\", resources: [\"{spec}\"]}}]\n"
+            ));
             assert_eq!(p.evaluate(&pods(sub, "")).level != Level::None, matches, "{spec} {sub}");
         }
     }
@@ -316,9 +341,18 @@ mod tests {
             ("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: []\n", "0 rules"),
             ("apiVersion: v1\nkind: Policy\nrules: [{level: None}]\n", "unknown group version"),
             ("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Loud}]\n", "Unsupported value"),
-            ("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: None, nonResourceURLs: [x]}]\n", "must begin"),
-            ("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: None, nonResourceURLs: [/a*b]}]\n", "final character"),
-            ("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: None, omitStages: [x]}]\n", "allowed stages"),
+            (
+                "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: None, nonResourceURLs: [x]}]\n",
+                "must begin",
+            ),
+            (
+                "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: None, nonResourceURLs: [/a*b]}]\n",
+                "final character",
+            ),
+            (
+                "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: None, omitStages: [x]}]\n",
+                "allowed stages",
+            ),
         ] {
             assert!(Policy::parse(text.as_bytes()).expect_err("refused").contains(want), "{text}");
         }
@@ -329,7 +363,15 @@ mod tests {
         let p = Policy::built_in();
         let alice = User { username: "alice".into(), ..User::default() };
         let ask = |user: Option<&User>, verb: &str, resource: &str, sub: &str| {
-            let a = Attributes { user, verb, is_resource: true, resource, subresource: sub, namespace: "ns", ..Attributes::default() };
+            let a = Attributes {
+                user,
+                verb,
+                is_resource: true,
+                resource,
+                subresource: sub,
+                namespace: "ns",
+                ..Attributes::default()
+            };
             p.evaluate(&a).level
         };
         assert_eq!(ask(Some(&alice), "create", "secrets", ""), Level::Metadata);
@@ -337,7 +379,8 @@ mod tests {
         assert_eq!(ask(Some(&alice), "get", "pods", "exec"), Level::Metadata);
         assert_eq!(ask(Some(&alice), "delete", "pods", ""), Level::RequestResponse);
         assert_eq!(ask(None, "list", "pods", ""), Level::Metadata);
-        let kubelet = User { username: "system:node:n".into(), groups: vec!["system:nodes".into()], ..User::default() };
+        let kubelet =
+            User { username: "system:node:n".into(), groups: vec!["system:nodes".into()], ..User::default() };
         assert_eq!(ask(Some(&kubelet), "patch", "nodes", "status"), Level::None);
     }
 }

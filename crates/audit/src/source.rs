@@ -5,7 +5,8 @@ use std::net::IpAddr;
 /// Addresses that headers claim, then the one that connected. All but the last are the client's word.
 pub fn source_ips(forwarded_for: Option<&str>, real_ip: Option<&str>, peer: Option<IpAddr>) -> Vec<String> {
     let parse = |t: &str| t.trim().parse::<IpAddr>().ok();
-    let mut out: Vec<IpAddr> = forwarded_for.into_iter().flat_map(|h| h.split(',')).filter_map(parse).collect();
+    let mut out: Vec<IpAddr> =
+        forwarded_for.into_iter().flat_map(|h| h.split(',')).filter_map(parse).collect();
     if let Some(ip) = real_ip.and_then(parse).filter(|ip| !out.contains(ip)) {
         out.push(ip);
     }
@@ -38,7 +39,10 @@ mod tests {
     fn claims_come_before_the_truth() {
         let peer = "192.0.2.9".parse().ok();
         assert_eq!(source_ips(None, None, peer), ["192.0.2.9"]);
-        assert_eq!(source_ips(Some("10.0.0.1, junk, 10.0.0.2"), Some("10.0.0.3"), peer), ["10.0.0.1", "10.0.0.2", "10.0.0.3", "192.0.2.9"]);
+        assert_eq!(
+            source_ips(Some("10.0.0.1, junk, 10.0.0.2"), Some("10.0.0.3"), peer),
+            ["10.0.0.1", "10.0.0.2", "10.0.0.3", "192.0.2.9"]
+        );
         assert_eq!(source_ips(Some("192.0.2.9"), None, peer), ["192.0.2.9"]);
     }
 }

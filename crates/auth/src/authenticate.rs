@@ -42,7 +42,12 @@ impl Authenticator {
     }
 
     /// Decides from the verified certificate and the `Authorization` header.
-    pub fn authenticate(&self, certificate: Option<&[u8]>, authorization: Option<&str>, now: Timestamp) -> Outcome {
+    pub fn authenticate(
+        &self,
+        certificate: Option<&[u8]>,
+        authorization: Option<&str>,
+        now: Timestamp,
+    ) -> Outcome {
         if let Some(identity) = certificate.and_then(from_certificate) {
             return Outcome::Known(identity);
         }
@@ -54,7 +59,12 @@ impl Authenticator {
     }
 
     /// Decides from a bearer token; also what a TokenReview asks. The audiences that matched come with the identity.
-    pub fn token(&self, token: &str, audiences: &[String], now: Timestamp) -> Result<(Identity, Vec<String>), String> {
+    pub fn token(
+        &self,
+        token: &str,
+        audiences: &[String],
+        now: Timestamp,
+    ) -> Result<(Identity, Vec<String>), String> {
         if let Some(identity) = self.tokens.get(token) {
             return Ok((identity.clone(), audiences.to_vec()));
         }
@@ -79,7 +89,8 @@ pub fn from_certificate(der: &[u8]) -> Option<Identity> {
         cert.subject().iter_by_oid(oid).filter_map(|a| a.as_str().ok().map(str::to_owned)).collect()
     };
     let name = all(&OID_X509_COMMON_NAME).into_iter().next().filter(|n| !n.is_empty())?;
-    let mut id = Identity { name, groups: all(&OID_X509_ORGANIZATION_NAME), ..Identity::default() }.authenticated();
+    let mut id =
+        Identity { name, groups: all(&OID_X509_ORGANIZATION_NAME), ..Identity::default() }.authenticated();
     let hash: String = Sha256::digest(der).iter().map(|b| format!("{b:02x}")).collect();
     id.extra.insert(CREDENTIAL_ID.to_owned(), vec![format!("X509SHA256={hash}")]);
     Some(id)
@@ -87,7 +98,8 @@ pub fn from_certificate(der: &[u8]) -> Option<Identity> {
 
 /// Reads a static token file: `token,user,uid[,"group1,group2"]` (upstream: `tokenfile.NewCSV`).
 pub fn token_file(path: &Path) -> Result<HashMap<String, Identity>, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read the token file {}: {e}", path.display()))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| format!("cannot read the token file {}: {e}", path.display()))?;
     parse_tokens(&text).map_err(|e| format!("the token file {}: {e}", path.display()))
 }
 
@@ -100,13 +112,23 @@ fn parse_tokens(text: &str) -> Result<HashMap<String, Identity>, String> {
         let fields = csv_line(line);
         let [token, user, uid, rest @ ..] = fields.as_slice() else {
             let n = fields.len();
-            return Err(format!("line {} must have at least 3 columns (token, user name, user uid), found {n}", i + 1));
+            return Err(format!(
+                "line {} must have at least 3 columns (token, user name, user uid), found {n}",
+                i + 1
+            ));
         };
         if token.is_empty() {
             return Err(format!("line {}: empty token", i + 1));
         }
-        let groups = rest.first().map(|g| g.split(',').map(|g| g.trim().to_owned()).filter(|g| !g.is_empty()).collect());
-        let id = Identity { name: user.clone(), uid: uid.clone(), groups: groups.unwrap_or_default(), ..Identity::default() };
+        let groups = rest
+            .first()
+            .map(|g| g.split(',').map(|g| g.trim().to_owned()).filter(|g| !g.is_empty()).collect());
+        let id = Identity {
+            name: user.clone(),
+            uid: uid.clone(),
+            groups: groups.unwrap_or_default(),
+            ..Identity::default()
+        };
         out.insert(token.clone(), id.authenticated());
     }
     Ok(out)
@@ -139,7 +161,10 @@ mod tests {
     #[test]
     fn token_files() {
         let t = parse_tokens("abc,alice,1,\"dev,ops\"\nxyz,bob,2\n").expect("read");
-        assert_eq!(t["abc"], Identity { uid: "1".into(), ..Identity::new("alice", &["dev", "ops", "system:authenticated"]) });
+        assert_eq!(
+            t["abc"],
+            Identity { uid: "1".into(), ..Identity::new("alice", &["dev", "ops", "system:authenticated"]) }
+        );
         assert_eq!(t["xyz"].groups, ["system:authenticated"]);
         assert!(parse_tokens("a,b\n").expect_err("refused").contains("at least 3 columns"));
     }

@@ -5,8 +5,8 @@
 use base::clock::SharedClock;
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -62,11 +62,11 @@ pub struct Pki {
 impl Pki {
     /// Opens or makes the authority in a directory.
     pub fn open(dir: &Path, clock: SharedClock) -> Result<Self, PkiError> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|source| PkiError::Io { what: "create", path: dir.into(), source })?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| PkiError::Io {
+            what: "create",
+            path: dir.into(),
+            source,
+        })?;
         let (cert, key) = (dir.join("ca.crt"), dir.join("ca.key"));
         if !(cert.exists() && key.exists()) {
             let pair = new_key()?;
@@ -101,7 +101,9 @@ impl Pki {
         for name in names {
             params.subject_alt_names.push(match name.parse::<IpAddr>() {
                 Ok(ip) => SanType::IpAddress(ip),
-                Err(_) => SanType::DnsName(name.as_str().try_into().map_err(crypto("use a name in a certificate"))?),
+                Err(_) => {
+                    SanType::DnsName(name.as_str().try_into().map_err(crypto("use a name in a certificate"))?)
+                }
             });
         }
         let leaf = self.sign(params)?;
@@ -175,8 +177,11 @@ fn ca_params(now: Timestamp) -> Result<CertificateParams, PkiError> {
     name.push(DnType::CommonName, "kubernetes");
     params.distinguished_name = name;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages =
-        vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::KeyCertSign];
+    params.key_usages = vec![
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::KeyEncipherment,
+        KeyUsagePurpose::KeyCertSign,
+    ];
     params.subject_alt_names =
         vec![SanType::DnsName("kubernetes".try_into().map_err(crypto("use a name in a certificate"))?)];
     validity(&mut params, now, CA_DAYS);

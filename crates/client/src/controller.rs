@@ -45,7 +45,11 @@ impl ObjectKey {
 
 impl Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
     }
 }
 
@@ -185,7 +189,8 @@ impl<R: Reconcile> Controller<R> {
         tracing::debug!(controller = self.name, "started");
         let mut workers = JoinSet::new();
         for _ in 0..self.workers {
-            let (queue, reconciler, clock) = (self.queue.clone(), self.reconciler.clone(), self.clock.clone());
+            let (queue, reconciler, clock) =
+                (self.queue.clone(), self.reconciler.clone(), self.clock.clone());
             let (name, cancel) = (self.name, cancel.clone());
             workers.spawn(async move {
                 loop {
@@ -204,7 +209,13 @@ impl<R: Reconcile> Controller<R> {
     }
 }
 
-async fn work<R: Reconcile>(name: &str, reconciler: &R, queue: &Queue<R::Key>, clock: &SharedClock, key: &R::Key) {
+async fn work<R: Reconcile>(
+    name: &str,
+    reconciler: &R,
+    queue: &Queue<R::Key>,
+    clock: &SharedClock,
+    key: &R::Key,
+) {
     let started = clock.monotonic();
     let outcome = AssertUnwindSafe(reconciler.reconcile(key)).catch_unwind().await;
     let took = clock.monotonic().saturating_sub(started);

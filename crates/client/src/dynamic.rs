@@ -73,7 +73,9 @@ impl Dynamic {
     /// Updates the object that the tree's metadata names, or a subresource of it (`status`, `finalize`).
     pub async fn update(&self, object: &Value, subresource: &str) -> Result<Value> {
         let (ns, name) = (meta::object::namespace(object), meta::object::name(object));
-        self.client.json(Method::PUT, &self.resource.path(ns, require(name)?, subresource), Some(encode(object)?)).await
+        self.client
+            .json(Method::PUT, &self.resource.path(ns, require(name)?, subresource), Some(encode(object)?))
+            .await
     }
 
     pub async fn patch(&self, ns: &str, name: &str, subresource: &str, patch: &Patch) -> Result<Value> {
@@ -84,7 +86,12 @@ impl Dynamic {
         self.client.delete_at(&self.resource.path(ns, require(name)?, ""), options).await
     }
 
-    pub async fn delete_collection(&self, ns: &str, options: &DeleteOptions, list: &ListOptions) -> Result<()> {
+    pub async fn delete_collection(
+        &self,
+        ns: &str,
+        options: &DeleteOptions,
+        list: &ListOptions,
+    ) -> Result<()> {
         let mut uri = self.resource.path(ns, "", "");
         list.write(&mut uri);
         self.client.delete_at(&uri, options).await
@@ -148,11 +155,17 @@ impl Client {
         let mut wanted = vec![(String::new(), "v1".to_owned())];
         for g in groups.groups {
             let first = g.preferred_version.or_else(|| g.versions.first().cloned()).map(|v| v.version);
-            let rest = g.versions.into_iter().map(|v| v.version).filter(|v| Some(v) != first.as_ref()).collect::<Vec<_>>();
+            let rest = g
+                .versions
+                .into_iter()
+                .map(|v| v.version)
+                .filter(|v| Some(v) != first.as_ref())
+                .collect::<Vec<_>>();
             wanted.extend(first.into_iter().chain(rest).map(|v| (g.name.clone(), v)));
         }
         for (group, version) in wanted {
-            let at = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+            let at =
+                if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
             match self.json::<ResourceList>(Method::GET, &at, None).await {
                 Ok(list) => {
                     for r in list.resources.into_iter().filter(|r| !r.name.contains('/')) {

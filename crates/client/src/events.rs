@@ -87,7 +87,14 @@ impl Recorder {
     }
 
     /// As [`Self::event`], with what was done or tried (only kept by [`Flavor::Events`]).
-    pub fn action(&self, about: &ObjectReference, kind: EventType, reason: &str, action: &str, message: impl Into<String>) {
+    pub fn action(
+        &self,
+        about: &ObjectReference,
+        kind: EventType,
+        reason: &str,
+        action: &str,
+        message: impl Into<String>,
+    ) {
         let note = Note {
             about: about.clone(),
             kind,
@@ -167,8 +174,14 @@ impl Sink {
     async fn create(&self, note: &Note, key: &str, correlator: &mut Correlator) -> Result<(), Status> {
         let name = event_name(note.about.name.as_deref().unwrap_or(""), note.at);
         let created = match self.flavor {
-            Flavor::Core => self.client.raw(http::Method::POST, &self.path(note, ""), Some(&self.core(note, &name))).await,
-            Flavor::Events => self.client.raw(http::Method::POST, &self.path(note, ""), Some(&self.new_style(note, &name))).await,
+            Flavor::Core => {
+                self.client.raw(http::Method::POST, &self.path(note, ""), Some(&self.core(note, &name))).await
+            }
+            Flavor::Events => {
+                self.client
+                    .raw(http::Method::POST, &self.path(note, ""), Some(&self.new_style(note, &name)))
+                    .await
+            }
         };
         created?;
         correlator.created(key, name);
@@ -177,7 +190,9 @@ impl Sink {
 
     async fn repeat(&self, note: &Note, name: &str, count: u32) -> Result<(), Status> {
         let patch = match self.flavor {
-            Flavor::Core => json!({"count": count, "lastTimestamp": meta::time::rfc3339(note.at), "message": note.message}),
+            Flavor::Core => {
+                json!({"count": count, "lastTimestamp": meta::time::rfc3339(note.at), "message": note.message})
+            }
             Flavor::Events => {
                 json!({"series": {"count": count, "lastObservedTime": meta::time::rfc3339_micro(note.at)}})
             }
@@ -208,6 +223,15 @@ impl Sink {
         })
     }
 
+    /// Upstream: `component-host`; the component alone where no host is known.
+    fn instance(&self) -> String {
+        if self.host.is_empty() {
+            self.component.clone()
+        } else {
+            format!("{}-{}", self.component, self.host)
+        }
+    }
+
     fn new_style(&self, note: &Note, name: &str) -> Value {
         let mut text = note.message.clone();
         if text.len() > MAX_NOTE {
@@ -219,7 +243,7 @@ impl Sink {
             "apiVersion": NewEvent::API_VERSION, "kind": NewEvent::KIND,
             "metadata": {"name": name, "namespace": namespace(note)},
             "eventTime": meta::time::rfc3339_micro(note.at),
-            "reportingController": self.component, "reportingInstance": format!("{}-{}", self.component, self.host),
+            "reportingController": self.component, "reportingInstance": self.instance(),
             "action": note.action, "reason": note.reason, "regarding": note.about, "note": text,
             "type": note.kind.as_str(),
         })
@@ -247,14 +271,21 @@ mod tests {
 
     fn about() -> ObjectReference {
         let s = |t: &str| Some(t.to_owned());
-        ObjectReference { kind: s("Pod"), name: s("p"), namespace: s("n"), uid: s("u"), ..ObjectReference::default() }
+        ObjectReference {
+            kind: s("Pod"),
+            name: s("p"),
+            namespace: s("n"),
+            uid: s("u"),
+            ..ObjectReference::default()
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn repeats_count_up_in_one_object() {
         let api = Arc::new(FakeApi::new());
         let clock = Arc::new(ManualClock::new("2026-01-01T00:00:00Z".parse().unwrap()));
-        let recorder = Recorder::new(Client::new(api.clone()), "kubelet", "node-1", Flavor::Core, clock.clone());
+        let recorder =
+            Recorder::new(Client::new(api.clone()), "kubelet", "node-1", Flavor::Core, clock.clone());
         for _ in 0..3 {
             recorder.event(&about(), EventType::Warning, "BackOff", "again");
             clock.advance(Duration::from_secs(1));
@@ -264,7 +295,10 @@ mod tests {
         let events = api.objects("/api/v1/namespaces/n/events");
         assert_eq!(events.len(), 2);
         let backoff = events.iter().find(|e| e["reason"] == "BackOff").unwrap();
-        assert_eq!((&backoff["count"], &backoff["lastTimestamp"]), (&json!(3), &json!("2026-01-01T00:00:02Z")));
+        assert_eq!(
+            (&backoff["count"], &backoff["lastTimestamp"]),
+            (&json!(3), &json!("2026-01-01T00:00:02Z"))
+        );
         assert_eq!(backoff["source"], json!({"component": "kubelet", "host": "node-1"}));
     }
 

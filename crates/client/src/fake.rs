@@ -63,7 +63,9 @@ impl FakeApi {
         let t = target(collection);
         let state = self.0.lock();
         let all = state.objects.get(&t.collection).into_iter().flatten();
-        all.filter(|((ns, _), _)| t.namespace.is_empty() || *ns == t.namespace).map(|(_, v)| v.clone()).collect()
+        all.filter(|((ns, _), _)| t.namespace.is_empty() || *ns == t.namespace)
+            .map(|(_, v)| v.clone())
+            .collect()
     }
 
     /// One object by its full path.
@@ -125,12 +127,14 @@ impl FakeApi {
 impl State {
     fn list(&self, t: &Target) -> Value {
         let all = self.objects.get(&t.collection).into_iter().flatten();
-        let items: Vec<_> = all.filter(|((ns, _), _)| t.namespace.is_empty() || *ns == t.namespace).map(|(_, v)| v).collect();
+        let items: Vec<_> =
+            all.filter(|((ns, _), _)| t.namespace.is_empty() || *ns == t.namespace).map(|(_, v)| v).collect();
         json!({"kind": "List", "metadata": {"resourceVersion": self.version.to_string()}, "items": items})
     }
 
     fn get(&self, t: &Target) -> Result<Value, Status> {
-        let found = self.objects.get(&t.collection).and_then(|m| m.get(&(t.namespace.clone(), t.name.clone())));
+        let found =
+            self.objects.get(&t.collection).and_then(|m| m.get(&(t.namespace.clone(), t.name.clone())));
         found.cloned().ok_or_else(|| not_found(t))
     }
 

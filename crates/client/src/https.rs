@@ -100,7 +100,8 @@ impl HttpsApi {
         let tls = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls(config)?).https_or_http();
         let tls = match &config.tls_server_name {
             Some(name) => {
-                let name = ServerName::try_from(name.clone()).map_err(|e| Error::Authority(format!("tls-server-name: {e}")))?;
+                let name = ServerName::try_from(name.clone())
+                    .map_err(|e| Error::Authority(format!("tls-server-name: {e}")))?;
                 tls.with_server_name_resolver(FixedServerNameResolver::new(name))
             }
             None => tls,
@@ -118,7 +119,8 @@ impl HttpsApi {
             scheme,
             authority,
             prefix: uri.path().trim_end_matches('/').to_owned(),
-            user_agent: HeaderValue::from_str(&config.user_agent).unwrap_or(HeaderValue::from_static("taffrail")),
+            user_agent: HeaderValue::from_str(&config.user_agent)
+                .unwrap_or(HeaderValue::from_static("taffrail")),
             token: config.token.clone(),
             cached: Mutex::new(None),
         })
@@ -219,7 +221,12 @@ mod tests {
             s.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
             String::from_utf8_lossy(&seen[..n]).into_owned()
         });
-        let config = Config { server, token: Token::Bearer("abc".into()), user_agent: "x/1".into(), ..Config::default() };
+        let config = Config {
+            server,
+            token: Token::Bearer("abc".into()),
+            user_agent: "x/1".into(),
+            ..Config::default()
+        };
         let client = crate::Client::new(Arc::new(HttpsApi::new(&config).unwrap()));
         let answer = client.raw(http::Method::GET, "/api/v1/pods?limit=1", None).await.unwrap();
         assert_eq!(answer, serde_json::json!({}));

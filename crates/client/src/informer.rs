@@ -116,8 +116,12 @@ impl Informers {
     pub fn metadata_of(&self, resource: &ApiResource) -> Informer<MetaObject> {
         let source = Source {
             uri: resource.path("", "", ""),
-            list_accept: Some("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"),
-            watch_accept: Some("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"),
+            list_accept: Some(
+                "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
+            ),
+            watch_accept: Some(
+                "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
+            ),
             trim: trim_meta_object,
         };
         let cancel = self.cancel.child_token();
@@ -156,6 +160,7 @@ fn trim_kind<K: Kind>(object: &mut K) {
 fn trim_meta_object(object: &mut MetaObject) {
     trim(&mut object.metadata);
     object.metadata.annotations = None;
+    object.metadata.labels = None;
 }
 
 /// Drops what nobody reads from a local copy.

@@ -21,7 +21,15 @@ impl Scoped for NamespaceResourceScope {
 
 /// Any object kind of k8s-openapi.
 pub trait Kind:
-    Resource<Scope: Scoped> + Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Clone + Debug + Send + Sync + 'static
+    Resource<Scope: Scoped>
+    + Metadata<Ty = ObjectMeta>
+    + Serialize
+    + DeserializeOwned
+    + Clone
+    + Debug
+    + Send
+    + Sync
+    + 'static
 {
     fn name(&self) -> &str {
         self.metadata().name.as_deref().unwrap_or("")

@@ -109,11 +109,15 @@ fn resolve(tree: &Value, path: &Path, context: Option<&str>) -> Result<Config, S
         None => &Value::Null,
     };
     if cluster["insecure-skip-tls-verify"] == true {
-        return Err("insecure-skip-tls-verify is not supported; give certificate-authority or its -data".into());
+        return Err(
+            "insecure-skip-tls-verify is not supported; give certificate-authority or its -data".into()
+        );
     }
     for unsupported in ["exec", "auth-provider"] {
         if !user[unsupported].is_null() {
-            return Err(format!("credentials from {unsupported} are not supported; use a certificate or a token"));
+            return Err(format!(
+                "credentials from {unsupported} are not supported; use a certificate or a token"
+            ));
         }
     }
     let dir = path.parent().unwrap_or(Path::new("."));
@@ -203,9 +207,11 @@ fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     fs::create_dir_all(dir)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let temporary = dir.join(format!(".{name}.{}.tmp", std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    let done = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, &path));
+    let done =
+        file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, &path));
     if done.is_err() {
         // the failure reported is the first one
         let _ = fs::remove_file(&temporary);
@@ -219,7 +225,13 @@ mod tests {
 
     fn entry(server: &str) -> Entry {
         let identity_pem = Some((b"cert".to_vec(), b"key".to_vec()));
-        Entry { name: "taffrail".into(), server: server.into(), ca_pem: b"ca".to_vec(), identity_pem, token: None }
+        Entry {
+            name: "taffrail".into(),
+            server: server.into(),
+            ca_pem: b"ca".to_vec(),
+            identity_pem,
+            token: None,
+        }
     }
 
     #[test]

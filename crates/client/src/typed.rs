@@ -152,7 +152,13 @@ impl Client {
     }
 
     /// Creates a subresource such as `binding` or `token`; the body and answer are of any type.
-    pub async fn create_subresource<K: Kind>(&self, ns: &str, name: &str, sub: &str, body: &Value) -> Result<Value> {
+    pub async fn create_subresource<K: Kind>(
+        &self,
+        ns: &str,
+        name: &str,
+        sub: &str,
+        body: &Value,
+    ) -> Result<Value> {
         self.json(Method::POST, &path_of::<K>(ns, require(name)?, sub), Some(encode(body)?)).await
     }
 
@@ -171,10 +177,17 @@ impl Client {
 
     async fn put<K: Kind>(&self, object: &K, sub: &str) -> Result<K> {
         let body = encode(object)?;
-        self.json(Method::PUT, &path_of::<K>(object.namespace(), require(object.name())?, sub), Some(body)).await
+        self.json(Method::PUT, &path_of::<K>(object.namespace(), require(object.name())?, sub), Some(body))
+            .await
     }
 
-    pub async fn patch<K: Kind>(&self, ns: &str, name: &str, subresource: Option<&str>, patch: Patch) -> Result<K> {
+    pub async fn patch<K: Kind>(
+        &self,
+        ns: &str,
+        name: &str,
+        subresource: Option<&str>,
+        patch: Patch,
+    ) -> Result<K> {
         let uri = path_of::<K>(ns, require(name)?, subresource.unwrap_or(""));
         self.patch_at(&uri, &patch).await
     }
@@ -201,11 +214,17 @@ impl Client {
         if response.status().is_success() {
             return Ok(response.into_body());
         }
-        let body = tokio::time::timeout(REQUEST_TIMEOUT, collect(response.into_body())).await.unwrap_or_default_body();
+        let body = tokio::time::timeout(REQUEST_TIMEOUT, collect(response.into_body()))
+            .await
+            .unwrap_or_default_body();
         Err(failure(code, &body))
     }
 
-    pub(crate) async fn list_at<K: DeserializeOwned>(&self, uri: &str, accept: Option<&str>) -> Result<List<K>> {
+    pub(crate) async fn list_at<K: DeserializeOwned>(
+        &self,
+        uri: &str,
+        accept: Option<&str>,
+    ) -> Result<List<K>> {
         let answer = self.exchange(Method::GET, uri, None, "application/json", accept).await?;
         let raw: RawList<K> = decode(&answer)?;
         let token = Some(raw.metadata.continue_token).filter(|t| !t.is_empty());
@@ -227,7 +246,12 @@ impl Client {
         self.exchange(Method::DELETE, uri, Some(body), "application/json", None).await.map(drop)
     }
 
-    pub(crate) async fn json<T: DeserializeOwned>(&self, method: Method, uri: &str, body: Option<Bytes>) -> Result<T> {
+    pub(crate) async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        uri: &str,
+        body: Option<Bytes>,
+    ) -> Result<T> {
         let answer = self.exchange(method, uri, body, "application/json", None).await?;
         decode(&answer)
     }
@@ -295,7 +319,8 @@ pub(crate) fn encode<T: serde::Serialize + ?Sized>(value: &T) -> Result<Bytes> {
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|e| Status::internal(format!("unreadable answer of the server: {e}")))
+    serde_json::from_slice(bytes)
+        .map_err(|e| Status::internal(format!("unreadable answer of the server: {e}")))
 }
 
 fn failure(code: u16, body: &[u8]) -> Status {
@@ -328,7 +353,9 @@ fn no_answer(uri: &str, why: impl std::fmt::Display) -> Status {
 async fn collect(mut body: Body) -> Result<Bytes> {
     let mut out = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Status::unavailable(format!("reading an answer: {}", base::error::chain(e.as_ref()))))?;
+        let frame = frame.map_err(|e| {
+            Status::unavailable(format!("reading an answer: {}", base::error::chain(e.as_ref())))
+        })?;
         let Ok(data) = frame.into_data() else { continue };
         if out.len() + data.len() > MAX_RESPONSE_BYTES {
             return Err(Status::too_large(format!("answer longer than {MAX_RESPONSE_BYTES} bytes")));

@@ -60,7 +60,9 @@ impl Reconcile for Aggregation {
             && rules != role.rules.clone().unwrap_or_default()
         {
             // upstream applies; a merge patch of the one field has the same effect
-            self.client.patch::<ClusterRole>("", &key.name, None, Patch::Merge(json!({"rules": rules}))).await?;
+            self.client
+                .patch::<ClusterRole>("", &key.name, None, Patch::Merge(json!({"rules": rules})))
+                .await?;
         }
         Ok(After::Done)
     }
@@ -79,7 +81,8 @@ mod tests {
         };
         let all = [role("a", "x", &["get"]), role("b", "x", &["get", "list"]), role("c", "y", &["delete"])];
         let rule = json!({"clusterRoleSelectors": [{"matchLabels": {"x": "true"}}]});
-        let admin: ClusterRole = serde_json::from_value(json!({"metadata": {"name": "admin"}, "aggregationRule": rule})).unwrap();
+        let admin: ClusterRole =
+            serde_json::from_value(json!({"metadata": {"name": "admin"}, "aggregationRule": rule})).unwrap();
         let verbs: Vec<_> = plan(&admin, &all).unwrap().into_iter().flat_map(|r| r.verbs).collect();
         assert_eq!(verbs, ["get", "list"]);
         assert!(plan(&all[0], &all).is_none());

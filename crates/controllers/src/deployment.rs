@@ -76,7 +76,9 @@ impl DeploymentController {
     /// The deployments that a replica set belongs to, or may be adopted by.
     fn owners_of(&self, rs: &ReplicaSet) -> Vec<ObjectKey> {
         match rs.controller() {
-            Some(owner) if owner.kind == Deployment::KIND => vec![ObjectKey::new(rs.namespace(), &owner.name)],
+            Some(owner) if owner.kind == Deployment::KIND => {
+                vec![ObjectKey::new(rs.namespace(), &owner.name)]
+            }
             Some(_) => Vec::new(),
             None => {
                 let all = self.deployments.store().by_namespace(rs.namespace());
@@ -108,7 +110,8 @@ impl DeploymentController {
                 Ok(())
             }
             Action::Delete { name } => {
-                match self.client.delete::<ReplicaSet>(d.namespace(), &name, &DeleteOptions::default()).await {
+                match self.client.delete::<ReplicaSet>(d.namespace(), &name, &DeleteOptions::default()).await
+                {
                     Err(e) if e.is_not_found() => Ok(()),
                     other => other,
                 }
@@ -165,15 +168,20 @@ impl Reconcile for DeploymentController {
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<After, Error> {
-        let Some(deployment) = self.deployments.store().get(&key.namespace, &key.name) else { return Ok(After::Done) };
+        let Some(deployment) = self.deployments.store().get(&key.namespace, &key.name) else {
+            return Ok(After::Done);
+        };
         let replica_sets = self.claimed(&deployment).await?;
         let mut old_pods = Vec::new();
         if !util::is_rolling(&deployment) {
             for rs in &replica_sets {
-                old_pods.extend(self.pods.store().by_owner(rs.uid()).into_iter().map(|p| (rs.uid().to_owned(), p)));
+                old_pods.extend(
+                    self.pods.store().by_owner(rs.uid()).into_iter().map(|p| (rs.uid().to_owned(), p)),
+                );
             }
         }
-        let world = World { deployment: (*deployment).clone(), replica_sets, pods: old_pods, now: self.clock.now() };
+        let world =
+            World { deployment: (*deployment).clone(), replica_sets, pods: old_pods, now: self.clock.now() };
         let Plan { actions, again } = plan(world);
         for action in actions {
             self.execute(&deployment, action).await?;

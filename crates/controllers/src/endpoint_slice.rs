@@ -90,13 +90,20 @@ impl SliceController {
         {
             return Vec::new();
         }
-        let labels: Vec<_> = change.old.iter().chain(&change.new).map(|p| p.metadata.labels.as_ref()).collect();
+        let labels: Vec<_> =
+            change.old.iter().chain(&change.new).map(|p| p.metadata.labels.as_ref()).collect();
         let Some(pod) = change.latest() else { return Vec::new() };
         let fits = |s: &&Arc<Service>| {
             let selector = s.spec.as_ref().and_then(|s| s.selector.as_ref());
             labels.iter().any(|l| select::matches_set(selector, *l))
         };
-        self.services.store().by_namespace(pod.namespace()).iter().filter(fits).map(|s| ObjectKey::of(&**s)).collect()
+        self.services
+            .store()
+            .by_namespace(pod.namespace())
+            .iter()
+            .filter(fits)
+            .map(|s| ObjectKey::of(&**s))
+            .collect()
     }
 
     async fn write(&self, key: &ObjectKey, service: &Service, plan: Plan) -> Result<(), Status> {
@@ -112,7 +119,11 @@ impl SliceController {
             self.tracker.wrote(key, &made);
         }
         for slice in plan.delete {
-            match self.client.delete::<EndpointSlice>(service.namespace(), slice.name(), &DeleteOptions::default()).await {
+            match self
+                .client
+                .delete::<EndpointSlice>(service.namespace(), slice.name(), &DeleteOptions::default())
+                .await
+            {
                 Err(e) if !e.is_not_found() => return Err(e),
                 _ => self.tracker.deleted(key, &slice),
             }
@@ -158,12 +169,14 @@ impl Reconcile for SliceController {
         }
         let slices = slices.into_iter().filter(|s| !s.is_deleting()).collect();
         let selected = self.pods.store().by_namespace(&key.namespace).into_iter();
-        let selected: Vec<_> =
-            selected.filter(|p| select::matches_set(spec.selector.as_ref(), p.metadata.labels.as_ref())).collect();
+        let selected: Vec<_> = selected
+            .filter(|p| select::matches_set(spec.selector.as_ref(), p.metadata.labels.as_ref()))
+            .collect();
         let trigger = self.triggers.of_change(key, &service, &selected);
         let mut zones = HashMap::new();
         for node in self.nodes.store().list() {
-            zones.insert(node.name().to_owned(), node.label("topology.kubernetes.io/zone").map(str::to_owned));
+            zones
+                .insert(node.name().to_owned(), node.label("topology.kubernetes.io/zone").map(str::to_owned));
         }
         let plan = plan(&World { service: &service, pods: &selected, slices, zones: &zones, trigger });
         let unknown_nodes = plan.unknown_nodes.clone();

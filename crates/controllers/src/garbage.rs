@@ -38,7 +38,7 @@ pub(crate) fn start(setup: &Setup) -> Handle {
     let graph = Arc::new(Mutex::new(Graph::default()));
     let queue = Arc::new(Queue::new(setup.clock.clone(), RateLimiter::default()));
     let collector = Arc::new(Collector::new(client.clone(), graph.clone(), queue.clone()));
-    let (cancel, clock) = (setup.cancel.clone(), setup.clock.clone());
+    let (cancel, clock, rng) = (setup.cancel.clone(), setup.clock.clone(), setup.rng.clone());
     let task = tokio::spawn(async move {
         let feeds = Arc::new(Mutex::new(Feeds::new()));
         let work = async {
@@ -54,9 +54,11 @@ pub(crate) fn start(setup: &Setup) -> Handle {
                         }
                         if controller.is_none() {
                             let c = Controller::new("garbage-collector", collector.clone(), clock.clone());
-                            controller = Some(c.with_queue(queue.clone()).workers(WORKERS).start(cancel.clone()));
+                            controller =
+                                Some(c.with_queue(queue.clone()).workers(WORKERS).start(cancel.clone()));
                         }
-                        DISCOVERY_PERIOD
+                        // not always at the same time as other periodic work
+                        DISCOVERY_PERIOD.mul_f64(1.0 + rng.fraction() / 10.0)
                     }
                     Err(e) => {
                         tracing::warn!("served kinds not known: {e}");
@@ -122,7 +124,12 @@ fn watch(
 }
 
 /// Carries the changes of one kind into the graph.
-async fn feed(r: ApiResource, informer: Informer<MetaObject>, graph: Arc<Mutex<Graph>>, queue: Arc<Queue<Work>>) {
+async fn feed(
+    r: ApiResource,
+    informer: Informer<MetaObject>,
+    graph: Arc<Mutex<Graph>>,
+    queue: Arc<Queue<Work>>,
+) {
     let (api_version, mut subscription) = (r.api_version(), informer.subscribe());
     while let Some(event) = subscription.next().await {
         let work = match event {

@@ -34,7 +34,8 @@ pub(crate) fn start(setup: &Setup) -> Handle {
     let namespaces = setup.informers.of::<Namespace>();
     let pods = setup.informers.of::<Pod>();
     let client = setup.client("namespace-controller");
-    let this = Arc::new(NamespaceController { client, namespaces: namespaces.clone(), clock: setup.clock.clone() });
+    let this =
+        Arc::new(NamespaceController { client, namespaces: namespaces.clone(), clock: setup.clock.clone() });
     let for_pods = this.clone();
     Controller::new("namespace", this, setup.clock.clone())
         .workers(WORKERS)
@@ -69,7 +70,8 @@ impl NamespaceController {
         let api = self.client.dynamic(r);
         let name = ns.name();
         let estimate = if r.group.is_empty() && r.plural == "pods" { self.grace(ns).await? } else { 0 };
-        let options = DeleteOptions { propagation_policy: Some("Background".into()), ..DeleteOptions::default() };
+        let options =
+            DeleteOptions { propagation_policy: Some("Background".into()), ..DeleteOptions::default() };
         let mut supported = r.can("deletecollection");
         if supported {
             match api.delete_collection(name, &options, &ListOptions::default()).await {
@@ -100,7 +102,9 @@ impl NamespaceController {
             out.estimate = FINALIZER_ESTIMATE;
         } else if estimate == 0 {
             let gvr = format!("{}/{}, Resource={}", r.group, r.version, r.plural);
-            return Err(Status::internal(format!("unexpected items still remain in namespace: {name} for gvr: {gvr}")));
+            return Err(Status::internal(format!(
+                "unexpected items still remain in namespace: {name} for gvr: {gvr}"
+            )));
         }
         Ok(out)
     }
@@ -119,7 +123,8 @@ impl NamespaceController {
         let running = pods.items.iter().filter(|p| !crate::common::pods::is_terminal(p));
         let grace = |p: &Pod| p.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(0);
         let longest = running.map(grace).max().unwrap_or(0);
-        let since = ns.metadata.deletion_timestamp.as_ref().map(|t| self.clock.now().duration_since(t.0).as_secs());
+        let since =
+            ns.metadata.deletion_timestamp.as_ref().map(|t| self.clock.now().duration_since(t.0).as_secs());
         Ok(if since.is_some_and(|s| s >= longest) { 0 } else { longest })
     }
 
@@ -228,17 +233,24 @@ mod tests {
         let verbs = json!(["delete", "list", "watch"]);
         let resource = |n: &str, k: &str, namespaced| json!({"name": n, "kind": k, "namespaced": namespaced, "verbs": verbs});
         api.rig(Method::GET, "/apis", json!({"groups": []}));
-        let all = [resource("secrets", "Secret", true), resource("nodes", "Node", false), resource("pods", "Pod", true)];
+        let all = [
+            resource("secrets", "Secret", true),
+            resource("nodes", "Node", false),
+            resource("pods", "Pod", true),
+        ];
         api.rig(Method::GET, "/api/v1", json!({"resources": all}));
     }
 
     #[tokio::test]
     async fn pods_go_first_then_the_rest_then_the_finalizer() {
         let api = Arc::new(FakeApi::new());
-        api.seed("/api/v1/namespaces", &json!({
-            "metadata": {"name": "n", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x"]},
-            "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
-        }));
+        api.seed(
+            "/api/v1/namespaces",
+            &json!({
+                "metadata": {"name": "n", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x"]},
+                "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
+            }),
+        );
         let held = json!({"metadata": {"name": "p", "namespace": "n", "finalizers": ["hold"]}});
         api.seed("/api/v1/namespaces/n/pods", &held);
         api.seed("/api/v1/namespaces/n/secrets", &json!({"metadata": {"name": "s", "namespace": "n"}}));
@@ -256,6 +268,9 @@ mod tests {
         assert_eq!(ns["spec"]["finalizers"], json!([]));
         let conditions = ns["status"]["conditions"].as_array().unwrap();
         let of = |t: &str| conditions.iter().find(|c| c["type"] == t).unwrap()["status"].clone();
-        assert_eq!((of("NamespaceDeletionContentFailure"), of("NamespaceContentRemaining")), (json!("False"), json!("False")));
+        assert_eq!(
+            (of("NamespaceDeletionContentFailure"), of("NamespaceContentRemaining")),
+            (json!("False"), json!("False"))
+        );
     }
 }

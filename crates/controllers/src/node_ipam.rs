@@ -31,9 +31,11 @@ impl Network {
     /// # Errors
     /// The text is no network, or the node's range does not fit in it.
     pub fn parse(cidr: &str, mask_v4: u8, mask_v6: u8) -> Result<Self, String> {
-        let (ip, prefix) = cidr.split_once('/').ok_or_else(|| format!("cluster CIDR {cidr:?} has no prefix length"))?;
+        let (ip, prefix) =
+            cidr.split_once('/').ok_or_else(|| format!("cluster CIDR {cidr:?} has no prefix length"))?;
         let ip: IpAddr = ip.parse().map_err(|_| format!("cluster CIDR {cidr:?} is no network"))?;
-        let prefix: u8 = prefix.parse().map_err(|_| format!("cluster CIDR {cidr:?} has a bad prefix length"))?;
+        let prefix: u8 =
+            prefix.parse().map_err(|_| format!("cluster CIDR {cidr:?} has a bad prefix length"))?;
         let (base, v6, bits) = match ip {
             IpAddr::V4(a) => (u128::from(a.to_bits()), false, 32),
             IpAddr::V6(a) => (a.to_bits(), true, 128),
@@ -55,7 +57,11 @@ impl Network {
     fn range(&self, i: u128) -> String {
         let bits = if self.v6 { 128 } else { 32 };
         let at = self.base + (i << (bits - u32::from(self.node_prefix)));
-        let ip = if self.v6 { IpAddr::V6(Ipv6Addr::from_bits(at)) } else { IpAddr::V4(Ipv4Addr::from_bits(at as u32)) };
+        let ip = if self.v6 {
+            IpAddr::V6(Ipv6Addr::from_bits(at))
+        } else {
+            IpAddr::V4(Ipv4Addr::from_bits(at as u32))
+        };
         format!("{ip}/{}", self.node_prefix)
     }
 }
@@ -95,7 +101,9 @@ pub(crate) fn start(setup: &Setup) -> Handle {
 
 fn ranges(node: &Node) -> Vec<String> {
     let spec = node.spec.clone().unwrap_or_default();
-    spec.pod_cidrs.filter(|c| !c.is_empty()).unwrap_or_else(|| spec.pod_cidr.into_iter().filter(|c| !c.is_empty()).collect())
+    spec.pod_cidrs
+        .filter(|c| !c.is_empty())
+        .unwrap_or_else(|| spec.pod_cidr.into_iter().filter(|c| !c.is_empty()).collect())
 }
 
 /// The first free range of each network; `None` when one is used up.
@@ -129,7 +137,8 @@ impl Reconcile for Ipam {
                 .flat_map(|n| ranges(n))
                 .chain(given.iter().filter(|(n, _)| **n != key.name).flat_map(|(_, r)| r.clone()))
                 .collect();
-            let wanted = given.get(&key.name).cloned().or_else(|| plan(&self.networks, &|r| used.contains(r)));
+            let wanted =
+                given.get(&key.name).cloned().or_else(|| plan(&self.networks, &|r| used.contains(r)));
             if let Some(w) = &wanted {
                 given.insert(key.name.clone(), w.clone());
             }

@@ -143,9 +143,14 @@ impl NodeController {
             if !pods::is_ready(&pod) {
                 continue;
             }
-            let condition = json!({"type": "Ready", "status": "False", "lastTransitionTime": time(self.clock.now())});
+            let condition =
+                json!({"type": "Ready", "status": "False", "lastTransitionTime": time(self.clock.now())});
             let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [condition]}});
-            match self.client.patch::<Pod>(pod.namespace(), pod.name(), Some("status"), Patch::Strategic(patch)).await {
+            match self
+                .client
+                .patch::<Pod>(pod.namespace(), pod.name(), Some("status"), Patch::Strategic(patch))
+                .await
+            {
                 Err(e) if e.is_not_found() => continue,
                 other => drop(other?),
             }
@@ -158,7 +163,8 @@ impl NodeController {
     fn may_taint(&self, node: &Node) -> Option<bool> {
         let nodes = self.nodes.store().list();
         let excluded = |n: &&Arc<Node>| n.label("node.kubernetes.io/exclude-disruption").is_none();
-        let judged: Vec<_> = nodes.iter().filter(excluded).map(|n| (disruption::zone(n), health::is_ready(n))).collect();
+        let judged: Vec<_> =
+            nodes.iter().filter(excluded).map(|n| (disruption::zone(n), health::is_ready(n))).collect();
         let zone = disruption::zone(node);
         match modes(&judged).remove(&zone).unwrap_or(Mode::Normal) {
             // when every node is silent, it is the network or us: nobody is evicted
@@ -187,7 +193,12 @@ impl NodeController {
             if taints.is_empty() {
                 if self.exposed.lock().remove(pod.uid()).is_some() && !pod.is_deleting() {
                     let text = format!("Cancelling deletion of Pod {}/{}", pod.namespace(), pod.name());
-                    self.eviction_events.event(&pod_reference(&pod), EventType::Normal, "TaintManagerEviction", text);
+                    self.eviction_events.event(
+                        &pod_reference(&pod),
+                        EventType::Normal,
+                        "TaintManagerEviction",
+                        text,
+                    );
                 }
                 continue;
             }
@@ -238,7 +249,8 @@ impl NodeController {
     fn forget_gone_pods(&self) {
         let mut exposed = self.exposed.lock();
         if !exposed.is_empty() {
-            let there: HashSet<String> = self.pods.store().list().iter().map(|p| p.uid().to_owned()).collect();
+            let there: HashSet<String> =
+                self.pods.store().list().iter().map(|p| p.uid().to_owned()).collect();
             exposed.retain(|uid, _| there.contains(uid));
         }
     }
@@ -304,8 +316,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_silent_node_loses_its_pods() {
         let api = Arc::new(FakeApi::new());
-        let node = |name: &str| json!({"metadata": {"name": name}, "status": {"conditions": [
-            {"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}]}});
+        let node = |name: &str| {
+            json!({"metadata": {"name": name}, "status": {"conditions": [
+            {"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}]}})
+        };
         api.seed("/api/v1/nodes", &node("silent"));
         api.seed("/api/v1/nodes", &node("alive"));
         api.seed("/api/v1/namespaces/n/pods", &json!({
@@ -343,7 +357,8 @@ mod tests {
         let ready = || node()["status"]["conditions"][0].clone();
         until("Unknown", &clock, 2, || ready()["status"] == "Unknown").await;
         assert_eq!(ready()["message"], "Kubelet stopped posting node status.");
-        until("both taints", &clock, 2, || node()["spec"]["taints"].as_array().is_some_and(|t| t.len() == 2)).await;
+        until("both taints", &clock, 2, || node()["spec"]["taints"].as_array().is_some_and(|t| t.len() == 2))
+            .await;
         let pod = || api.object("/api/v1/namespaces/n/pods/p");
         assert_eq!(pod().unwrap()["status"]["conditions"][0]["status"], "False");
         until("the pod leaves", &clock, 5, || pod().is_none()).await;

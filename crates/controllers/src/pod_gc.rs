@@ -58,7 +58,12 @@ pub enum Why {
 }
 
 /// The pods to delete. `gone` are nodes that are known not to exist.
-pub fn plan(all: &[Arc<Pod>], nodes: &[Arc<Node>], gone: &HashSet<String>, kept: usize) -> Vec<(Arc<Pod>, Why)> {
+pub fn plan(
+    all: &[Arc<Pod>],
+    nodes: &[Arc<Node>],
+    gone: &HashSet<String>,
+    kept: usize,
+) -> Vec<(Arc<Pod>, Why)> {
     let mut out = Vec::new();
     if kept > 0 {
         let ended = |p: &&Arc<Pod>| !matches!(pods::phase(p), "Pending" | "Running" | "Unknown" | "");
@@ -72,7 +77,8 @@ pub fn plan(all: &[Arc<Pod>], nodes: &[Arc<Node>], gone: &HashSet<String>, kept:
         });
         out.extend(ended.into_iter().take(surplus).map(|p| (p, Why::TooManyEnded)));
     }
-    let out_of_service: HashSet<&str> = nodes.iter().filter(|n| is_out_of_service(n)).map(|n| n.name()).collect();
+    let out_of_service: HashSet<&str> =
+        nodes.iter().filter(|n| is_out_of_service(n)).map(|n| n.name()).collect();
     for pod in all {
         let node = pods::node_name(pod);
         let why = match (pod.is_deleting(), node) {
@@ -97,7 +103,8 @@ impl PodCollector {
     /// Nodes that pods name and that have not existed for a while; asked for live before they count.
     async fn gone(&self, all: &[Arc<Pod>], nodes: &[Arc<Node>]) -> HashSet<String> {
         let known: HashSet<&str> = nodes.iter().map(|n| n.name()).collect();
-        let named: BTreeSet<&str> = all.iter().map(|p| pods::node_name(p)).filter(|n| !n.is_empty()).collect();
+        let named: BTreeSet<&str> =
+            all.iter().map(|p| pods::node_name(p)).filter(|n| !n.is_empty()).collect();
         let now = self.clock.monotonic();
         let due: Vec<String> = {
             let mut missing = self.missing.lock();
@@ -105,7 +112,11 @@ impl PodCollector {
             for n in named.iter().filter(|n| !known.contains(*n)) {
                 missing.entry((*n).to_owned()).or_insert(now);
             }
-            missing.iter().filter(|(_, since)| now.saturating_sub(**since) >= QUARANTINE).map(|(n, _)| n.clone()).collect()
+            missing
+                .iter()
+                .filter(|(_, since)| now.saturating_sub(**since) >= QUARANTINE)
+                .map(|(n, _)| n.clone())
+                .collect()
         };
         let mut gone = HashSet::new();
         for node in due {
@@ -121,7 +132,11 @@ impl PodCollector {
     async fn delete(&self, pod: &Pod, why: Why) -> Result<(), Status> {
         if !pods::is_terminal(pod) {
             let patch = failed_patch(pod, why, self.clock.now());
-            match self.client.patch::<Pod>(pod.namespace(), pod.name(), Some("status"), Patch::Strategic(patch)).await {
+            match self
+                .client
+                .patch::<Pod>(pod.namespace(), pod.name(), Some("status"), Patch::Strategic(patch))
+                .await
+            {
                 Err(e) if e.is_not_found() => return Ok(()),
                 other => drop(other?),
             }
@@ -179,15 +194,25 @@ mod tests {
             Arc::new(serde_json::from_value(v).unwrap())
         };
         let node: Node = serde_json::from_value(json!({"metadata": {"name": "down"}, "spec": {"taints": [
-            {"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]}})).unwrap();
+            {"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]}}))
+        .unwrap();
         let all = [
-            pod("done-b", "n", "Succeeded", false), pod("done-a", "n", "Failed", false), pod("runs", "n", "Running", false),
-            pod("lost", "gone", "Running", false), pod("never", "", "Pending", true), pod("waits", "", "Pending", false),
+            pod("done-b", "n", "Succeeded", false),
+            pod("done-a", "n", "Failed", false),
+            pod("runs", "n", "Running", false),
+            pod("lost", "gone", "Running", false),
+            pod("never", "", "Pending", true),
+            pod("waits", "", "Pending", false),
             pod("stuck", "down", "Running", true),
         ];
         let got = plan(&all, &[Arc::new(node)], &HashSet::from(["gone".to_owned()]), 1);
         let got: Vec<_> = got.iter().map(|(p, w)| (p.name().to_owned(), *w)).collect();
-        let want = [("done-a", Why::TooManyEnded), ("lost", Why::NodeGone), ("never", Why::NeverScheduled), ("stuck", Why::OutOfService)];
+        let want = [
+            ("done-a", Why::TooManyEnded),
+            ("lost", Why::NodeGone),
+            ("never", Why::NeverScheduled),
+            ("stuck", Why::OutOfService),
+        ];
         assert_eq!(got, want.map(|(n, w)| (n.to_owned(), w)));
     }
 }

@@ -158,7 +158,8 @@ impl ReplicaSetController {
     async fn delete(&self, key: &ObjectKey, rs: &ReplicaSet, victims: &[Arc<Pod>]) -> Result<(), Status> {
         self.expectations.expect(key, 0, victims.iter().map(|p| p.uid().to_owned()));
         let results = join_all(victims.iter().map(|pod| async {
-            let result = self.client.delete::<Pod>(pod.namespace(), pod.name(), &DeleteOptions::default()).await;
+            let result =
+                self.client.delete::<Pod>(pod.namespace(), pod.name(), &DeleteOptions::default()).await;
             if let Err(e) = result {
                 self.expectations.deleted(key, pod.uid());
                 if e.is_not_found() {
@@ -207,7 +208,8 @@ impl Reconcile for ReplicaSetController {
         let mut failure = None;
         if may_act && !rs.is_deleting() {
             let related = || self.related(&rs);
-            let decided = plan(&World { replica_set: &rs, active: &active, related: &related, now: self.clock.now() });
+            let decided =
+                plan(&World { replica_set: &rs, active: &active, related: &related, now: self.clock.now() });
             failure = match decided {
                 Plan::Nothing => Ok(()),
                 Plan::Create(count) => self.create(key, &rs, count).await,
@@ -237,7 +239,12 @@ fn wait_for_availability(
     }
     let now = clock.now();
     let waits = active.iter().filter_map(|p| pods::until_available(p, min, now)).filter(|d| !d.is_zero());
-    Some(waits.min().unwrap_or(Duration::from_secs(u64::try_from(min).unwrap_or(1))).max(Duration::from_millis(10)))
+    Some(
+        waits
+            .min()
+            .unwrap_or(Duration::from_secs(u64::try_from(min).unwrap_or(1)))
+            .max(Duration::from_millis(10)),
+    )
 }
 
 /// Metadata of pods made from a template.

@@ -48,7 +48,9 @@ impl Reconcile for Publisher {
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<After, Error> {
-        if self.data["ca.crt"].is_empty() || !self.namespaces.store().get("", &key.name).is_some_and(|n| is_active(&n)) {
+        if self.data["ca.crt"].is_empty()
+            || !self.namespaces.store().get("", &key.name).is_some_and(|n| is_active(&n))
+        {
             return Ok(After::Done);
         }
         let Some(there) = self.maps.store().get(&key.name, NAME) else {

@@ -24,7 +24,8 @@ pub(crate) fn start(setup: &Setup) -> Handle {
     let namespaces = setup.informers.of::<Namespace>();
     let accounts = setup.informers.of::<ServiceAccount>();
     let client = setup.client("service-account-controller");
-    let this = ServiceAccountController { client, namespaces: namespaces.clone(), accounts: accounts.clone() };
+    let this =
+        ServiceAccountController { client, namespaces: namespaces.clone(), accounts: accounts.clone() };
     Controller::new("serviceaccount", Arc::new(this), setup.clock.clone())
         .watches(&namespaces, |c, q| c.new.iter().for_each(|n| q.add(ObjectKey::of(&**n))))
         .watches(&accounts, |c, q| {
@@ -51,8 +52,11 @@ impl Reconcile for ServiceAccountController {
         if !active || self.accounts.store().get(&key.name, NAME).is_some() {
             return Ok(After::Done);
         }
-        let metadata =
-            ObjectMeta { name: Some(NAME.into()), namespace: Some(key.name.clone()), ..ObjectMeta::default() };
+        let metadata = ObjectMeta {
+            name: Some(NAME.into()),
+            namespace: Some(key.name.clone()),
+            ..ObjectMeta::default()
+        };
         match self.client.create(&ServiceAccount { metadata, ..ServiceAccount::default() }).await {
             Err(e) if !e.is_already_exists() && !is_terminating_namespace(&e) => Err(e.into()),
             _ => Ok(After::Done),

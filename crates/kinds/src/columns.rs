@@ -26,7 +26,8 @@ pub const NAME: Column = Column {
 };
 
 /// Time since creation, as a short text.
-pub const AGE: Column = column("Age", "string", |obj, now| age(object::meta_str(obj, "creationTimestamp"), now).into());
+pub const AGE: Column =
+    column("Age", "string", |obj, now| age(object::meta_str(obj, "creationTimestamp"), now).into());
 
 /// The column of kinds that have no own columns.
 pub const CREATED_AT: Column = Column {

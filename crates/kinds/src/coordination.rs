@@ -13,11 +13,13 @@ pub fn lease() -> KindDef {
         singular: "lease".into(),
         schema: "io.k8s.api.coordination.v1.Lease".into(),
         storage: "leases".into(),
-        columns: const { &[
-            NAME,
-            column("Holder", "string", |o, _| o["spec"]["holderIdentity"].as_str().unwrap_or("").into()),
-            AGE,
-        ] },
+        columns: const {
+            &[
+                NAME,
+                column("Holder", "string", |o, _| o["spec"]["holderIdentity"].as_str().unwrap_or("").into()),
+                AGE,
+            ]
+        },
         strategy: StrategyRef::Static(&Lease),
         sample: "apiVersion: coordination.k8s.io/v1\nkind: Lease\nmetadata: {name: n1, namespace: kube-node-lease}\nspec: {holderIdentity: n1, leaseDurationSeconds: 40, renewTime: \"2026-01-02T03:04:05.000000Z\"}\n",
         ..KindDef::BASE
@@ -42,7 +44,11 @@ impl Strategy for Lease {
             errors.push(Error::invalid(&spec.child("leaseDurationSeconds"), n, "must be greater than 0"));
         }
         if let Some(n) = obj["spec"]["leaseTransitions"].as_i64().filter(|n| *n < 0) {
-            errors.push(Error::invalid(&spec.child("leaseTransitions"), n, "must be greater than or equal to 0"));
+            errors.push(Error::invalid(
+                &spec.child("leaseTransitions"),
+                n,
+                "must be greater than or equal to 0",
+            ));
         }
         errors
     }

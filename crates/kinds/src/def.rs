@@ -128,7 +128,7 @@ pub trait Strategy: Send + Sync {
     }
 
     /// Turns an object as stored (in the storage kind's version) into this row's version.
-    fn from_storage(&self, _obj: &mut Value) {}
+    fn decode_stored(&self, _obj: &mut Value) {}
 
     /// Turns an object of this row's version into the stored form.
     fn to_storage(&self, _obj: &mut Value) {}
@@ -203,7 +203,7 @@ pub struct KindDef {
     /// Whether `metadata.generation` counts changes (of anything but metadata and status).
     pub generation: bool,
     pub strategy: StrategyRef,
-    /// Whether objects are stored in another version or shape than this row's (see [`Strategy::from_storage`]).
+    /// Whether objects are stored in another version or shape than this row's (see [`Strategy::decode_stored`]).
     pub converts: bool,
     /// A complete, valid object, YAML: for the table-wide tests and docs.
     pub sample: &'static str,

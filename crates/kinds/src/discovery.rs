@@ -23,13 +23,15 @@ pub fn endpoint_slice() -> KindDef {
         singular: "endpointslice".into(),
         schema: "io.k8s.api.discovery.v1.EndpointSlice".into(),
         storage: "endpointslices".into(),
-        columns: const { &[
-            NAME,
-            column("AddressType", "string", |o, _| o["addressType"].clone()),
-            column("Ports", "string", |o, _| ports(o).into()),
-            column("Endpoints", "string", |o, _| endpoints(o).into()),
-            AGE,
-        ] },
+        columns: const {
+            &[
+                NAME,
+                column("AddressType", "string", |o, _| o["addressType"].clone()),
+                column("Ports", "string", |o, _| ports(o).into()),
+                column("Endpoints", "string", |o, _| endpoints(o).into()),
+                AGE,
+            ]
+        },
         generation: true,
         strategy: StrategyRef::Static(&EndpointSlice),
         sample: "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: web-abc, namespace: default, labels: {kubernetes.io/service-name: web}}\naddressType: IPv4\nports: [{name: \"\", port: 8080, protocol: TCP}]\nendpoints: [{addresses: [10.244.0.7], conditions: {ready: true}}]\n",
@@ -49,7 +51,10 @@ fn shorten(mut list: Vec<String>, unset: &str) -> String {
 
 fn ports(o: &Value) -> String {
     let list = items(o, "ports");
-    shorten(list.iter().map(|p| p["port"].as_i64().map_or("*".into(), |n| n.to_string())).collect(), "<unset>")
+    shorten(
+        list.iter().map(|p| p["port"].as_i64().map_or("*".into(), |n| n.to_string())).collect(),
+        "<unset>",
+    )
 }
 
 fn endpoints(o: &Value) -> String {
@@ -92,7 +97,11 @@ impl Strategy for EndpointSlice {
             let at = Path::new("ports").index(i);
             let name = text(p, "name");
             if !name.is_empty() {
-                let messages = if helpers::dns_label_errors(name, false).is_empty() { Vec::new() } else { port_name_errors(name) };
+                let messages = if helpers::dns_label_errors(name, false).is_empty() {
+                    Vec::new()
+                } else {
+                    port_name_errors(name)
+                };
                 errors.extend(messages.into_iter().map(|m| Error::invalid(&at.child("name"), name, m)));
             }
             if names.contains(&name) {
@@ -141,8 +150,12 @@ fn special_ip(ip: std::net::IpAddr, shown: &str, at: &Path, errors: &mut ErrorLi
     let detail = match ip {
         ip if ip.is_unspecified() => "may not be unspecified (0.0.0.0 or ::)",
         ip if ip.is_loopback() => "may not be in the loopback range (127.0.0.0/8, ::1/128)",
-        std::net::IpAddr::V4(v4) if v4.is_link_local() => "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
-        std::net::IpAddr::V6(v6) if v6.is_unicast_link_local() => "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
+        std::net::IpAddr::V4(v4) if v4.is_link_local() => {
+            "may not be in the link-local range (169.254.0.0/16, fe80::/10)"
+        }
+        std::net::IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+            "may not be in the link-local range (169.254.0.0/16, fe80::/10)"
+        }
         std::net::IpAddr::V4(v4) if v4.octets()[..3] == [224, 0, 0] => {
             "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"
         }

@@ -14,7 +14,15 @@ pub fn kind() -> KindDef {
         strategy: StrategyRef::Static(&Event),
         converts: true,
         columns: const { &[NAME, crate::columns::AGE] },
-        selectable: &["reason", "reportingController", "regarding.kind", "regarding.namespace", "regarding.name", "regarding.uid", "type"],
+        selectable: &[
+            "reason",
+            "reportingController",
+            "regarding.kind",
+            "regarding.namespace",
+            "regarding.name",
+            "regarding.uid",
+            "type",
+        ],
         sample: "apiVersion: events.k8s.io/v1\nkind: Event\nmetadata: {name: web.2, namespace: default}\nregarding: {kind: Pod, namespace: default, name: web}\nreason: Scheduled\naction: Binding\ntype: Normal\neventTime: \"2026-01-02T03:04:05.000000Z\"\nreportingController: default-scheduler\nreportingInstance: n1\nnote: assigned\n",
         ..event::kind()
     }
@@ -44,7 +52,7 @@ impl Strategy for Event {
         event::Event.validate(&stored)
     }
 
-    fn from_storage(&self, obj: &mut Value) {
+    fn decode_stored(&self, obj: &mut Value) {
         rename(obj, |(new, stored)| (stored, new));
     }
 
@@ -86,8 +94,11 @@ mod tests {
         let new = json!({"regarding": {"name": "web"}, "note": "n", "eventTime": "t", "deprecatedCount": 3});
         let mut obj = new.clone();
         Event.to_storage(&mut obj);
-        assert_eq!(obj, json!({"involvedObject": {"name": "web"}, "message": "n", "eventTime": "t", "count": 3}));
-        Event.from_storage(&mut obj);
+        assert_eq!(
+            obj,
+            json!({"involvedObject": {"name": "web"}, "message": "n", "eventTime": "t", "count": 3})
+        );
+        Event.decode_stored(&mut obj);
         assert_eq!(obj, new);
     }
 }

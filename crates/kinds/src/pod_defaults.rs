@@ -127,7 +127,9 @@ fn container(c: &mut Value) {
 }
 
 fn probe(p: &mut Value) {
-    for (field, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
+    for (field, value) in
+        [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
+    {
         if p[field].as_i64().unwrap_or(0) == 0 {
             p[field] = value.into();
         }
@@ -218,7 +220,9 @@ mod tests {
 
     #[test]
     fn latest_is_pulled_always() {
-        for (image, latest) in [("a", true), ("a:latest", true), ("a:1", false), ("r:5000/a", true), ("a@sha256:0", false)] {
+        for (image, latest) in
+            [("a", true), ("a:latest", true), ("a:1", false), ("r:5000/a", true), ("a@sha256:0", false)]
+        {
             assert_eq!(is_latest(image), latest, "{image}");
         }
     }

@@ -56,13 +56,20 @@ pub fn cluster_role_binding() -> KindDef {
         columns: BINDING_COLUMNS,
         strategy: StrategyRef::Static(&Binding { cluster: true }),
         sample: "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: alice}\nsubjects: [{kind: User, name: alice, apiGroup: rbac.authorization.k8s.io}]\nroleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: reader}\n",
-        ..row("ClusterRoleBinding", "clusterrolebindings", "clusterrolebinding", "io.k8s.api.rbac.v1.ClusterRoleBinding")
+        ..row(
+            "ClusterRoleBinding",
+            "clusterrolebindings",
+            "clusterrolebinding",
+            "io.k8s.api.rbac.v1.ClusterRoleBinding",
+        )
     }
 }
 
 const BINDING_COLUMNS: &[crate::def::Column] = &[
     NAME,
-    column("Role", "string", |o, _| format!("{}/{}", text(&o["roleRef"], "kind"), text(&o["roleRef"], "name")).into()),
+    column("Role", "string", |o, _| {
+        format!("{}/{}", text(&o["roleRef"], "kind"), text(&o["roleRef"], "name")).into()
+    }),
     AGE,
     wide("Users", "string", |o, _| subjects(o, "User").into()),
     wide("Groups", "string", |o, _| subjects(o, "Group").into()),
@@ -126,19 +133,33 @@ fn rule_errors(rule: &Value, namespaced: bool, at: &Path, errors: &mut ErrorList
     if has("nonResourceURLs") {
         if namespaced {
             let detail = "namespaced rules cannot apply to non-resource URLs";
-            errors.push(Error::invalid(&at.child("nonResourceURLs"), rule["nonResourceURLs"].clone(), detail));
+            errors.push(Error::invalid(
+                &at.child("nonResourceURLs"),
+                rule["nonResourceURLs"].clone(),
+                detail,
+            ));
         }
         if has("apiGroups") || has("resources") || has("resourceNames") {
             let detail = "rules cannot apply to both regular resources and non-resource URLs";
-            errors.push(Error::invalid(&at.child("nonResourceURLs"), rule["nonResourceURLs"].clone(), detail));
+            errors.push(Error::invalid(
+                &at.child("nonResourceURLs"),
+                rule["nonResourceURLs"].clone(),
+                detail,
+            ));
         }
         return;
     }
     if !has("apiGroups") {
-        errors.push(Error::required(&at.child("apiGroups"), "resource rules must supply at least one api group"));
+        errors.push(Error::required(
+            &at.child("apiGroups"),
+            "resource rules must supply at least one api group",
+        ));
     }
     if !has("resources") {
-        errors.push(Error::required(&at.child("resources"), "resource rules must supply at least one resource"));
+        errors.push(Error::required(
+            &at.child("resources"),
+            "resource rules must supply at least one resource",
+        ));
     }
 }
 
@@ -189,7 +210,11 @@ impl Strategy for Binding {
     fn validate_update(&self, new: &Value, old: &Value, _: &Ctx) -> ErrorList {
         let mut errors = self.validate(new);
         if new["roleRef"] != old["roleRef"] {
-            errors.push(Error::invalid(&Path::new("roleRef"), new["roleRef"].clone(), "cannot change roleRef"));
+            errors.push(Error::invalid(
+                &Path::new("roleRef"),
+                new["roleRef"].clone(),
+                "cannot change roleRef",
+            ));
         }
         errors
     }

@@ -4,7 +4,12 @@ use crate::def::{KindDef, Scope};
 
 const CREATE: &[&str] = &["create"];
 
-fn authentication(kind: &'static str, plural: &'static str, singular: &'static str, schema: &'static str) -> KindDef {
+fn authentication(
+    kind: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    schema: &'static str,
+) -> KindDef {
     KindDef {
         group: "authentication.k8s.io".into(),
         kind: kind.into(),
@@ -17,7 +22,12 @@ fn authentication(kind: &'static str, plural: &'static str, singular: &'static s
     }
 }
 
-fn authorization(kind: &'static str, plural: &'static str, singular: &'static str, schema: &'static str) -> KindDef {
+fn authorization(
+    kind: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    schema: &'static str,
+) -> KindDef {
     KindDef { group: "authorization.k8s.io".into(), ..authentication(kind, plural, singular, schema) }
 }
 
@@ -49,7 +59,12 @@ pub fn self_subject_access_review() -> KindDef {
     let schema = "io.k8s.api.authorization.v1.SelfSubjectAccessReview";
     KindDef {
         sample: "apiVersion: authorization.k8s.io/v1\nkind: SelfSubjectAccessReview\nspec: {resourceAttributes: {verb: get, resource: pods}}\n",
-        ..authorization("SelfSubjectAccessReview", "selfsubjectaccessreviews", "selfsubjectaccessreview", schema)
+        ..authorization(
+            "SelfSubjectAccessReview",
+            "selfsubjectaccessreviews",
+            "selfsubjectaccessreview",
+            schema,
+        )
     }
 }
 
@@ -58,7 +73,12 @@ pub fn local_subject_access_review() -> KindDef {
     KindDef {
         scope: Scope::Namespaced,
         sample: "apiVersion: authorization.k8s.io/v1\nkind: LocalSubjectAccessReview\nmetadata: {namespace: default}\nspec: {user: alice, resourceAttributes: {namespace: default, verb: get, resource: pods}}\n",
-        ..authorization("LocalSubjectAccessReview", "localsubjectaccessreviews", "localsubjectaccessreview", schema)
+        ..authorization(
+            "LocalSubjectAccessReview",
+            "localsubjectaccessreviews",
+            "localsubjectaccessreview",
+            schema,
+        )
     }
 }
 

@@ -20,13 +20,15 @@ pub fn priority_class() -> KindDef {
         scope: Scope::Cluster,
         schema: "io.k8s.api.scheduling.v1.PriorityClass".into(),
         storage: "priorityclasses".into(),
-        columns: const { &[
-            NAME,
-            column("Value", "integer", |o, _| o["value"].as_i64().unwrap_or(0).into()),
-            column("Global-Default", "boolean", |o, _| (o["globalDefault"] == true).into()),
-            AGE,
-            column("PreemptionPolicy", "string", |o, _| o["preemptionPolicy"].clone()),
-        ] },
+        columns: const {
+            &[
+                NAME,
+                column("Value", "integer", |o, _| o["value"].as_i64().unwrap_or(0).into()),
+                column("Global-Default", "boolean", |o, _| (o["globalDefault"] == true).into()),
+                AGE,
+                column("PreemptionPolicy", "string", |o, _| o["preemptionPolicy"].clone()),
+            ]
+        },
         strategy: StrategyRef::Static(&PriorityClass),
         sample: "apiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: {name: high}\nvalue: 1000\npreemptionPolicy: PreemptLowerPriority\n",
         ..KindDef::BASE
@@ -44,7 +46,10 @@ impl Strategy for PriorityClass {
         let mut errors = Vec::new();
         let name = object::name(obj);
         let value = obj["value"].as_i64().unwrap_or(0);
-        let system = matches!((name, value), ("system-node-critical", 2_000_001_000) | ("system-cluster-critical", 2_000_000_000));
+        let system = matches!(
+            (name, value),
+            ("system-node-critical", 2_000_001_000) | ("system-cluster-critical", 2_000_000_000)
+        );
         if name.starts_with("system-") && !system {
             let detail = "priority class names with 'system-' prefix are reserved for system use only. error: only predefined names may be used".to_owned();
             errors.push(Error::forbidden(&Path::new("metadata").child("name"), detail));

@@ -85,7 +85,9 @@ pub fn port_or_name(v: &Value, path: &Path, errors: &mut ErrorList) {
 /// A map of labels.
 pub fn labels(v: &Value, path: &Path, errors: &mut ErrorList) {
     for (key, value) in v.as_object().into_iter().flatten() {
-        errors.extend(helpers::qualified_name_errors(key).into_iter().map(|m| Error::invalid(path, key.as_str(), m)));
+        errors.extend(
+            helpers::qualified_name_errors(key).into_iter().map(|m| Error::invalid(path, key.as_str(), m)),
+        );
         let value = value.as_str().unwrap_or("");
         errors.extend(helpers::label_value_errors(value).into_iter().map(|m| Error::invalid(path, value, m)));
     }
@@ -107,7 +109,9 @@ pub fn label_selector(v: &Value, path: &Path, errors: &mut ErrorList) {
                 errors.push(Error::forbidden(&at.child("values"), detail));
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            other => errors.push(Error::invalid(&at.child("operator"), other, "not a valid selector operator")),
+            other => {
+                errors.push(Error::invalid(&at.child("operator"), other, "not a valid selector operator"))
+            }
         }
         let key = text(e, "key");
         let messages = helpers::qualified_name_errors(key);
@@ -115,7 +119,8 @@ pub fn label_selector(v: &Value, path: &Path, errors: &mut ErrorList) {
         for (j, value) in values.iter().enumerate() {
             let value = value.as_str().unwrap_or("");
             let messages = helpers::label_value_errors(value);
-            errors.extend(messages.into_iter().map(|m| Error::invalid(&at.child("values").index(j), value, m)));
+            errors
+                .extend(messages.into_iter().map(|m| Error::invalid(&at.child("values").index(j), value, m)));
         }
     }
 }

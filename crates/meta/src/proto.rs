@@ -28,7 +28,9 @@ fn bad(what: &str) -> String {
 
 /// Opens the envelope (`runtime.Unknown`).
 pub fn open(bytes: &[u8]) -> Result<Envelope<'_>, String> {
-    let body = bytes.strip_prefix(MAGIC).ok_or_else(|| bad("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]"))?;
+    let body = bytes.strip_prefix(MAGIC).ok_or_else(|| {
+        bad("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")
+    })?;
     let mut out = Envelope { api_version: String::new(), kind: String::new(), raw: &[] };
     for field in Reader(body) {
         match field? {
@@ -236,7 +238,9 @@ fn scalar(schema: &Schema, ty: &Ty, wire: Wire, depth: usize) -> Result<Value, S
             }
             if is_text && !out.is_string() { "".into() } else { out }
         }
-        (Ty::Quantity, Wire::Bytes(b)) => bytes_of(b, 1)?.map_or_else(|| Ok("0".into()), |s| text(s).map(Value::from))?,
+        (Ty::Quantity, Wire::Bytes(b)) => {
+            bytes_of(b, 1)?.map_or_else(|| Ok("0".into()), |s| text(s).map(Value::from))?
+        }
         (Ty::Any, Wire::Bytes(b)) => match bytes_of(b, 1)? {
             Some(raw) => serde_json::from_slice(raw).map_err(|e| bad(&e.to_string()))?,
             None => Value::Null,
@@ -249,10 +253,10 @@ fn scalar(schema: &Schema, ty: &Ty, wire: Wire, depth: usize) -> Result<Value, S
 /// A numeric field of a small message.
 fn number(bytes: &[u8], wanted: u32) -> Result<Option<u64>, String> {
     for field in Reader(bytes) {
-        if let (n, Wire::Varint(v)) = field? {
-            if n == wanted {
-                return Ok(Some(v));
-            }
+        if let (n, Wire::Varint(v)) = field?
+            && n == wanted
+        {
+            return Ok(Some(v));
         }
     }
     Ok(None)
@@ -260,10 +264,10 @@ fn number(bytes: &[u8], wanted: u32) -> Result<Option<u64>, String> {
 
 fn bytes_of(bytes: &[u8], wanted: u32) -> Result<Option<&[u8]>, String> {
     for field in Reader(bytes) {
-        if let (n, Wire::Bytes(v)) = field? {
-            if n == wanted {
-                return Ok(Some(v));
-            }
+        if let (n, Wire::Bytes(v)) = field?
+            && n == wanted
+        {
+            return Ok(Some(v));
         }
     }
     Ok(None)
@@ -295,18 +299,20 @@ mod tests {
             ("ports".to_owned(), field(Ty::List(Box::new(Ty::Int32)), 4)),
             ("secret".to_owned(), embedded(Ty::String, 6)),
         ];
-        schema.types.insert("T".into(), TypeDef { fields: fields.into(), go_name: "T".into(), ..TypeDef::default() });
+        schema
+            .types
+            .insert("T".into(), TypeDef { fields: fields.into(), go_name: "T".into(), ..TypeDef::default() });
         schema
     }
 
     #[test]
     fn messages_maps_lists_and_embedded_structs() {
         let bytes = [
-            &b"\x0a\x01n"[..],         // name
+            &b"\x0a\x01n"[..],             // name
             b"\x1a\x06\x0a\x01k\x12\x01v", // data
-            b"\x20\x05\x22\x02\x06\x07", // ports, one alone and two packed
-            b"\x12\x03\x32\x01s",      // VolumeSource.secret
-            b"\x98\x06\x01",           // an unknown field
+            b"\x20\x05\x22\x02\x06\x07",   // ports, one alone and two packed
+            b"\x12\x03\x32\x01s",          // VolumeSource.secret
+            b"\x98\x06\x01",               // an unknown field
         ]
         .concat();
         let v = decode(&schema(), "T", &bytes).expect("read");
@@ -315,7 +321,8 @@ mod tests {
 
     #[test]
     fn nonsense_is_an_error_and_not_a_panic() {
-        for bytes in [&b"\x0a\xff"[..], b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", b"\x0b", b"\x08\x01"] {
+        for bytes in [&b"\x0a\xff"[..], b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", b"\x0b", b"\x08\x01"]
+        {
             assert!(decode(&schema(), "T", bytes).is_err(), "{bytes:?}");
         }
         assert!(open(b"{}").is_err());

@@ -54,14 +54,16 @@ impl NodeAgent {
         let facts = machine::facts(&config.root_dir);
         let sizes = node_status::sizes(&config, &facts);
         let mut context = NodeContext::new(config, api, runtime, images, net, clock);
-        let memory = spec::quantity(Some(&sizes.capacity), "memory").map_or(facts.memory, |q| q.value().unsigned_abs());
+        let memory = spec::quantity(Some(&sizes.capacity), "memory")
+            .map_or(facts.memory, |q| q.value().unsigned_abs());
         context.memory_capacity = memory.max(1);
         *context.allocatable.write() = sizes.allocatable;
         let context = Arc::new(context);
         let (node_tx, node) = watch::channel(None);
         let (views, shutdown) = (Views::default(), shutdown.child_token());
         let pods = Pods::new(context.clone(), views.clone(), shutdown.clone());
-        let (ctx, log_views, stop, node_rx) = (context.clone(), views.clone(), shutdown.clone(), node.clone());
+        let (ctx, log_views, stop, node_rx) =
+            (context.clone(), views.clone(), shutdown.clone(), node.clone());
         let main = tokio::spawn(async move {
             let mut tasks = JoinSet::new();
             tasks.spawn(node_status::run(ctx.clone(), facts, node_tx));
@@ -166,7 +168,9 @@ impl Pods {
         let mut left: BTreeSet<String> =
             record::uids(&root).into_iter().filter(|u| !uids.contains(u.as_str())).collect();
         match self.ctx.runtime.sandboxes().await {
-            Ok(list) => left.extend(list.into_iter().map(|s| s.pod_uid).filter(|u| !uids.contains(u.as_str()))),
+            Ok(list) => {
+                left.extend(list.into_iter().map(|s| s.pod_uid).filter(|u| !uids.contains(u.as_str())))
+            }
             Err(e) => tracing::error!("finding the pods that run failed: {e}"),
         }
         for uid in left {
@@ -182,8 +186,9 @@ impl Pods {
         // Running pods first: what they use counts when others are admitted.
         let mut pods = pods;
         pods.sort_by_key(|p| p.metadata.creation_timestamp.as_ref().map(|t| t.0));
-        let (known, fresh): (Vec<_>, Vec<_>) =
-            pods.into_iter().partition(|p| self.ctx.config.pod_dir(spec::uid(p)).join("record.json").exists());
+        let (known, fresh): (Vec<_>, Vec<_>) = pods
+            .into_iter()
+            .partition(|p| self.ctx.config.pod_dir(spec::uid(p)).join("record.json").exists());
         for pod in known.into_iter().chain(fresh) {
             self.applied(pod).await;
         }

@@ -182,14 +182,20 @@ async fn what_cannot_start_waits_with_a_reason() {
     };
     let is = |n: &str, r: &str, m: &str| waiting(n) == Some((r.into(), m.into()));
     until("pull error", || is("a", "ErrImagePull", "no bad")).await;
-    until("exec error", || waiting("b").is_some_and(|w| w.0 == "RunContainerError" || w.0 == "CrashLoopBackOff")).await;
+    until("exec error", || {
+        waiting("b").is_some_and(|w| w.0 == "RunContainerError" || w.0 == "CrashLoopBackOff")
+    })
+    .await;
     until("config error", || is("c", "CreateContainerConfigError", "configmaps \"cm\" not found")).await;
     let map = json!({"metadata": {"name": "cm"}, "data": {"k": "v"}});
     w.api.config_maps.lock().insert("cm".into(), serde_json::from_value(map).unwrap());
     w.api.objects.send(Reference::ConfigMap { namespace: "n".into(), name: "cm".into() }).unwrap();
     until("c runs", || w.runtime.running("u1").contains(&"c".to_owned())).await;
     assert!(w.runtime.specs.lock()[0].env.contains(&"V=v".to_owned()));
-    until("pull waits", || is("a", "ImagePullBackOff", "Back-off pulling image \"bad\": ErrImagePull: no bad")).await;
+    until("pull waits", || {
+        is("a", "ImagePullBackOff", "Back-off pulling image \"bad\": ErrImagePull: no bad")
+    })
+    .await;
     agent.stop().await;
 }
 
@@ -201,7 +207,10 @@ async fn missing_volumes_and_live_updates() {
     let container = json!({"name": "a", "image": "img", "volumeMounts": [{"name": "v", "mountPath": "/v"}]});
     w.pod(json!({"volumes": volumes, "containers": [container]}));
     until("event", || !w.events("FailedMount").is_empty()).await;
-    assert_eq!(w.events("FailedMount")[0], "FailedMount: MountVolume.SetUp failed for volume \"v\" : configmaps \"cm\" not found");
+    assert_eq!(
+        w.events("FailedMount")[0],
+        "FailedMount: MountVolume.SetUp failed for volume \"v\" : configmaps \"cm\" not found"
+    );
     let put = |text: &str| {
         let map = json!({"metadata": {"name": "cm"}, "data": {"k": text}});
         w.api.config_maps.lock().insert("cm".into(), serde_json::from_value(map).unwrap());
@@ -227,17 +236,28 @@ async fn probes_and_hooks() {
     w.pod(json!({"terminationGracePeriodSeconds": 3, "containers": [{"name": "a", "image": "img",
         "readinessProbe": exec("ready"), "livenessProbe": exec("live"),
         "lifecycle": {"postStart": {"exec": {"command": ["post"]}}, "preStop": {"exec": {"command": ["pre"]}}}}]}));
-    until("unhealthy", || w.events("Unhealthy").contains(&"Unhealthy: Readiness probe failed: out".to_owned())).await;
+    until("unhealthy", || {
+        w.events("Unhealthy").contains(&"Unhealthy: Readiness probe failed: out".to_owned())
+    })
+    .await;
     assert!(!w.ready());
     w.runtime.execs.lock().insert("ready".into(), 0);
     until("ready", || w.ready()).await;
     w.runtime.execs.lock().insert("live".into(), 1);
     until("killed", || !w.events("Killing").is_empty()).await;
     assert_eq!(w.events("Killing"), ["Killing: Container a failed liveness probe, will be restarted"]);
-    until("restarted", || w.api.status("p").container_statuses.is_some_and(|s| s[0].restart_count == 1 && s[0].ready)).await;
+    until("restarted", || {
+        w.api.status("p").container_statuses.is_some_and(|s| s[0].restart_count == 1 && s[0].ready)
+    })
+    .await;
     let log = w.runtime.log.lock().clone();
     let at = |t: &str| log.iter().position(|l| l == t).unwrap_or(usize::MAX);
-    assert!(at("start a") < at("exec post") && at("exec post") < at("exec pre") && at("exec pre") < at("stop a 3"), "{log:?}");
+    assert!(
+        at("start a") < at("exec post")
+            && at("exec post") < at("exec pre")
+            && at("exec pre") < at("stop a 3"),
+        "{log:?}"
+    );
     agent.stop().await;
 }
 

@@ -130,8 +130,10 @@ impl NodeApi for ClientApi {
         let mut body = serde_json::to_value(request).map_err(meta::Status::internal)?;
         body["apiVersion"] = "authentication.k8s.io/v1".into();
         body["kind"] = "TokenRequest".into();
-        let answer =
-            self.client.create_subresource::<ServiceAccount>(namespace, service_account, "token", &body).await?;
+        let answer = self
+            .client
+            .create_subresource::<ServiceAccount>(namespace, service_account, "token", &body)
+            .await?;
         serde_json::from_value(answer).map_err(meta::Status::internal)
     }
 

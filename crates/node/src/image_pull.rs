@@ -133,7 +133,12 @@ async fn credentials(ctx: &NodeContext, pod: &Pod, reference: &str) -> Vec<Regis
             "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
             missing.join(", ")
         );
-        ctx.api.event(&crate::pod::references::pod_reference(pod), true, "FailedToRetrieveImagePullSecret", &text);
+        ctx.api.event(
+            &crate::pod::references::pod_reference(pod),
+            true,
+            "FailedToRetrieveImagePullSecret",
+            &text,
+        );
     }
     out
 }
@@ -241,9 +246,10 @@ mod tests {
     fn credentials_of_secrets() {
         let json = r#"{"auths": {"https://index.docker.io/v1/": {"auth": "dTpwOnE="},
             "*.example.com/team": {"username": "a", "password": "b"}, "reg:5000": {"username": "c"}}}"#;
-        let secret: Secret = serde_json::from_value(serde_json::json!({"type": "kubernetes.io/dockerconfigjson",
+        let secret: Secret =
+            serde_json::from_value(serde_json::json!({"type": "kubernetes.io/dockerconfigjson",
             "data": {".dockerconfigjson": base64::engine::general_purpose::STANDARD.encode(json)}}))
-        .unwrap();
+            .unwrap();
         let e = entries(&secret);
         let user = |image: &str| fitting(&e, image).first().map(|a| (a.username.clone(), a.password.clone()));
         assert_eq!(user("busybox"), Some(("u".into(), "p:q".into())));

@@ -8,8 +8,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 /// Fetches an image into the store: reference, credentials to try in order.
-pub type Fetch =
-    Box<dyn Fn(String, Vec<RegistryAuth>) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
+pub type Fetch = Box<
+    dyn Fn(String, Vec<RegistryAuth>) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>>
+        + Send
+        + Sync,
+>;
 
 /// The images of one node.
 pub struct StoredImages {
@@ -68,7 +71,10 @@ impl Images for StoredImages {
     async fn list(&self) -> Vec<ImageSummary> {
         let images = self.store.list().into_iter();
         images
-            .map(|i| ImageSummary { names: i.repo_digests.into_iter().chain(i.names).collect(), size: i.size })
+            .map(|i| ImageSummary {
+                names: i.repo_digests.into_iter().chain(i.names).collect(),
+                size: i.size,
+            })
             .collect()
     }
 }

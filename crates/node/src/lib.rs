@@ -21,6 +21,7 @@ pub mod pod;
 pub mod ports;
 pub mod probe;
 pub mod runtime;
+pub mod server;
 #[cfg(test)]
 mod testing;
 pub mod volumes;

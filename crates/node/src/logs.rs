@@ -70,7 +70,9 @@ fn compress(file: &Path) -> std::io::Result<()> {
 
 /// Rotated files of a log, the oldest first.
 pub fn rotated(log: &Path) -> Vec<PathBuf> {
-    let (Some(dir), Some(name)) = (log.parent(), log.file_name().and_then(|n| n.to_str())) else { return Vec::new() };
+    let (Some(dir), Some(name)) = (log.parent(), log.file_name().and_then(|n| n.to_str())) else {
+        return Vec::new();
+    };
     let prefix = format!("{name}.");
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let mut files: Vec<PathBuf> = entries
@@ -104,8 +106,12 @@ mod tests {
         }
         std::fs::write(dir.path().join("10.log"), "other").unwrap();
         tidy(&log, 5).unwrap();
-        let names: Vec<_> = rotated(&log).iter().map(|f| f.file_name().unwrap().to_str().unwrap().to_owned()).collect();
-        assert_eq!(names, ["0.log.20260101-000002.gz", "0.log.20260101-000003.gz", "0.log.20260101-000004.gz"]);
+        let names: Vec<_> =
+            rotated(&log).iter().map(|f| f.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+        assert_eq!(
+            names,
+            ["0.log.20260101-000002.gz", "0.log.20260101-000003.gz", "0.log.20260101-000004.gz"]
+        );
         remove_rotated(&log);
         assert!(rotated(&log).is_empty() && dir.path().join("10.log").exists());
     }

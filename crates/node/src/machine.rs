@@ -52,7 +52,7 @@ fn parse_meminfo(text: &str, name: &str) -> Option<u64> {
 /// Size and free space of a filesystem in bytes, and its free inodes in percent.
 fn disk(path: &Path) -> Option<(u64, u64, u64)> {
     let s = rustix::fs::statvfs(path).ok()?;
-    let inodes = if s.f_files == 0 { 100 } else { s.f_favail * 100 / s.f_files };
+    let inodes = (s.f_favail * 100).checked_div(s.f_files).unwrap_or(100);
     Some((s.f_blocks * s.f_frsize, s.f_bavail * s.f_frsize, inodes))
 }
 
@@ -70,7 +70,9 @@ pub fn facts(root: &Path) -> Facts {
         cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
         memory: meminfo("MemTotal").unwrap_or(0),
         disk: disk(root).map_or(0, |d| d.0),
-        system_uuid: Some(text("/sys/class/dmi/id/product_uuid")).filter(|t| !t.is_empty()).unwrap_or_else(|| machine_id.clone()),
+        system_uuid: Some(text("/sys/class/dmi/id/product_uuid"))
+            .filter(|t| !t.is_empty())
+            .unwrap_or_else(|| machine_id.clone()),
         machine_id,
         boot_id: text("/proc/sys/kernel/random/boot_id"),
         kernel: uname.release().to_string_lossy().into_owned(),
@@ -89,8 +91,12 @@ pub fn pressure(root: &Path, t: &Thresholds) -> Pressure {
     let available = meminfo("MemAvailable");
     let (size, free, inodes) = disk(root).unwrap_or((0, 1, 100));
     let number = |path: &str| text(path).parse::<u64>().ok();
-    let tasks = text("/proc/loadavg").split_whitespace().nth(3).and_then(|f| f.split_once('/')?.1.parse::<u64>().ok());
-    let most = number("/proc/sys/kernel/pid_max").into_iter().chain(number("/proc/sys/kernel/threads-max")).min();
+    let tasks = text("/proc/loadavg")
+        .split_whitespace()
+        .nth(3)
+        .and_then(|f| f.split_once('/')?.1.parse::<u64>().ok());
+    let most =
+        number("/proc/sys/kernel/pid_max").into_iter().chain(number("/proc/sys/kernel/threads-max")).min();
     Pressure {
         memory: available.is_some_and(|a| a < t.memory),
         disk: free < size / 100 * t.disk_percent || inodes < 5,

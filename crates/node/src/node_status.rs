@@ -131,7 +131,7 @@ pub fn status(i: &Inputs<'_>) -> NodeStatus {
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(i.config.port) }),
         }),
-        features: Some(NodeFeatures { supplemental_groups_policy: Some(true), ..NodeFeatures::default() }),
+        features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
         images: Some(images(i.images)).filter(|l| !l.is_empty()),
         node_info: Some(node_info(i)),
         runtime_handlers: Some(vec![NodeRuntimeHandler {
@@ -177,7 +177,8 @@ fn images(list: &[ImageSummary]) -> Vec<ContainerImage> {
 fn conditions(i: &Inputs<'_>) -> Vec<NodeCondition> {
     let p = i.pressure;
     let texts = |short: bool, has: &str, text: &str| {
-        let (word, lower) = if short { ("Insufficient", "insufficient") } else { ("Sufficient", "sufficient") };
+        let (word, lower) =
+            if short { ("Insufficient", "insufficient") } else { ("Sufficient", "sufficient") };
         (format!("KubeletHas{word}{has}"), format!("kubelet has {lower} {text} available"))
     };
     let disk = if p.disk {
@@ -338,11 +339,14 @@ fn event(ctx: &NodeContext, reason: &str) {
 
 async fn current(ctx: &NodeContext, facts: &Facts, old: &NodeStatus) -> (NodeStatus, Node) {
     let images = ctx.images.list().await;
-    let limits = Thresholds { memory: ctx.config.memory_reserved, disk_percent: ctx.config.disk_reserved_percent };
+    let limits =
+        Thresholds { memory: ctx.config.memory_reserved, disk_percent: ctx.config.disk_reserved_percent };
     let root = ctx.config.root_dir.clone();
-    let pressure = tokio::task::spawn_blocking(move || machine::pressure(&root, &limits)).await.unwrap_or_default();
+    let pressure =
+        tokio::task::spawn_blocking(move || machine::pressure(&root, &limits)).await.unwrap_or_default();
     let not_ready = ctx.net.not_ready().map(|why| {
-        let head = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:";
+        let head =
+            "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:";
         format!("{head}Network plugin returns error: {why}")
     });
     let inputs = Inputs {
@@ -400,10 +404,24 @@ mod tests {
     fn make(pressure: Pressure, old: &NodeStatus, second: i64) -> NodeStatus {
         let mut config = NodeConfig::new("n1", Path::new("/x"));
         config.node_ips = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
-        let facts = Facts { cpus: 4, memory: 8 << 30, disk: 100 << 30, architecture: "amd64".into(), ..Facts::default() };
+        let facts = Facts {
+            cpus: 4,
+            memory: 8 << 30,
+            disk: 100 << 30,
+            architecture: "amd64".into(),
+            ..Facts::default()
+        };
         let now = Timestamp::from_second(second).unwrap();
         let images = [ImageSummary { names: vec!["a".into()], size: 5 }];
-        status(&Inputs { config: &config, facts: &facts, images: &images, pressure, not_ready: None, old, now })
+        status(&Inputs {
+            config: &config,
+            facts: &facts,
+            images: &images,
+            pressure,
+            not_ready: None,
+            old,
+            now,
+        })
     }
 
     #[test]
@@ -426,7 +444,8 @@ mod tests {
         assert!(patch(&first, &same, true).is_some());
         let short = make(Pressure { memory: true, ..Pressure::default() }, &same, 30);
         assert_eq!(condition_events(&same, &short), ["NodeHasInsufficientMemory"]);
-        let c = |s: &NodeStatus, k: &str| s.conditions.iter().flatten().find(|c| c.type_ == k).cloned().unwrap();
+        let c =
+            |s: &NodeStatus, k: &str| s.conditions.iter().flatten().find(|c| c.type_ == k).cloned().unwrap();
         assert_eq!(c(&short, "MemoryPressure").last_transition_time.unwrap().0.as_second(), 30);
         assert_eq!(c(&short, "Ready").last_transition_time.unwrap().0.as_second(), 10);
         let change = patch(&same, &short, false).unwrap();

@@ -8,7 +8,14 @@ pub fn pod_logs(root: &Path, namespace: &str, name: &str, uid: &str) -> PathBuf 
 }
 
 /// `<logs>/<namespace>_<name>_<uid>/<container>/<restarts>.log`
-pub fn container_log(root: &Path, namespace: &str, name: &str, uid: &str, container: &str, restarts: i32) -> PathBuf {
+pub fn container_log(
+    root: &Path,
+    namespace: &str,
+    name: &str,
+    uid: &str,
+    container: &str,
+    restarts: i32,
+) -> PathBuf {
     pod_logs(root, namespace, name, uid).join(container).join(format!("{restarts}.log"))
 }
 

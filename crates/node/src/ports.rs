@@ -176,7 +176,12 @@ pub trait NodeApi: Send + Sync + 'static {
     fn object_changes(&self) -> broadcast::Receiver<Reference>;
 
     /// Strategic merge patch of the pod's status subresource.
-    async fn patch_pod_status(&self, namespace: &str, name: &str, patch: &serde_json::Value) -> ApiResult<Pod>;
+    async fn patch_pod_status(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &serde_json::Value,
+    ) -> ApiResult<Pod>;
 
     /// Deletes with grace 0 and the uid as precondition.
     async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> ApiResult<()>;

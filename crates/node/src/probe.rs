@@ -78,7 +78,8 @@ pub struct Tally {
 
 impl Tally {
     pub fn new(probe: &Probe) -> Self {
-        let at_least = |n: Option<i32>, default: u32| n.and_then(|n| u32::try_from(n).ok()).unwrap_or(default).max(1);
+        let at_least =
+            |n: Option<i32>, default: u32| n.and_then(|n| u32::try_from(n).ok()).unwrap_or(default).max(1);
         Self {
             success_threshold: at_least(probe.success_threshold, 1),
             failure_threshold: at_least(probe.failure_threshold, 3),
@@ -129,7 +130,12 @@ pub struct Target {
 }
 
 /// Probes until the task is dropped, or until a startup or failed liveness verdict ends it.
-pub async fn run<M: From<Verdict> + Send>(prober: Prober, target: Target, kind: ProbeKind, out: mpsc::Sender<M>) {
+pub async fn run<M: From<Verdict> + Send>(
+    prober: Prober,
+    target: Target,
+    kind: ProbeKind,
+    out: mpsc::Sender<M>,
+) {
     let Some(probe) = kind.of(&target.container).cloned() else { return };
     let seconds = |n: Option<i32>, default: u64| n.and_then(|n| u64::try_from(n).ok()).unwrap_or(default);
     let period = Duration::from_secs(seconds(probe.period_seconds, 10).max(1));
@@ -142,7 +148,11 @@ pub async fn run<M: From<Verdict> + Send>(prober: Prober, target: Target, kind: 
     ticks.tick().await;
     let mut quick = true;
     loop {
-        let outcome = if quick { once_quickly(&prober, &target, &probe, period).await } else { once(&prober, &target, &probe).await };
+        let outcome = if quick {
+            once_quickly(&prober, &target, &probe, period).await
+        } else {
+            once(&prober, &target, &probe).await
+        };
         quick = false;
         let success = report(&prober, &target, kind, outcome);
         if let Some(verdict) = success.and_then(|s| tally.feed(s))
@@ -188,7 +198,10 @@ fn report(prober: &Prober, target: &Target, kind: ProbeKind, outcome: Outcome) -
             Some(false)
         }
         Outcome::Error(text) => {
-            warn("Unhealthy", format!("{title} probe errored and resulted in unknown state: {}", bounded(&text)));
+            warn(
+                "Unhealthy",
+                format!("{title} probe errored and resulted in unknown state: {}", bounded(&text)),
+            );
             None
         }
     }
@@ -257,14 +270,21 @@ async fn handler(prober: &Prober, target: &Target, probe: &Probe) -> Outcome {
         let port = u16::try_from(grpc.port).unwrap_or(0);
         return net::grpc(&ip, port, grpc.service.as_deref().unwrap_or_default(), timeout).await;
     }
-    Outcome::Error(format!("missing probe handler for {}:{}", crate::pod::spec::display(&target.pod), target.container.name))
+    Outcome::Error(format!(
+        "missing probe handler for {}:{}",
+        crate::pod::spec::display(&target.pod),
+        target.container.name
+    ))
 }
 
 /// Probes see only variables that are written out (upstream: `ExpandContainerCommandOnlyStatic`).
 fn expand_static(command: &[String], container: &Container) -> Vec<String> {
     let value = |name: &str| {
         let vars = container.env.as_deref().unwrap_or_default();
-        vars.iter().rev().find(|v| v.name == name && v.value_from.is_none()).map(|v| v.value.as_deref().unwrap_or_default())
+        vars.iter()
+            .rev()
+            .find(|v| v.name == name && v.value_from.is_none())
+            .map(|v| v.value.as_deref().unwrap_or_default())
     };
     command.iter().map(|c| crate::pod::expand::expand(c, value)).collect()
 }
@@ -280,7 +300,9 @@ pub fn port(port: &IntOrString, container: &Container) -> Result<u16, String> {
             let ports = container.ports.as_deref().unwrap_or_default();
             match ports.iter().find(|p| p.name.as_deref() == Some(name)) {
                 Some(p) => p.container_port,
-                None => name.parse().map_err(|_| format!("strconv.Atoi: parsing {name:?}: invalid syntax"))?,
+                None => {
+                    name.parse().map_err(|_| format!("strconv.Atoi: parsing {name:?}: invalid syntax"))?
+                }
             }
         }
     };
@@ -291,7 +313,12 @@ pub fn port(port: &IntOrString, container: &Container) -> Result<u16, String> {
 ///
 /// # Errors
 /// A port that does not resolve.
-pub fn http_request(get: &HTTPGetAction, container: &Container, ip: &str, purpose: &str) -> Result<http::Request, String> {
+pub fn http_request(
+    get: &HTTPGetAction,
+    container: &Container,
+    ip: &str,
+    purpose: &str,
+) -> Result<http::Request, String> {
     let headers = get.http_headers.iter().flatten().map(|h| (h.name.clone(), h.value.clone()));
     Ok(http::Request {
         tls: get.scheme.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("https")),
@@ -310,9 +337,11 @@ mod tests {
 
     #[test]
     fn thresholds() {
-        let probe: Probe = serde_json::from_value(json!({"successThreshold": 2, "failureThreshold": 3})).unwrap();
+        let probe: Probe =
+            serde_json::from_value(json!({"successThreshold": 2, "failureThreshold": 3})).unwrap();
         let mut t = Tally::new(&probe);
-        let got: Vec<_> = [true, true, true, false, false, true, false, false, false].map(|r| t.feed(r)).into();
+        let got: Vec<_> =
+            [true, true, true, false, false, true, false, false, false].map(|r| t.feed(r)).into();
         let (y, n) = (Some(true), Some(false));
         assert_eq!(got, [None, y, y, None, None, None, None, None, n]);
     }

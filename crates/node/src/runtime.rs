@@ -3,6 +3,15 @@
 //! One shim process per pod owns the pod's containers, so that they outlive this program. All calls are
 //! idempotent where a retry can happen: starting what runs or removing what is gone succeeds.
 
+mod child;
+mod disk;
+mod pods;
+mod shim;
+mod wire;
+
+pub use pods::ShimRuntime;
+pub use shim::shim_main;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -157,7 +166,7 @@ pub struct RuntimeEvent {
     pub container_id: String,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ExecSpec {
     pub container_id: String,
     pub args: Vec<String>,
@@ -196,7 +205,11 @@ pub trait Runtime: Send + Sync + 'static {
     async fn remove_sandbox(&self, pod_uid: &str) -> Result<(), RuntimeError>;
 
     /// Creates and starts a container; returns once its program has been executed, or why not.
-    async fn start_container(&self, pod_uid: &str, spec: &ContainerSpec) -> Result<ContainerState, RuntimeError>;
+    async fn start_container(
+        &self,
+        pod_uid: &str,
+        spec: &ContainerSpec,
+    ) -> Result<ContainerState, RuntimeError>;
 
     /// Sends the stop signal and, after `grace_seconds`, SIGKILL. Returns when the container has ended.
     async fn stop_container(&self, pod_uid: &str, id: &str, grace_seconds: u64) -> Result<(), RuntimeError>;
@@ -204,7 +217,12 @@ pub trait Runtime: Send + Sync + 'static {
     async fn remove_container(&self, pod_uid: &str, id: &str) -> Result<(), RuntimeError>;
 
     /// Changes limits of a running container.
-    async fn update_container(&self, pod_uid: &str, id: &str, resources: &Resources) -> Result<(), RuntimeError>;
+    async fn update_container(
+        &self,
+        pod_uid: &str,
+        id: &str,
+        resources: &Resources,
+    ) -> Result<(), RuntimeError>;
 
     /// All containers of the pod that were started and not removed; `None` when there is no sandbox.
     async fn state(&self, pod_uid: &str) -> Result<Option<Vec<ContainerState>>, RuntimeError>;
@@ -230,7 +248,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Joins the standard streams of a running container.
     async fn attach(&self, pod_uid: &str, container_id: &str) -> Result<Streams, RuntimeError>;
 
-    async fn resize(&self, pod_uid: &str, exec_id: &str, columns: u16, rows: u16) -> Result<(), RuntimeError>;
+    async fn resize(&self, pod_uid: &str, exec_id: &str, columns: u16, rows: u16)
+    -> Result<(), RuntimeError>;
 
     /// The container's log file was moved away: open a new one at its path.
     async fn reopen_log(&self, pod_uid: &str, id: &str) -> Result<(), RuntimeError>;
@@ -239,4 +258,29 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Events of all pods; a slow reader may miss some and resynchronises by [`Runtime::state`].
     fn events(&self) -> tokio::sync::broadcast::Receiver<RuntimeEvent>;
+}
+
+impl From<&Resources> for sys::cgroup::Limits {
+    fn from(r: &Resources) -> Self {
+        Self {
+            memory_bytes: r.memory_limit_bytes,
+            cpu_quota_us: r.cpu_quota_us,
+            cpu_shares: r.cpu_shares,
+            processes: r.pids_limit,
+        }
+    }
+}
+
+impl From<sys::cgroup::Usage> for Usage {
+    fn from(u: sys::cgroup::Usage) -> Self {
+        Self {
+            cpu_ns: u.cpu_ns,
+            memory_bytes: u.memory_bytes,
+            working_set_bytes: u.working_set_bytes,
+            rss_bytes: u.rss_bytes,
+            page_faults: u.page_faults,
+            major_page_faults: u.major_page_faults,
+            pids: u.processes,
+        }
+    }
 }

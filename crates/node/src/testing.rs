@@ -1,12 +1,12 @@
 //! Fakes of everything around the agent, for tests.
 
 use crate::ports::{
-    ApiResult, Image, ImageError, ImageSummary, Images, NodeApi, PodChange, PodNet, PodNetRequest, PodNetwork, Reference,
-    RegistryAuth,
+    ApiResult, Image, ImageError, ImageSummary, Images, NodeApi, PodChange, PodNet, PodNetRequest,
+    PodNetwork, Reference, RegistryAuth,
 };
 use crate::runtime::{
-    ContainerSpec, ContainerState, ExecSpec, Phase, Resources, Runtime, RuntimeError, RuntimeEvent, SandboxSpec,
-    Streams, Usage,
+    ContainerSpec, ContainerState, ExecSpec, Phase, Resources, Runtime, RuntimeError, RuntimeEvent,
+    SandboxSpec, Streams, Usage,
 };
 use async_trait::async_trait;
 use base::clock::Clock;
@@ -89,7 +89,11 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
-    async fn start_container(&self, pod_uid: &str, spec: &ContainerSpec) -> Result<ContainerState, RuntimeError> {
+    async fn start_container(
+        &self,
+        pod_uid: &str,
+        spec: &ContainerSpec,
+    ) -> Result<ContainerState, RuntimeError> {
         if self.broken.lock().contains(&spec.args[0]) {
             let why = format!("exec {}: no such file or directory", spec.args[0]);
             return Err(RuntimeError { what: format!("start {}", spec.name), why, container_fault: true });
@@ -114,7 +118,10 @@ impl Runtime for FakeRuntime {
     async fn stop_container(&self, pod_uid: &str, id: &str, grace_seconds: u64) -> Result<(), RuntimeError> {
         let name = {
             let pods = self.pods.lock();
-            pods.get(pod_uid).and_then(|p| p.get(id)).filter(|c| c.phase == Phase::Running).map(|c| c.name.clone())
+            pods.get(pod_uid)
+                .and_then(|p| p.get(id))
+                .filter(|c| c.phase == Phase::Running)
+                .map(|c| c.name.clone())
         };
         if let Some(name) = name {
             self.note(format!("stop {name} {grace_seconds}"));
@@ -168,7 +175,13 @@ impl Runtime for FakeRuntime {
         Ok(0)
     }
 
-    async fn exec_sync(&self, _: &str, _: &str, args: &[String], _: Duration) -> Result<(i32, Vec<u8>), RuntimeError> {
+    async fn exec_sync(
+        &self,
+        _: &str,
+        _: &str,
+        args: &[String],
+        _: Duration,
+    ) -> Result<(i32, Vec<u8>), RuntimeError> {
         self.note(format!("exec {}", args.join(" ")));
         Ok((self.execs.lock().get(&args[0]).copied().unwrap_or(0), b"out".to_vec()))
     }
@@ -230,7 +243,8 @@ impl FakeApi {
     pub fn put(&self, mut pod: Pod) {
         let name = pod.metadata.name.clone().unwrap();
         let mut pods = self.pods.lock();
-        let version: u64 = pods.get(&name).and_then(|p| p.metadata.resource_version.as_deref()?.parse().ok()).unwrap_or(0);
+        let version: u64 =
+            pods.get(&name).and_then(|p| p.metadata.resource_version.as_deref()?.parse().ok()).unwrap_or(0);
         pod.metadata.resource_version = Some((version + 1).to_string());
         pods.insert(name, pod.clone());
         drop(pods);
@@ -268,7 +282,9 @@ fn merge(into: &mut Value, patch: &Value) {
                     }
                 }
             }
-            (_, Value::Object(_)) => merge(a.entry(k.clone()).or_insert_with(|| Value::Object(Default::default())), v),
+            (_, Value::Object(_)) => {
+                merge(a.entry(k.clone()).or_insert_with(|| Value::Object(Default::default())), v)
+            }
             (_, Value::Array(list)) => {
                 let rest = list.iter().filter(|i| i.get("$patch").is_none()).cloned().collect::<Vec<_>>();
                 a.insert(k.clone(), rest.into());

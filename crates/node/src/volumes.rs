@@ -9,11 +9,11 @@ pub mod host_path;
 pub mod payload;
 pub mod token;
 
+use crate::paths;
 use crate::pod::field_path::Addresses;
 use crate::pod::security::fs_user;
 use crate::pod::spec::{self, ResourceList};
 use crate::ports::{NodeApi, Reference};
-use crate::paths;
 use base::clock::SharedClock;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Volume};
@@ -105,7 +105,10 @@ pub fn location(pod_dir: &Path, volume: &Volume) -> Result<(PathBuf, bool), Stri
     } else if volume.downward_api.is_some() {
         at("kubernetes.io/downward-api", true)
     } else {
-        Err(format!("no volume plugin matched: the kind of volume {:?} is not supported on this node", volume.name))
+        Err(format!(
+            "no volume plugin matched: the kind of volume {:?} is not supported on this node",
+            volume.name
+        ))
     }
 }
 
@@ -186,7 +189,9 @@ pub fn missing(status: &meta::Status) -> crate::pod::env::Missing {
     crate::pod::env::Missing { not_found: status.is_not_found(), message: status.message.clone() }
 }
 
-async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+async fn blocking<T: Send + 'static>(
+    f: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
     match tokio::task::spawn_blocking(f).await {
         Ok(result) => result,
         Err(e) => Err(format!("volume work was cut short: {e}")),

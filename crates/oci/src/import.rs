@@ -28,7 +28,8 @@ pub fn import(store: &ImageStore, path: &Path, done: &dyn Fn(u64)) -> Result<Vec
     if path.is_dir() {
         return directory(store, path);
     }
-    let mut archive = tar::Archive::new(Box::new(BufReader::new(crate::store::decompressed(path)?)) as Box<dyn Read>);
+    let mut archive =
+        tar::Archive::new(Box::new(BufReader::new(crate::store::decompressed(path)?)) as Box<dyn Read>);
     let mut documents: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     // Digest of each file that is not a document, by its path in the archive.
     let mut files: BTreeMap<String, (String, u64)> = BTreeMap::new();
@@ -38,7 +39,8 @@ pub fn import(store: &ImageStore, path: &Path, done: &dyn Fn(u64)) -> Result<Vec
         if !entry.header().entry_type().is_file() {
             continue;
         }
-        let name = entry.path().map_err(|e| invalid("a path in the archive", e))?.to_string_lossy().into_owned();
+        let name =
+            entry.path().map_err(|e| invalid("a path in the archive", e))?.to_string_lossy().into_owned();
         let name = name.trim_start_matches("./").to_owned();
         read += entry.size();
         if matches!(name.as_str(), "index.json" | "manifest.json" | "oci-layout") {
@@ -84,7 +86,8 @@ fn layout(store: &ImageStore, index: &Value) -> Result<Vec<Image>> {
     for m in index["manifests"].as_array().into_iter().flatten().take(MANIFESTS_MAX) {
         let digest = m["digest"].as_str().unwrap_or("");
         let annotation = |k: &str| m["annotations"][k].as_str();
-        let name = annotation("io.containerd.image.name").or_else(|| annotation("org.opencontainers.image.ref.name"));
+        let name = annotation("io.containerd.image.name")
+            .or_else(|| annotation("org.opencontainers.image.ref.name"));
         let names = match name {
             Some(name) => vec![Reference::parse(name)?],
             None => Vec::new(),
@@ -109,7 +112,10 @@ fn docker(store: &ImageStore, list: &Value, files: &BTreeMap<String, (String, u6
     let mut out = Vec::new();
     for image in list.as_array().into_iter().flatten().take(MANIFESTS_MAX) {
         let file = |name: &str| {
-            files.get(name).cloned().ok_or_else(|| invalid("manifest.json", format!("the file {name:?} is missing")))
+            files
+                .get(name)
+                .cloned()
+                .ok_or_else(|| invalid("manifest.json", format!("the file {name:?} is missing")))
         };
         let (config, config_size) = file(image["Config"].as_str().unwrap_or(""))?;
         let mut layers = Vec::new();

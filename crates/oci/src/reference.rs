@@ -16,7 +16,8 @@ pub struct Reference {
 impl Reference {
     /// Parses a name as people write it; the tag is `latest` when there is neither tag nor digest.
     pub fn parse(text: &str) -> Result<Self> {
-        let bad = || Error::Reference(format!("couldn't parse image name {text:?}: invalid reference format"));
+        let bad =
+            || Error::Reference(format!("couldn't parse image name {text:?}: invalid reference format"));
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) if is_digest(digest) => (rest, Some(digest.to_owned())),
             Some(_) => return Err(bad()),
@@ -31,7 +32,9 @@ impl Reference {
             return Err(bad());
         }
         let (registry, repository) = match name.split_once('/') {
-            Some((first, more)) if first.contains(['.', ':']) || first == "localhost" => (first, more.to_owned()),
+            Some((first, more)) if first.contains(['.', ':']) || first == "localhost" => {
+                (first, more.to_owned())
+            }
             Some(_) => ("docker.io", name.to_owned()),
             None => ("docker.io", format!("library/{name}")),
         };

@@ -70,12 +70,18 @@ impl ImageStore {
         }
         let path = root.join("images.json");
         let index = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| invalid(path.display().to_string(), e))?,
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|e| invalid(path.display().to_string(), e))?
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Index::default(),
             Err(e) => return Err(e).at("read", &path),
         };
-        let store =
-            Self { root: root.to_owned(), index: Mutex::new(index), unpacking: Mutex::new(()), temporary: AtomicU64::new(0) };
+        let store = Self {
+            root: root.to_owned(),
+            index: Mutex::new(index),
+            unpacking: Mutex::new(()),
+            temporary: AtomicU64::new(0),
+        };
         store.sweep();
         Ok(store)
     }
@@ -165,7 +171,10 @@ impl ImageStore {
         let layers: Vec<String> =
             manifest["layers"].as_array().into_iter().flatten().map(|l| text(&l["digest"])).collect();
         if layers.len() != diff_ids.len() || layers.len() > LAYERS_MAX {
-            return Err(invalid(manifest_digest, format!("{} layers, {} diff ids", layers.len(), diff_ids.len())));
+            return Err(invalid(
+                manifest_digest,
+                format!("{} layers, {} diff ids", layers.len(), diff_ids.len()),
+            ));
         }
         for layer in &layers {
             if !self.has_blob(layer) {
@@ -228,7 +237,9 @@ impl ImageStore {
         index
             .images
             .values()
-            .find(|i| i.names.contains(&full) || by_digest.as_ref().is_some_and(|d| i.repo_digests.contains(d)))
+            .find(|i| {
+                i.names.contains(&full) || by_digest.as_ref().is_some_and(|d| i.repo_digests.contains(d))
+            })
             .cloned()
     }
 
@@ -236,8 +247,9 @@ impl ImageStore {
         let v = self.document(&image.id)?;
         let c = &v["config"];
         let text = |f: &str| c[f].as_str().unwrap_or("").to_owned();
-        let list =
-            |f: &str| c[f].as_array().into_iter().flatten().filter_map(|s| s.as_str().map(str::to_owned)).collect();
+        let list = |f: &str| {
+            c[f].as_array().into_iter().flatten().filter_map(|s| s.as_str().map(str::to_owned)).collect()
+        };
         Ok(ImageConfig {
             user: text("User"),
             env: list("Env"),
@@ -316,7 +328,9 @@ impl ImageStore {
         for image in index.images.values() {
             keep.push(hash(&image.id));
             keep.extend(image.layers.iter().map(hash));
-            keep.extend(image.repo_digests.iter().filter_map(|d| d.split_once('@')).map(|(_, d)| hash(&d.to_owned())));
+            keep.extend(
+                image.repo_digests.iter().filter_map(|d| d.split_once('@')).map(|(_, d)| hash(&d.to_owned())),
+            );
             let mut chain = String::new();
             for d in &image.diff_ids {
                 chain = if chain.is_empty() {
@@ -359,7 +373,8 @@ pub(crate) fn decompressed(path: &Path) -> Result<Box<dyn Read>> {
     Ok(match &magic[..n] {
         [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
         [0x28, 0xb5, 0x2f, 0xfd] => Box::new(
-            ruzstd::decoding::StreamingDecoder::new(file).map_err(|e| invalid(path.display().to_string(), e))?,
+            ruzstd::decoding::StreamingDecoder::new(file)
+                .map_err(|e| invalid(path.display().to_string(), e))?,
         ),
         _ => Box::new(file),
     })

@@ -77,13 +77,19 @@ impl View<'_> {
         if let Some(gone) = name.strip_prefix(".wh.") {
             let path = host_parent.join(plain(gone)?);
             remove(&path)?;
-            return rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, Mode::empty(), 0).at("white out", &path);
+            return rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, Mode::empty(), 0)
+                .at("white out", &path);
         }
         let path = host_parent.join(&name);
         self.make(&mut entry, &path, times)
     }
 
-    fn make<R: Read>(&self, entry: &mut Entry<'_, R>, path: &Path, times: &mut Vec<(PathBuf, Timespec)>) -> Result<()> {
+    fn make<R: Read>(
+        &self,
+        entry: &mut Entry<'_, R>,
+        path: &Path,
+        times: &mut Vec<(PathBuf, Timespec)>,
+    ) -> Result<()> {
         let header = entry.header();
         let mode = header.mode().map_err(|e| invalid("an entry's mode", e))? & 0o7777;
         let (uid, gid) = owner(entry)?;
@@ -102,19 +108,23 @@ impl View<'_> {
                 io::copy(entry, &mut file).at("write", path)?;
             }
             EntryType::Symlink => {
-                let target = entry.link_name().ok().flatten().ok_or_else(|| invalid("a link", "it has no target"))?;
+                let target =
+                    entry.link_name().ok().flatten().ok_or_else(|| invalid("a link", "it has no target"))?;
                 symlink(&target, path).at("link", path)?;
             }
             EntryType::Link => return self.hard_link(entry, path),
             EntryType::Char | EntryType::Block => {
                 let major = header.device_major().ok().flatten().unwrap_or(0);
                 let minor = header.device_minor().ok().flatten().unwrap_or(0);
-                let ty = if kind == EntryType::Char { FileType::CharacterDevice } else { FileType::BlockDevice };
+                let ty =
+                    if kind == EntryType::Char { FileType::CharacterDevice } else { FileType::BlockDevice };
                 let device = rustix::fs::makedev(major, minor);
-                rustix::fs::mknodat(CWD, path, ty, Mode::from_raw_mode(mode), device).at("make device", path)?;
+                rustix::fs::mknodat(CWD, path, ty, Mode::from_raw_mode(mode), device)
+                    .at("make device", path)?;
             }
             EntryType::Fifo => {
-                rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(mode), 0).at("make pipe", path)?;
+                rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(mode), 0)
+                    .at("make pipe", path)?;
             }
             // Extended headers were read by the tar crate; anything else has no file.
             _ => return Ok(()),
@@ -135,7 +145,8 @@ impl View<'_> {
     }
 
     fn hard_link<R: Read>(&self, entry: &Entry<'_, R>, path: &Path) -> Result<()> {
-        let target = entry.link_name().ok().flatten().ok_or_else(|| invalid("a hard link", "it has no target"))?;
+        let target =
+            entry.link_name().ok().flatten().ok_or_else(|| invalid("a hard link", "it has no target"))?;
         let Some((parent, name)) = split(&target)? else {
             return Err(invalid("a hard link", "its target is the root"));
         };
@@ -145,8 +156,10 @@ impl View<'_> {
             return fs::hard_link(&here, path).at("link", path);
         }
         // The target is in a layer below: overlayfs cannot link across layers, so its content is copied up.
-        let below = self.below.iter().map(|d| d.join(&parent).join(&name)).find(|p| fs::symlink_metadata(p).is_ok());
-        let from = below.ok_or_else(|| invalid("a hard link", format!("{} does not exist", target.display())))?;
+        let below =
+            self.below.iter().map(|d| d.join(&parent).join(&name)).find(|p| fs::symlink_metadata(p).is_ok());
+        let from =
+            below.ok_or_else(|| invalid("a hard link", format!("{} does not exist", target.display())))?;
         let meta = fs::symlink_metadata(&from).at("read", &from)?;
         if !meta.is_file() {
             return Err(invalid("a hard link", format!("{} is not a file", target.display())));
@@ -170,7 +183,10 @@ impl View<'_> {
                 Some(target) => {
                     links += 1;
                     if links > LINKS_MAX {
-                        return Err(invalid("a path in the archive", format!("{} has too many links", path.display())));
+                        return Err(invalid(
+                            "a path in the archive",
+                            format!("{} has too many links", path.display()),
+                        ));
                     }
                     if target.is_absolute() {
                         done = PathBuf::new();
@@ -209,7 +225,8 @@ impl View<'_> {
                 Err(_) => {}
             }
             fs::create_dir(&at).at("create", &at)?;
-            let below = self.below.iter().map(|d| d.join(&relative)).find_map(|p| fs::symlink_metadata(p).ok());
+            let below =
+                self.below.iter().map(|d| d.join(&relative)).find_map(|p| fs::symlink_metadata(p).ok());
             match below.filter(fs::Metadata::is_dir) {
                 Some(meta) => copy_attributes(&meta, &at)?,
                 None => fs::set_permissions(&at, fs::Permissions::from_mode(0o755)).at("chmod", &at)?,
@@ -241,7 +258,8 @@ fn xattrs<R: Read>(entry: &mut Entry<'_, R>, path: &Path) -> Result<()> {
         if name.starts_with("trusted.overlay.") {
             continue;
         }
-        rustix::fs::lsetxattr(path, name, extension.value_bytes(), XattrFlags::empty()).at("set attribute of", path)?;
+        rustix::fs::lsetxattr(path, name, extension.value_bytes(), XattrFlags::empty())
+            .at("set attribute of", path)?;
     }
     Ok(())
 }
@@ -318,7 +336,12 @@ mod tests {
         builder.into_inner().expect("finished")
     }
 
-    fn unpack(root: &Path, name: &str, entries: &[(&str, EntryType, &str)], below: &[PathBuf]) -> Result<PathBuf> {
+    fn unpack(
+        root: &Path,
+        name: &str,
+        entries: &[(&str, EntryType, &str)],
+        below: &[PathBuf],
+    ) -> Result<PathBuf> {
         let blob = root.join(format!("{name}.tar"));
         fs::write(&blob, archive(entries)).expect("written");
         let dir = root.join(name);
@@ -332,7 +355,8 @@ mod tests {
     #[test]
     fn a_link_of_a_lower_layer_is_followed_and_not_buried() {
         let root = tempfile::tempdir().expect("a directory");
-        let lower = unpack(root.path(), "a", &[("usr/lib", Directory, ""), ("lib", Symlink, "usr/lib")], &[]).expect("lower");
+        let lower = unpack(root.path(), "a", &[("usr/lib", Directory, ""), ("lib", Symlink, "usr/lib")], &[])
+            .expect("lower");
         let upper = unpack(root.path(), "b", &[("lib/x.so", Regular, "x")], &[lower]).expect("upper");
         assert_eq!(fs::read_to_string(upper.join("usr/lib/x.so")).expect("there"), "x");
         assert!(fs::symlink_metadata(upper.join("lib")).is_err(), "the link stays visible");
@@ -344,8 +368,12 @@ mod tests {
         let outside = root.path().join("outside");
         fs::create_dir(&outside).expect("made");
         let up = format!("../../../../../..{}", outside.display());
-        let hostile: Vec<(&str, EntryType, &str)> =
-            vec![("out", Symlink, &up), ("out/x", Regular, "x"), ("abs", Symlink, "/outside"), ("abs/y", Regular, "y")];
+        let hostile: Vec<(&str, EntryType, &str)> = vec![
+            ("out", Symlink, &up),
+            ("out/x", Regular, "x"),
+            ("abs", Symlink, "/outside"),
+            ("abs/y", Regular, "y"),
+        ];
         unpack(root.path(), "a", &hostile, &[]).expect("unpacked inside");
         assert_eq!(fs::read_dir(&outside).expect("read").count(), 0);
         assert!(unpack(root.path(), "b", &[("../evil", Regular, "x")], &[]).is_err());
@@ -358,7 +386,13 @@ mod tests {
         let dir = unpack(
             root.path(),
             "a",
-            &[("f", Regular, "1"), ("g", Link, "f"), ("d", Regular, "x"), ("d", Directory, ""), ("d/e", Regular, "2")],
+            &[
+                ("f", Regular, "1"),
+                ("g", Link, "f"),
+                ("d", Regular, "x"),
+                ("d", Directory, ""),
+                ("d/e", Regular, "2"),
+            ],
             &[],
         )
         .expect("unpacked");

@@ -23,7 +23,8 @@ struct Token<'a> {
 
 impl Cursor {
     pub fn encode(&self) -> String {
-        let token = Token { v: "meta.k8s.io/v1".into(), rv: self.revision, start: self.start.as_str().into() };
+        let token =
+            Token { v: "meta.k8s.io/v1".into(), rv: self.revision, start: self.start.as_str().into() };
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
     }
 
@@ -36,7 +37,9 @@ impl Cursor {
             return Err(format!("{INVALID}: server does not recognize this encoded version {}", token.v));
         }
         if token.rv == 0 {
-            return Err(format!("{INVALID}: incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+            return Err(format!(
+                "{INVALID}: incorrect encoded start resourceVersion (version meta.k8s.io/v1)"
+            ));
         }
         if token.start.is_empty() {
             return Err(format!("{INVALID}: encoded start key empty (version meta.k8s.io/v1)"));

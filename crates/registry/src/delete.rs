@@ -68,7 +68,8 @@ impl DeleteOptions {
                 None
             }
         };
-        let dry_run: Vec<&str> = v["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let dry_run: Vec<&str> =
+            v["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         if dry_run.iter().any(|d| *d != "All") {
             let at = Path::new("dryRun");
             errors.push(Error::not_supported(&at, Value::from(dry_run.clone()), &["All"]));
@@ -183,7 +184,13 @@ impl Registry {
     }
 
     /// Removes an object; `None` when it changed meanwhile.
-    pub(crate) async fn remove(&self, r: &Request<'_>, key: &str, entry: &Entry, last: &Value) -> Result<Option<Bytes>> {
+    pub(crate) async fn remove(
+        &self,
+        r: &Request<'_>,
+        key: &str,
+        entry: &Entry,
+        last: &Value,
+    ) -> Result<Option<Bytes>> {
         if r.dry_run {
             return Ok(Some(entry.value.clone()));
         }
@@ -275,7 +282,11 @@ fn plan(kind: &KindDef, old: &Value, options: &DeleteOptions, now: Timestamp) ->
 
 /// A graceful deletion already runs; only the propagation may still change.
 fn pending_with_finalizers(kind: &KindDef, old: &Value, mut new: Value, options: &DeleteOptions) -> Plan {
-    if set_finalizers(kind, &mut new, options) && new != *old { Plan::Store(Box::new(new)) } else { Plan::Nothing }
+    if set_finalizers(kind, &mut new, options) && new != *old {
+        Plan::Store(Box::new(new))
+    } else {
+        Plan::Nothing
+    }
 }
 
 fn set_deletion(obj: &mut Value, now: Timestamp, grace_seconds: i64) {
@@ -358,11 +369,17 @@ mod tests {
     #[test]
     fn an_ordinary_object_goes_at_once_and_finalizers_hold_it() {
         let kind = KindDef::BASE;
-        assert!(matches!(plan(&kind, &json!({"metadata": {}}), &DeleteOptions::default(), now()), Plan::Remove));
+        assert!(matches!(
+            plan(&kind, &json!({"metadata": {}}), &DeleteOptions::default(), now()),
+            Plan::Remove
+        ));
         let held = json!({"metadata": {"finalizers": ["a/b"], "generation": 3}});
         let new = stored(plan(&kind, &held, &DeleteOptions::default(), now()));
         assert_eq!(new["metadata"]["deletionTimestamp"], "2026-01-02T03:04:05Z");
-        assert_eq!((&new["metadata"]["deletionGracePeriodSeconds"], &new["metadata"]["generation"]), (&json!(0), &json!(4)));
+        assert_eq!(
+            (&new["metadata"]["deletionGracePeriodSeconds"], &new["metadata"]["generation"]),
+            (&json!(0), &json!(4))
+        );
         assert!(matches!(plan(&kind, &new, &DeleteOptions::default(), now()), Plan::Nothing));
     }
 
@@ -380,8 +397,10 @@ mod tests {
 
     #[test]
     fn propagation_becomes_a_finalizer() {
-        let options = DeleteOptions { propagation: Some(Propagation::Foreground), ..DeleteOptions::default() };
-        let new = stored(plan(&KindDef::BASE, &json!({"metadata": {"finalizers": ["orphan"]}}), &options, now()));
+        let options =
+            DeleteOptions { propagation: Some(Propagation::Foreground), ..DeleteOptions::default() };
+        let new =
+            stored(plan(&KindDef::BASE, &json!({"metadata": {"finalizers": ["orphan"]}}), &options, now()));
         assert_eq!(new["metadata"]["finalizers"], json!(["foregroundDeletion"]));
     }
 
@@ -390,6 +409,10 @@ mod tests {
         let both = json!({"orphanDependents": true, "propagationPolicy": "Orphan"});
         assert_eq!(DeleteOptions::from_value(&both).expect_err("refused").code, 422);
         let odd = DeleteOptions::from_value(&json!({"propagationPolicy": "Sideways"})).expect_err("refused");
-        assert!(odd.message.contains("supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""), "{}", odd.message);
+        assert!(
+            odd.message.contains("supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""),
+            "{}",
+            odd.message
+        );
     }
 }

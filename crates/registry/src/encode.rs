@@ -34,7 +34,8 @@ pub fn encode(kind: &KindDef, obj: &Value) -> Stamped {
         write_revision(&mut out)
     });
     out.push(b'}');
-    for (key, value) in top.iter().filter(|(k, _)| !matches!(k.as_str(), "kind" | "apiVersion" | "metadata")) {
+    for (key, value) in top.iter().filter(|(k, _)| !matches!(k.as_str(), "kind" | "apiVersion" | "metadata"))
+    {
         out.push(b',');
         write_pair(&mut out, key, value);
     }
@@ -93,7 +94,12 @@ mod tests {
     use serde_json::json;
 
     fn row() -> KindDef {
-        KindDef { kind: "Event".into(), group: "events.k8s.io".into(), plural: "events".into(), ..KindDef::BASE }
+        KindDef {
+            kind: "Event".into(),
+            group: "events.k8s.io".into(),
+            plural: "events".into(),
+            ..KindDef::BASE
+        }
     }
 
     fn stamped(kind: &KindDef, obj: &Value, revision: &str) -> Vec<u8> {
@@ -125,7 +131,8 @@ mod tests {
 
     #[test]
     fn a_list_item_is_the_object_without_its_type() {
-        let bytes = bytes::Bytes::from(stamped(&row(), &json!({"metadata": {"name": "n"}, "note": "x"}), "1"));
+        let bytes =
+            bytes::Bytes::from(stamped(&row(), &json!({"metadata": {"name": "n"}, "note": "x"}), "1"));
         let item = item_slice(&row(), &bytes);
         let text = format!("{{{}", String::from_utf8_lossy(&item));
         let back: Value = serde_json::from_str(&text).expect("valid JSON");

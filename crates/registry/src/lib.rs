@@ -45,7 +45,13 @@ pub trait Admit: Send + Sync {
     async fn mutate(&self, op: Operation, name: &str, new: &mut Value, old: Option<&Value>) -> Result<()>;
 
     /// Sees the object as it will be stored. `new` is absent on delete.
-    async fn validate(&self, op: Operation, name: &str, new: Option<&Value>, old: Option<&Value>) -> Result<()>;
+    async fn validate(
+        &self,
+        op: Operation,
+        name: &str,
+        new: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Result<()>;
 }
 
 /// Makes the audit core that rides in a commit.
@@ -109,7 +115,9 @@ impl Registry {
 /// Turns a store failure into the client's answer.
 fn commit_failure(e: store::CommitError) -> meta::Status {
     match e {
-        store::CommitError::NoSpace { .. } => meta::Status::internal(format!("etcdserver: mvcc: database space exceeded: {e}")),
+        store::CommitError::NoSpace { .. } => {
+            meta::Status::internal(format!("etcdserver: mvcc: database space exceeded: {e}"))
+        }
         store::CommitError::TooLarge { .. } => meta::Status::too_large(e.to_string()),
         store::CommitError::Busy { .. } => meta::Status::too_many_requests(e.to_string(), 1),
         e => meta::Status::internal(e),

@@ -25,7 +25,9 @@ pub fn validate(kind: &KindDef, obj: &Value) -> ErrorList {
         errors.push(Error::required(&path.child("name"), "name or generateName is required"));
     } else {
         let field = path.child("name");
-        errors.extend(kind.strategy.name_errors(name, false).into_iter().map(|m| Error::invalid(&field, name, m)));
+        errors.extend(
+            kind.strategy.name_errors(name, false).into_iter().map(|m| Error::invalid(&field, name, m)),
+        );
     }
     let namespace = object::namespace(obj);
     if kind.namespaced() {
@@ -67,7 +69,9 @@ pub fn validate_update(new: &Value, old: &Value) -> ErrorList {
             errors.push(Error::forbidden(&path.child("finalizers"), detail));
         }
     }
-    for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for field in
+        ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"]
+    {
         let (n, o) = (&new["metadata"][field], &old["metadata"][field]);
         if n != o {
             errors.push(Error::invalid(&path.child(field), n.clone(), "field is immutable"));
@@ -83,7 +87,9 @@ pub fn validate_update(new: &Value, old: &Value) -> ErrorList {
 /// Errors of a map of labels.
 pub fn labels(map: Option<&serde_json::Map<String, Value>>, path: &Path, errors: &mut ErrorList) {
     for (key, value) in map.into_iter().flatten() {
-        errors.extend(helpers::qualified_name_errors(key).into_iter().map(|m| Error::invalid(path, key.as_str(), m)));
+        errors.extend(
+            helpers::qualified_name_errors(key).into_iter().map(|m| Error::invalid(path, key.as_str(), m)),
+        );
         let value = value.as_str().unwrap_or("");
         errors.extend(helpers::label_value_errors(value).into_iter().map(|m| Error::invalid(path, value, m)));
     }
@@ -163,14 +169,18 @@ mod tests {
         let kind = KindDef::BASE;
         let obj = json!({"metadata": {"name": "Bad", "labels": {"a": "b c"}, "finalizers": ["x"]}});
         let found = texts(validate(&kind, &obj));
-        assert!(found[0].starts_with("metadata.name: Invalid value: \"Bad\": a lowercase RFC 1123 subdomain"), "{found:?}");
+        assert!(
+            found[0].starts_with("metadata.name: Invalid value: \"Bad\": a lowercase RFC 1123 subdomain"),
+            "{found:?}"
+        );
         assert_eq!(found[1], "metadata.namespace: Required value");
         assert!(found[2].starts_with("metadata.labels: Invalid value: \"b c\""), "{found:?}");
     }
 
     #[test]
     fn identity_is_immutable_and_finalizers_are_closed_while_deleting() {
-        let old = json!({"metadata": {"name": "a", "uid": "1", "deletionTimestamp": "t", "finalizers": ["x/a"]}});
+        let old =
+            json!({"metadata": {"name": "a", "uid": "1", "deletionTimestamp": "t", "finalizers": ["x/a"]}});
         let mut new = old.clone();
         new["metadata"]["uid"] = json!("2");
         new["metadata"]["finalizers"] = json!(["x/a", "x/b"]);

@@ -93,7 +93,7 @@ impl Selectors {
             match serde_json::from_slice::<Value>(bytes) {
                 Ok(mut obj) => {
                     if kind.converts {
-                        kind.strategy.from_storage(&mut obj);
+                        kind.strategy.decode_stored(&mut obj);
                     }
                     kind.strategy.fields(&obj)
                 }
@@ -186,7 +186,8 @@ impl Registry {
         loop {
             let limit = if selective { SCAN_PAGE } else { query.limit };
             let range = Range { prefix, after: after.as_deref(), limit, at };
-            let page = self.store.list(&range).map_err(|e| read_failure(&e, query, prefix, after.as_deref()))?;
+            let page =
+                self.store.list(&range).map_err(|e| read_failure(&e, query, prefix, after.as_deref()))?;
             out.revision = page.revision;
             // Later pages of one answer show the same revision as its first.
             at = Some(page.revision);
@@ -232,7 +233,11 @@ impl Registry {
         let mut s = Status::timeout(format!("Too large resource version: {asked}, current: {current}"), 1);
         if let Some(d) = &mut s.details {
             let message = "Too large resource version".to_owned();
-            d.causes = vec![meta::status::Cause { reason: "ResourceVersionTooLarge".into(), message, ..Default::default() }];
+            d.causes = vec![meta::status::Cause {
+                reason: "ResourceVersionTooLarge".into(),
+                message,
+                ..Default::default()
+            }];
         }
         Err(s)
     }
@@ -273,14 +278,16 @@ const CONTINUE_INCONSISTENT: &str = "The provided continue parameter is too old 
 fn read_failure(e: &ReadError, query: &ListQuery, prefix: &str, after: Option<&str>) -> Status {
     match e {
         ReadError::Compacted { .. } if query.resume.is_some() => {
-            let Some(key) = after.and_then(|k| k.strip_prefix(prefix)) else { return Status::expired(CONTINUE_EXPIRED) };
+            let Some(key) = after.and_then(|k| k.strip_prefix(prefix)) else {
+                return Status::expired(CONTINUE_EXPIRED);
+            };
             let mut s = Status::expired(CONTINUE_INCONSISTENT);
             s.continue_token = Some(Cursor { start: format!("{key}\0"), revision: -1 }.encode());
             s
         }
-        ReadError::Compacted { asked, oldest } => {
-            Status::expired(format!("The resourceVersion for the provided list is too old. ({asked}, {oldest})"))
-        }
+        ReadError::Compacted { asked, oldest } => Status::expired(format!(
+            "The resourceVersion for the provided list is too old. ({asked}, {oldest})"
+        )),
         ReadError::Future { asked, current } => {
             Status::timeout(format!("Too large resource version: {asked}, current: {current}"), 1)
         }

@@ -153,7 +153,9 @@ impl Watching {
                 (true, false) => (WatchEventType::Deleted, self.last_seen(e, new)?),
                 (false, false) => return Ok(None),
             },
-            Change::Delete(last) if was || self.selectors.is_empty() => (WatchEventType::Deleted, last.clone()),
+            Change::Delete(last) if was || self.selectors.is_empty() => {
+                (WatchEventType::Deleted, last.clone())
+            }
             Change::Delete(_) => return Ok(None),
         };
         let object = self.registry.converted(&self.kind, bytes)?;

@@ -52,7 +52,8 @@ impl Registry {
         let mut tries = 0;
         loop {
             let outcome = self.create_once(r, obj.clone()).await;
-            let generated = object::name(&obj).is_empty() && !object::meta_str(&obj, "generateName").is_empty();
+            let generated =
+                object::name(&obj).is_empty() && !object::meta_str(&obj, "generateName").is_empty();
             tries += 1;
             match outcome {
                 Err(e) if generated && e.is_already_exists() => {
@@ -116,7 +117,12 @@ impl Registry {
     /// Changes an object. `transform` makes the new object from the current one; a resourceVersion in it must be the
     /// current one, without one the update is tried again when it loses a race. `force_create` lets kinds be created
     /// by an update that do not otherwise allow it.
-    pub async fn update(&self, r: &Request<'_>, transform: &Transform<'_>, force_create: bool) -> Result<Written> {
+    pub async fn update(
+        &self,
+        r: &Request<'_>,
+        transform: &Transform<'_>,
+        force_create: bool,
+    ) -> Result<Written> {
         let key = r.kind.key(r.namespace, r.name);
         for _ in 0..CONFLICT_RETRIES_MAX {
             let Some(entry) = self.store.get(&key) else {
@@ -235,7 +241,7 @@ impl Registry {
     pub fn decode(&self, kind: &KindDef, bytes: &[u8]) -> Result<Value> {
         let mut obj: Value = serde_json::from_slice(bytes).map_err(Status::internal)?;
         if kind.converts {
-            kind.strategy.from_storage(&mut obj);
+            kind.strategy.decode_stored(&mut obj);
             obj["apiVersion"] = kind.api_version().into();
             obj["kind"] = Value::from(&*kind.kind);
         }
@@ -317,7 +323,10 @@ fn precondition_uid(r: &Request<'_>, new: &Value, current: &str) -> Result<()> {
     if asked.is_empty() || asked == current {
         return Ok(());
     }
-    let why = format!("StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {asked}, UID in object meta: {current}", r.kind.key(r.namespace, r.name));
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {asked}, UID in object meta: {current}",
+        r.kind.key(r.namespace, r.name)
+    );
     Err(Status::conflict(&r.kind.group_resource(), r.name, &why))
 }
 
@@ -348,7 +357,9 @@ fn restore(new: &mut Value, old: &Value, field: &str) {
 
 /// Whether an update changes nothing: such a write leaves the revision alone, as upstream's does.
 fn same(new: &Value, old: &Value) -> bool {
-    let (Some(a), Some(b)) = (new["metadata"].as_object(), old["metadata"].as_object()) else { return new == old };
+    let (Some(a), Some(b)) = (new["metadata"].as_object(), old["metadata"].as_object()) else {
+        return new == old;
+    };
     let strip = |k: &String| k == "resourceVersion";
     a.iter().filter(|(k, _)| !strip(k)).eq(b.iter().filter(|(k, _)| !strip(k)))
         && !object::spec_differs(new, old, &["apiVersion", "kind"])

@@ -1,86 +1,142 @@
-//! The decision about one pod, without I/O, clock or randomness of its own.
+//! The decision: a node for a pod, or why there is none. No I/O, no clock; chance comes in as a parameter.
 
-use crate::filters::{Filters, Objection};
+use crate::filter::{Filters, Refusal};
+use crate::message;
 use crate::pod::PodInfo;
-use crate::scores;
+use crate::score;
 use crate::snapshot::{NodeInfo, Snapshot};
-use client::Kind;
-use std::collections::{BTreeMap, BTreeSet};
+use base::rng::Rng;
+use std::collections::BTreeMap;
 
-/// What comes out.
-#[derive(Debug, PartialEq, Eq)]
+/// In clusters of this many nodes not all possible nodes are looked for (upstream: `minFeasibleNodesToFind`,
+/// `minFeasibleNodesPercentageToFind`).
+const MIN_FEASIBLE_NODES: usize = 100;
+const MIN_FEASIBLE_PERCENT: usize = 5;
+
+/// What became of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
+    /// It goes to this node.
     Node(String),
-    Rejected(Rejection),
+    /// No node can take it.
+    Unschedulable {
+        /// Nodes there are.
+        total: usize,
+        /// How many nodes were refused for each reason; a node may have several.
+        reasons: BTreeMap<String, usize>,
+        /// What removing less important pods could do.
+        preemption: Preemption,
+    },
 }
 
-/// Why no node can take the pod.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Rejection {
-    /// Upstream's text for people.
-    pub message: String,
-    /// The filters that objected: what has to change.
-    pub plugins: BTreeSet<&'static str>,
+/// What removing less important pods from nodes could do. We never do it, but say why it would not help.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Preemption {
+    /// The pod does not want others to be removed.
+    NotEligible,
+    /// It could not help, with the number of nodes for each reason.
+    NotHelpful(BTreeMap<String, usize>),
+    /// It might help, or was not looked at.
+    Unknown,
 }
 
-/// Finds the best node. Of several equally good ones `pick` chooses, given their number.
-pub fn decide(snapshot: &Snapshot, pod: &PodInfo, pick: &mut dyn FnMut(usize) -> usize) -> Decision {
-    let filters = Filters::new(snapshot, pod);
-    let (mut fit, mut objections) = (Vec::new(), Vec::new());
-    for (node, info) in snapshot.nodes() {
-        match filters.check(node, info) {
-            Ok(()) => fit.push((node, info)),
-            Err(o) => objections.push((o, info)),
+impl Decision {
+    /// The text of event and condition; `None` for a pod that has a node.
+    pub fn message(&self) -> Option<String> {
+        match self {
+            Self::Node(_) => None,
+            Self::Unschedulable { total, reasons, preemption } => {
+                Some(message::fit_error(*total, reasons, preemption))
+            }
         }
     }
-    match fit.as_slice() {
-        [] => return Decision::Rejected(reject(pod, &objections)),
-        [(one, _)] => return Decision::Node(one.name().to_owned()),
-        _ => {}
-    }
-    let totals = scores::score(snapshot, pod, &fit);
-    let best = totals.iter().copied().max().unwrap_or(0);
-    let equal: Vec<usize> = (0..fit.len()).filter(|i| totals[*i] == best).collect();
-    let chosen = equal[pick(equal.len()).min(equal.len() - 1)];
-    Decision::Node(fit[chosen].0.name().to_owned())
 }
 
-/// Upstream: `FitError.Error`, with what its preemption plugin says when it finds nothing.
-fn reject(pod: &PodInfo, objections: &[(Objection, &NodeInfo)]) -> Rejection {
-    if objections.is_empty() {
-        return Rejection { message: "no nodes available to schedule pods".into(), plugins: BTreeSet::new() };
+/// Chooses the best node for a pod.
+pub fn decide(snapshot: &Snapshot, pod: &PodInfo, rng: &Rng) -> Decision {
+    let nodes = snapshot.nodes();
+    let filters = Filters::new(snapshot, pod);
+    let wanted = feasible_wanted(nodes.len());
+    // where the search begins only matters when it may end early
+    let start = if wanted < nodes.len() { rng.below(nodes.len() as u64) as usize } else { 0 };
+    let (mut feasible, mut refused, mut pinned_out) = (Vec::new(), Vec::new(), 0);
+    for node in nodes.iter().cycle().skip(start).take(nodes.len()) {
+        if pod.node.names.as_ref().is_some_and(|names| !names.contains(node.name())) {
+            pinned_out += 1;
+            continue;
+        }
+        match filters.check(node) {
+            None => feasible.push(node),
+            Some(refusal) => refused.push((node, refusal)),
+        }
+        if feasible.len() >= wanted {
+            break;
+        }
     }
-    let reasons = objections.iter().flat_map(|(o, _)| o.reasons.iter().map(String::as_str));
-    let plugins = objections.iter().map(|(o, _)| o.plugin).collect();
-    let preemption = if pod.spec.preemption_policy.as_deref() == Some("Never") {
-        "not eligible due to preemptionPolicy=Never.".to_owned()
-    } else {
-        available(objections.len(), objections.iter().map(|(o, info)| preemption(pod, o, info)))
-    };
-    let message = format!("{} preemption: {preemption}", available(objections.len(), reasons));
-    Rejection { message, plugins }
-}
-
-fn preemption(pod: &PodInfo, objection: &Objection, info: &NodeInfo) -> &'static str {
-    if objection.unresolvable {
-        "Preemption is not helpful for scheduling"
-    } else if info.pods.values().any(|p| p.priority() < pod.priority()) {
-        // our own word: upstream would look for victims here
-        "Preemption of lower priority pods is not supported"
-    } else {
-        "No preemption victims found for incoming pod"
+    match feasible.as_slice() {
+        [] => unschedulable(nodes.len(), pod, &refused, pinned_out),
+        [one] => Decision::Node(one.name().to_owned()),
+        many => Decision::Node(best(many, &score::score(snapshot, pod, many), rng).to_owned()),
     }
 }
 
-/// `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) were unschedulable.`
-fn available<'a>(nodes: usize, reasons: impl Iterator<Item = &'a str>) -> String {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for r in reasons {
-        *counts.entry(r).or_default() += 1;
+/// Upstream: `schedule_one.go#numFeasibleNodesToFind`.
+fn feasible_wanted(nodes: usize) -> usize {
+    if nodes < MIN_FEASIBLE_NODES {
+        return nodes.max(1);
     }
-    let mut texts: Vec<String> = counts.into_iter().map(|(r, n)| format!("{n} {r}")).collect();
-    texts.sort();
-    format!("0/{nodes} nodes are available: {}.", texts.join(", "))
+    let percent = 50usize.saturating_sub(nodes / 125).max(MIN_FEASIBLE_PERCENT);
+    (nodes * percent / 100).max(MIN_FEASIBLE_NODES)
+}
+
+/// One of the nodes with the greatest score, each with the same chance.
+fn best<'a>(nodes: &[&'a NodeInfo], scores: &[i64], rng: &Rng) -> &'a str {
+    let most = scores.iter().copied().max().unwrap_or(0);
+    let top: Vec<&'a NodeInfo> =
+        nodes.iter().zip(scores).filter(|(_, s)| **s == most).map(|(n, _)| *n).collect();
+    top.get(rng.below(top.len() as u64) as usize).map_or("", |n| n.name())
+}
+
+fn unschedulable(
+    total: usize,
+    pod: &PodInfo,
+    refused: &[(&NodeInfo, Refusal)],
+    pinned_out: usize,
+) -> Decision {
+    let mut reasons = BTreeMap::new();
+    for reason in refused.iter().flat_map(|(_, r)| &r.reasons) {
+        *reasons.entry(reason.clone()).or_default() += 1;
+    }
+    if total > 0 && pod.node.names.as_ref().is_some_and(|n| n.is_empty()) {
+        reasons = BTreeMap::from([(message::TERMS_CONFLICT.to_owned(), total)]);
+    } else if pinned_out > 0 {
+        reasons.insert(message::PINNED_ELSEWHERE.to_owned(), pinned_out);
+    }
+    Decision::Unschedulable { total, reasons, preemption: preemption(total, pod, refused) }
+}
+
+/// Upstream: `preemption.go#evaluate` with `default_preemption.go#SelectVictimsOnNode`, as far as no pod is less important.
+fn preemption(total: usize, pod: &PodInfo, refused: &[(&NodeInfo, Refusal)]) -> Preemption {
+    if pod.spec().is_some_and(|s| s.preemption_policy.as_deref() == Some("Never")) {
+        return Preemption::NotEligible;
+    }
+    let candidates = refused.iter().filter(|(_, r)| !r.unresolvable);
+    let victims = |n: &NodeInfo| n.pods.iter().any(|p| p.priority() < pod.priority());
+    let mut no_victims = 0;
+    for (node, _) in candidates {
+        if victims(node) {
+            return Preemption::Unknown;
+        }
+        no_victims += 1;
+    }
+    let mut reasons = BTreeMap::new();
+    if no_victims > 0 {
+        reasons.insert("No preemption victims found for incoming pod".to_owned(), no_victims);
+    }
+    if total > no_victims {
+        reasons.insert("Preemption is not helpful for scheduling".to_owned(), total - no_victims);
+    }
+    Preemption::NotHelpful(reasons)
 }
 
 #[cfg(test)]

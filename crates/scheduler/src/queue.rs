@@ -1,315 +1,292 @@
-//! Which pod is decided next: those that may be (active), those that wait out a failure (back-off), those that wait for
-//! the cluster to change (unschedulable) and those held by scheduling gates.
+//! The pods that wait for a node.
 //!
-//! Pure: the time comes in. upstream: `pkg/scheduler/backend/queue/scheduling_queue.go`
+//! Invariant: a pod is in exactly one place: ready, backing off, unschedulable until something changes, held by its
+//! scheduling gates, or being placed. (Upstream: `pkg/scheduler/backend/queue`.)
 
-use crate::pod::PodInfo;
-use client::Kind;
+use crate::pod;
 use k8s_openapi::api::core::v1::Pod;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Waits after failures: doubling from the first to the second (`--pod-initial-backoff-seconds`, `--pod-max-backoff-seconds`).
-const BACKOFF_MIN: Duration = Duration::from_secs(1);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
-/// Unschedulable pods are tried again after this, whatever happens (`DefaultPodMaxInUnschedulablePodsDuration`).
-const UNSCHEDULABLE_MAX: Duration = Duration::from_secs(5 * 60);
+/// Wait after the first failure, doubled by each further one up to the second (upstream:
+/// `DefaultPodInitialBackoffDuration`, `DefaultPodMaxBackoffDuration`).
+const BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// After this long an unschedulable pod is tried again though nothing changed (upstream:
+/// `DefaultPodMaxInUnschedulablePodsDuration`).
+const MAX_UNSCHEDULABLE: Duration = Duration::from_secs(300);
+/// Most pods that wait; the rest is taken up from the API when there is room again.
+pub(crate) const CAPACITY: usize = 200_000;
 
-/// A change of the cluster that may help pods.
+/// What may make a pod placeable that was not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// A node came or changed in what decisions look at.
-    Node,
-    /// A pod came to a node: helps those that want to be near others.
-    PodPlaced,
-    /// A pod left a node, or needs less there.
-    PodGone,
+pub(crate) enum Hint {
+    /// A node came or changed, or a pod left: look at all.
+    Room,
+    /// A pod was placed: look at those with wishes about other pods.
+    Neighbour,
 }
 
-impl Change {
-    /// Whether a pod that these filters turned down may do better now.
-    fn helps(self, plugins: &BTreeSet<&'static str>) -> bool {
-        let any = |names: &[&str]| plugins.is_empty() || names.iter().any(|n| plugins.contains(n));
-        match self {
-            Self::Node => true,
-            Self::PodPlaced => any(&["InterPodAffinity", "PodTopologySpread"]),
-            Self::PodGone => any(&["NodeResourcesFit", "NodePorts", "InterPodAffinity", "PodTopologySpread"]),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
-    Active(Reverse<i32>, u64),
-    Backoff(Duration, u64),
+    /// Since when.
+    Active(Duration),
+    /// Until when, and whether after an error of ours.
+    Backoff(Duration, bool),
+    /// Since when.
     Unschedulable(Duration),
     Gated,
-    /// Taken, with the number of the last change before.
-    Taken(u64),
+    /// Whether something changed since.
+    Placing(Option<Hint>),
 }
 
+#[derive(Clone)]
 struct Entry {
-    pod: Arc<PodInfo>,
+    pod: Arc<Pod>,
     place: Place,
+    seq: u64,
     attempts: u32,
-    failed_at: Duration,
-    plugins: BTreeSet<&'static str>,
-    added_at: Duration,
+    looks_at_others: bool,
 }
 
-/// A pod to be decided about.
-#[derive(Debug, Clone)]
-pub struct Taken {
-    pub pod: Arc<PodInfo>,
-    /// Which attempt this is, from 1.
-    pub attempt: u32,
-    /// When it was first added.
-    pub added_at: Duration,
-}
+type ActiveKey = (Reverse<i32>, Duration, u64, String);
 
-/// The queue. Pods are known by uid.
+/// The queue. Times are those of the monotonic clock.
 #[derive(Default)]
-pub struct Queue {
+pub(crate) struct Queue {
+    /// By uid.
     entries: HashMap<String, Entry>,
-    active: BTreeMap<(Reverse<i32>, u64), String>,
-    backoff: BTreeMap<(Duration, u64), String>,
-    sequence: u64,
-    /// Changes so far, with what each may help; the last ones of those that a taken pod may have missed.
-    changes: u64,
-    last: [u64; 3],
+    active: BTreeSet<ActiveKey>,
+    backoff: BTreeSet<(Duration, u64, String)>,
+    unschedulable: BTreeSet<(Duration, u64, String)>,
+    next_seq: u64,
+    overflowed: bool,
 }
 
 impl Queue {
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// Numbers of active, backing-off, unschedulable and gated pods (`scheduler_pending_pods`).
-    pub fn counts(&self) -> [usize; 4] {
-        let of = |f: fn(&Place) -> bool| self.entries.values().filter(|e| f(&e.place)).count();
-        let waits = of(|p| matches!(p, Place::Unschedulable(_)));
-        [self.active.len(), self.backoff.len(), waits, of(|p| matches!(p, Place::Gated))]
-    }
-
-    /// A pod without a node was added or changed.
-    pub fn put(&mut self, pod: Arc<Pod>, now: Duration) {
-        let uid = pod.uid().to_owned();
-        let gated = pod.spec.as_ref().and_then(|s| s.scheduling_gates.as_ref()).is_some_and(|g| !g.is_empty());
-        let Some(old) = self.entries.get_mut(&uid) else {
-            let pod = Arc::new(PodInfo::new(pod));
-            let (plugins, failed_at) = (BTreeSet::new(), now);
-            let entry = Entry { pod, place: Place::Gated, attempts: 0, failed_at, plugins, added_at: now };
-            self.entries.insert(uid.clone(), entry);
-            if !gated {
-                self.activate(&uid);
+    /// Adds a pod without a node, or takes in its new state.
+    pub(crate) fn put(&mut self, pod: Arc<Pod>, now: Duration) {
+        let uid = uid(&pod).to_owned();
+        let gated = is_gated(&pod);
+        let Some(old) = self.entries.get(&uid) else {
+            if self.entries.len() >= CAPACITY {
+                self.overflowed = true;
+                return;
             }
+            self.next_seq += 1;
+            let place = if gated { Place::Gated } else { Place::Active(now) };
+            let entry =
+                Entry { pod, place: Place::Gated, seq: self.next_seq, attempts: 0, looks_at_others: false };
+            self.entries.insert(uid.clone(), entry);
+            self.set_place(&uid, place);
             return;
         };
-        let relevant = differs(&old.pod.pod, &pod);
-        old.pod = Arc::new(PodInfo::new(pod));
-        match old.place {
-            Place::Gated if !gated => self.activate(&uid),
-            // an edit may be just what it needed
-            Place::Unschedulable(_) if relevant => self.revive(&uid, now),
-            Place::Active(..) => self.activate(&uid),
-            _ => {}
-        }
-    }
-
-    pub fn remove(&mut self, uid: &str) {
-        if let Some(entry) = self.entries.remove(uid) {
-            self.unlink(&entry.place);
-        }
-    }
-
-    /// The pod to decide about now. [`Self::failed`] or [`Self::remove`] must follow.
-    pub fn take(&mut self, now: Duration) -> Option<Taken> {
-        self.tick(now);
-        let (_, uid) = self.active.pop_first()?;
-        let changes = self.changes;
-        let entry = self.entries.get_mut(&uid)?;
-        entry.place = Place::Taken(changes);
-        entry.attempts = entry.attempts.saturating_add(1);
-        Some(Taken { pod: entry.pod.clone(), attempt: entry.attempts, added_at: entry.added_at })
-    }
-
-    /// A decided pod found no place, or its binding failed (then without filters to blame).
-    pub fn failed(&mut self, uid: &str, plugins: BTreeSet<&'static str>, now: Duration) {
-        let last = self.last;
-        let Some(entry) = self.entries.get_mut(uid) else { return };
-        let Place::Taken(since) = entry.place else { return };
-        let error = plugins.is_empty();
-        entry.plugins = plugins;
-        entry.failed_at = now;
-        let kinds = [Change::Node, Change::PodPlaced, Change::PodGone];
-        let missed = kinds.iter().zip(last).any(|(c, at)| at > since && c.helps(&entry.plugins));
-        if missed || error {
-            self.revive(uid, now);
-        } else {
-            entry.place = Place::Unschedulable(now);
-        }
-    }
-
-    /// The cluster changed: pods that it may help are tried again, after what is left of their back-off.
-    pub fn changed(&mut self, change: Change, now: Duration) {
-        self.changes += 1;
-        self.last[change as usize] = self.changes;
-        let helped = |e: &Entry| matches!(e.place, Place::Unschedulable(_)) && change.helps(&e.plugins);
-        let uids: Vec<String> = self.entries.iter().filter(|(_, e)| helped(e)).map(|(u, _)| u.clone()).collect();
-        uids.iter().for_each(|u| self.revive(u, now));
-    }
-
-    /// When something will be due, if nothing happens.
-    pub fn next_due(&self) -> Option<Duration> {
-        let backoff = self.backoff.first_key_value().map(|((at, _), _)| *at);
-        let waits = self.entries.values().filter_map(|e| match e.place {
-            Place::Unschedulable(since) => Some(since + UNSCHEDULABLE_MAX),
+        let changed = differs(&old.pod, &pod);
+        let place = match &old.place {
+            Place::Gated if !gated => Some(Place::Active(now)),
+            Place::Active(_) | Place::Backoff(..) | Place::Unschedulable(_) if gated => Some(Place::Gated),
+            Place::Unschedulable(since) if changed => Some(retry_place(old.attempts, *since, now)),
+            Place::Placing(_) if changed => Some(Place::Placing(Some(Hint::Room))),
+            // the priority may be another
+            Place::Active(since) if changed => Some(Place::Active(*since)),
             _ => None,
-        });
-        waits.chain(backoff).min()
-    }
-
-    fn tick(&mut self, now: Duration) {
-        while let Some(((at, _), uid)) = self.backoff.first_key_value()
-            && *at <= now
-        {
-            let uid = uid.clone();
-            self.activate(&uid);
-        }
-        let old = |e: &Entry| matches!(e.place, Place::Unschedulable(s) if now.saturating_sub(s) >= UNSCHEDULABLE_MAX);
-        let uids: Vec<String> = self.entries.iter().filter(|(_, e)| old(e)).map(|(u, _)| u.clone()).collect();
-        uids.iter().for_each(|u| self.activate(u));
-    }
-
-    /// To back-off, or to active when that is over.
-    fn revive(&mut self, uid: &str, now: Duration) {
-        let Some(entry) = self.entries.get(uid) else { return };
-        let due = entry.failed_at + backoff(entry.attempts);
-        if due <= now {
-            return self.activate(uid);
-        }
-        let place = entry.place;
-        self.unlink(&place);
-        self.sequence += 1;
-        let key = (due, self.sequence);
-        self.backoff.insert(key, uid.to_owned());
-        if let Some(e) = self.entries.get_mut(uid) {
-            e.place = Place::Backoff(key.0, key.1);
-        }
-    }
-
-    fn activate(&mut self, uid: &str) {
-        let Some(entry) = self.entries.get(uid) else { return };
-        let (place, priority) = (entry.place, Reverse(entry.pod.priority()));
-        self.unlink(&place);
-        let turn = match place {
-            // an edit does not cost a pod its turn
-            Place::Active(_, turn) => turn,
-            _ => {
-                self.sequence += 1;
-                self.sequence
-            }
         };
-        self.active.insert((priority, turn), uid.to_owned());
-        if let Some(e) = self.entries.get_mut(uid) {
-            e.place = Place::Active(priority, turn);
+        if let Some(place) = place {
+            self.leave(&uid);
+            self.replace_pod(&uid, pod);
+            self.set_place(&uid, place);
+        } else {
+            self.replace_pod(&uid, pod);
         }
     }
 
-    fn unlink(&mut self, place: &Place) {
+    /// The pod is gone or has a node.
+    pub(crate) fn remove(&mut self, uid: &str) {
+        self.leave(uid);
+        self.entries.remove(uid);
+    }
+
+    /// The next pod to place; it stays known until [`Self::remove`] or one of the returns.
+    pub(crate) fn pop(&mut self, now: Duration) -> Option<Arc<Pod>> {
+        self.tick(now);
+        let uid = match self.active.first() {
+            Some((.., uid)) => uid.clone(),
+            // nothing better to do: backing off keeps order, not the pods from idle nodes (upstream:
+            // `SchedulerPopFromBackoffQ`); after an error the wait is for the server's sake
+            None => self.backoff.iter().map(|(.., uid)| uid).find(|u| self.is_early(u))?.clone(),
+        };
+        self.leave(&uid);
+        let entry = self.entries.get_mut(&uid)?;
+        entry.place = Place::Placing(None);
+        entry.attempts = entry.attempts.saturating_add(1);
+        Some(entry.pod.clone())
+    }
+
+    /// No node could take a popped pod. `looks_at_others`: pods placed elsewhere may change that.
+    pub(crate) fn unschedulable(&mut self, uid: &str, looks_at_others: bool, now: Duration) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        entry.looks_at_others = looks_at_others;
+        let again = match entry.place {
+            Place::Placing(Some(Hint::Room)) => true,
+            Place::Placing(Some(Hint::Neighbour)) => looks_at_others,
+            _ => false,
+        };
+        let place = if is_gated(&entry.pod) {
+            Place::Gated
+        } else if again {
+            retry_place(entry.attempts, now, now)
+        } else {
+            Place::Unschedulable(now)
+        };
+        self.set_place(uid, place);
+    }
+
+    /// Placing a popped pod failed for a reason that is not the nodes'.
+    pub(crate) fn failed(&mut self, uid: &str, now: Duration) {
+        let Some(entry) = self.entries.get(uid) else { return };
+        let place = Place::Backoff(now + backoff(entry.attempts), true);
+        self.set_place(uid, if is_gated(&entry.pod) { Place::Gated } else { place });
+    }
+
+    /// Something changed: unschedulable pods get another chance.
+    pub(crate) fn moved(&mut self, hint: Hint, now: Duration) {
+        for entry in self.entries.values_mut() {
+            if let Place::Placing(seen) = &mut entry.place
+                && *seen != Some(Hint::Room)
+            {
+                *seen = Some(hint);
+            }
+        }
+        let all: Vec<String> = self.unschedulable.iter().map(|(.., uid)| uid.clone()).collect();
+        for uid in all {
+            let Some(entry) = self.entries.get(&uid) else { continue };
+            if let Place::Unschedulable(since) = entry.place
+                && (hint == Hint::Room || entry.looks_at_others)
+            {
+                let place = retry_place(entry.attempts, since, now);
+                self.leave(&uid);
+                self.set_place(&uid, place);
+            }
+        }
+    }
+
+    /// Whether a pod can be popped.
+    pub(crate) fn is_ready(&self, now: Duration) -> bool {
+        !self.active.is_empty()
+            || self.next_wake().is_some_and(|at| at <= now)
+            || self.backoff.iter().any(|(.., uid)| self.is_early(uid))
+    }
+
+    /// When a pod becomes ready by itself.
+    pub(crate) fn next_wake(&self) -> Option<Duration> {
+        let backoff = self.backoff.first().map(|(until, ..)| *until);
+        let flush = self.unschedulable.first().map(|(since, ..)| *since + MAX_UNSCHEDULABLE);
+        backoff.into_iter().chain(flush).min()
+    }
+
+    /// Whether pods were left out and there is room for them now. Asking takes the mark away.
+    pub(crate) fn take_overflow(&mut self) -> bool {
+        self.entries.len() < CAPACITY / 2 && std::mem::take(&mut self.overflowed)
+    }
+
+    /// Uids of all pods that wait.
+    pub(crate) fn uids(&self) -> Vec<String> {
+        self.entries.keys().cloned().collect()
+    }
+
+    /// Moves what has waited long enough.
+    fn tick(&mut self, now: Duration) {
+        while let Some((until, _, uid)) = self.backoff.first().cloned()
+            && until <= now
+        {
+            self.leave(&uid);
+            self.set_place(&uid, Place::Active(until));
+        }
+        while let Some((since, _, uid)) = self.unschedulable.first().cloned()
+            && since + MAX_UNSCHEDULABLE <= now
+        {
+            self.leave(&uid);
+            self.set_place(&uid, Place::Active(now));
+        }
+    }
+
+    fn is_early(&self, uid: &str) -> bool {
+        self.entries.get(uid).is_some_and(|e| matches!(e.place, Place::Backoff(_, false)))
+    }
+
+    fn replace_pod(&mut self, uid: &str, pod: Arc<Pod>) {
+        if let Some(entry) = self.entries.get_mut(uid) {
+            entry.pod = pod;
+        }
+    }
+
+    /// Takes a pod out of the order it is in.
+    fn leave(&mut self, uid: &str) {
+        let Some(e) = self.entries.get(uid) else { return };
+        let (seq, uid) = (e.seq, uid.to_owned());
+        match e.place {
+            Place::Active(since) => {
+                self.active.remove(&(Reverse(pod::priority(&e.pod)), since, seq, uid));
+            }
+            Place::Backoff(until, _) => {
+                self.backoff.remove(&(until, seq, uid));
+            }
+            Place::Unschedulable(since) => {
+                self.unschedulable.remove(&(since, seq, uid));
+            }
+            Place::Gated | Place::Placing(_) => {}
+        }
+    }
+
+    /// Puts a pod that has left its place into another.
+    fn set_place(&mut self, uid: &str, place: Place) {
+        let Some(e) = self.entries.get_mut(uid) else { return };
+        let (seq, uid) = (e.seq, uid.to_owned());
         match place {
-            Place::Active(p, n) => drop(self.active.remove(&(*p, *n))),
-            Place::Backoff(at, n) => drop(self.backoff.remove(&(*at, *n))),
-            _ => {}
+            Place::Active(since) => {
+                self.active.insert((Reverse(pod::priority(&e.pod)), since, seq, uid));
+            }
+            Place::Backoff(until, _) => {
+                self.backoff.insert((until, seq, uid));
+            }
+            Place::Unschedulable(since) => {
+                self.unschedulable.insert((since, seq, uid));
+            }
+            Place::Gated | Place::Placing(_) => {}
         }
+        e.place = place;
     }
 }
 
-/// The wait of a pod after so many attempts.
-fn backoff(attempts: u32) -> Duration {
-    BACKOFF_MIN.saturating_mul(1 << attempts.saturating_sub(1).min(8)).min(BACKOFF_MAX)
+/// Where a pod goes that failed `attempts` times, last at `since`.
+fn retry_place(attempts: u32, since: Duration, now: Duration) -> Place {
+    let until = since + backoff(attempts);
+    if until <= now { Place::Active(now) } else { Place::Backoff(until, false) }
 }
 
-/// Whether more than the status changed.
-fn differs(a: &Pod, b: &Pod) -> bool {
-    a.spec != b.spec || a.metadata.labels != b.metadata.labels || a.metadata.annotations != b.metadata.annotations
+fn backoff(attempts: u32) -> Duration {
+    // more doublings than this are beyond the limit anyway
+    let doublings = attempts.saturating_sub(1).min(10);
+    (BACKOFF * (1 << doublings)).min(MAX_BACKOFF)
+}
+
+/// Whether a change of a pod can change where it can go: its status cannot (upstream: `isPodUpdated`).
+fn differs(old: &Pod, new: &Pod) -> bool {
+    old.spec != new.spec
+        || old.metadata.labels != new.metadata.labels
+        || old.metadata.annotations != new.metadata.annotations
+        || old.metadata.owner_references != new.metadata.owner_references
+}
+
+fn is_gated(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|s| s.scheduling_gates.as_ref()).is_some_and(|g| !g.is_empty())
+}
+
+fn uid(pod: &Pod) -> &str {
+    pod.metadata.uid.as_deref().unwrap_or("")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    const S: Duration = Duration::from_secs(1);
-
-    fn pod(name: &str, priority: i32) -> Arc<Pod> {
-        let v = json!({"metadata": {"name": name, "uid": name}, "spec": {"priority": priority, "containers": []}});
-        Arc::new(serde_json::from_value(v).unwrap())
-    }
-
-    fn next(q: &mut Queue, now: Duration) -> Option<String> {
-        q.take(now).map(|t| t.pod.uid().to_owned())
-    }
-
-    #[test]
-    fn priority_then_age() {
-        let mut q = Queue::default();
-        for (n, p) in [("a", 0), ("b", 5), ("c", 0), ("d", 5)] {
-            q.put(pod(n, p), S);
-        }
-        let order: Vec<_> = std::iter::from_fn(|| next(&mut q, S)).collect();
-        assert_eq!(order, ["b", "d", "a", "c"]);
-    }
-
-    #[test]
-    fn failed_pods_wait_for_a_helpful_change_and_their_backoff() {
-        let mut q = Queue::default();
-        q.put(pod("a", 0), S);
-        let blame = |p: &'static str| BTreeSet::from([p]);
-        assert_eq!(next(&mut q, S).as_deref(), Some("a"));
-        q.failed("a", blame("NodeResourcesFit"), S);
-        q.changed(Change::PodPlaced, 2 * S);
-        assert_eq!(q.counts(), [0, 0, 1, 0]);
-        q.changed(Change::PodGone, S + S / 2);
-        assert_eq!((next(&mut q, S + S / 2), q.next_due()), (None, Some(2 * S)));
-        assert_eq!(next(&mut q, 2 * S).as_deref(), Some("a"));
-        // a change while it was being decided about is not lost
-        q.changed(Change::Node, 2 * S);
-        q.failed("a", blame("NodeResourcesFit"), 2 * S);
-        assert_eq!(q.counts(), [0, 1, 0, 0]);
-        assert_eq!(next(&mut q, 3 * S), None, "the second wait is longer");
-        assert_eq!(next(&mut q, 4 * S).as_deref(), Some("a"));
-        q.failed("a", blame("NodeName"), 4 * S);
-        assert_eq!(next(&mut q, 4 * S + UNSCHEDULABLE_MAX).as_deref(), Some("a"));
-    }
-
-    #[test]
-    fn gates_hold_and_edits_help() {
-        let mut q = Queue::default();
-        let mut gated = (*pod("a", 0)).clone();
-        let gates = serde_json::from_value(json!([{"name": "g"}])).unwrap();
-        gated.spec.as_mut().unwrap().scheduling_gates = gates;
-        q.put(Arc::new(gated), S);
-        q.changed(Change::Node, S);
-        assert_eq!(next(&mut q, S), None);
-        q.put(pod("a", 0), S);
-        assert_eq!(next(&mut q, S).as_deref(), Some("a"));
-        q.failed("a", BTreeSet::from(["NodeAffinity"]), S);
-        let mut status = (*pod("a", 0)).clone();
-        status.status = Some(Default::default());
-        q.put(Arc::new(status), 9 * S);
-        assert_eq!(next(&mut q, 9 * S), None, "its own status is no news");
-        let mut edited = (*pod("a", 0)).clone();
-        edited.metadata.labels = Some([("k".to_owned(), "v".to_owned())].into());
-        q.put(Arc::new(edited), 9 * S);
-        assert_eq!(next(&mut q, 9 * S).as_deref(), Some("a"));
-        q.remove("a");
-        assert!(q.is_empty());
-    }
-}
+mod tests;

@@ -1,421 +1,297 @@
-//! Events in, bindings out.
+//! The running scheduler: changes come in from the informers, decisions go out as bindings.
 
-use crate::decide::{Decision, Rejection, decide};
+mod bind;
+mod lookup;
+
+use crate::cache::Cache;
+use crate::decide::{Decision, decide};
 use crate::pod::PodInfo;
-use crate::queue::{Change, Queue, Taken};
-use crate::snapshot::Snapshot;
+use crate::queue::{Hint, Queue};
 use base::clock::SharedClock;
 use base::rng::Rng;
-use client::events::{EventType, Flavor, Recorder, reference};
-use client::informer::{self, Informer, Informers};
-use client::{Client, Kind, Patch};
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use meta::Status;
-use parking_lot::Mutex;
-use serde_json::json;
-use std::collections::{BTreeSet, HashSet};
+use bind::{Binder, Outcome};
+use client::Client;
+use client::informer::{Change, Informer, Informers, Subscription};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use lookup::Lookup;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// Bindings under way at once.
-const BINDINGS: usize = 64;
+/// The name that pods ask for.
+const NAME: &str = "default-scheduler";
+/// Bindings under way at a time.
+const MAX_BINDING: usize = 100;
+/// Changes taken in before the next pod is placed.
+const CHANGES_AT_ONCE: usize = 256;
+/// Longest sleep; the queue wakes earlier when it knows why.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
-/// Counters since the start (`scheduler_schedule_attempts_total` by result).
-#[derive(Debug, Default)]
-pub struct Metrics {
-    pub scheduled: AtomicU64,
-    pub unschedulable: AtomicU64,
-    pub errors: AtomicU64,
-    /// Time in decisions, in microseconds.
-    pub deciding_micros: AtomicU64,
-}
-
-/// A running scheduler.
-pub struct Handle {
-    pub metrics: Arc<Metrics>,
-    shared: Arc<Shared>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Handle {
-    /// Numbers of active, backing-off, unschedulable and gated pods (`scheduler_pending_pods`).
-    pub fn pending(&self) -> [usize; 4] {
-        self.shared.state.lock().queue.counts()
-    }
-
-    /// Waits for the end, after its token was cancelled.
-    pub async fn stopped(self) {
-        if let Err(e) = self.task.await
-            && e.is_panic()
-        {
-            tracing::error!("the scheduler ended by a panic");
-        }
-    }
-}
-
-#[derive(Default)]
-struct State {
-    snapshot: Snapshot,
-    queue: Queue,
-}
-
-struct Shared {
-    state: Mutex<State>,
-    wake: Notify,
-    client: Client,
-    recorder: Recorder,
-    clock: SharedClock,
-    rng: Arc<Rng>,
-    metrics: Arc<Metrics>,
-    bindings: Arc<Semaphore>,
-}
-
-/// Starts the scheduler. `client` is `system:kube-scheduler`; `host` names this machine in events.
+/// Starts scheduling; ends after `cancel`, with the bindings under way finished. `client` writes as the scheduler;
+/// `informers` are shared with the rest of the process.
 pub fn start(
     client: Client,
-    informers: &Informers,
-    host: &str,
+    informers: Informers,
     clock: SharedClock,
     rng: Arc<Rng>,
     cancel: CancellationToken,
-) -> Handle {
-    let recorder = Recorder::new(client.clone(), crate::NAME, host, Flavor::Events, clock.clone());
-    let metrics = Arc::new(Metrics::default());
-    let shared = Arc::new(Shared {
-        state: Mutex::default(),
-        wake: Notify::new(),
-        client,
-        recorder,
-        clock,
-        rng,
-        metrics: metrics.clone(),
-        bindings: Arc::new(Semaphore::new(BINDINGS)),
-    });
-    let (pods, nodes, namespaces) = (informers.of::<Pod>(), informers.of::<Node>(), informers.of::<Namespace>());
-    let worker = shared.clone();
-    let task = tokio::spawn(async move {
-        let feeds = async {
-            tokio::join!(worker.feed_nodes(&nodes), worker.feed_pods(&pods), worker.feed_namespaces(&namespaces))
-        };
-        let decisions = async {
-            nodes.synced().await;
-            pods.synced().await;
-            namespaces.synced().await;
-            // what was listed has been announced; let the feeds take it in
-            tokio::task::yield_now().await;
-            worker.clone().decide_all().await;
-        };
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let (pods, nodes) = (informers.of::<Pod>(), informers.of::<Node>());
+        let lookup = Lookup::new(&informers);
         tokio::select! {
-            _ = feeds => {}
-            () = decisions => {}
-            () = cancel.cancelled() => {}
+            () = cancel.cancelled() => return,
+            () = async { pods.synced().await; nodes.synced().await; lookup.synced().await } => {}
         }
-        // bindings under way end first
-        let _ = worker.bindings.acquire_many(BINDINGS as u32).await;
-    });
-    Handle { metrics, shared, task }
+        let scheduler = Scheduler {
+            cache: Cache::default(),
+            queue: Queue::default(),
+            binder: Binder::new(client, clock.clone()),
+            binding: JoinSet::new(),
+            pods,
+            nodes,
+            lookup,
+            clock,
+            rng,
+        };
+        scheduler.run(cancel).await;
+    })
 }
 
-impl Shared {
-    fn changed(&self, f: impl FnOnce(&mut State, Duration)) {
-        f(&mut self.state.lock(), self.clock.monotonic());
-        self.wake.notify_one();
-    }
+struct Scheduler {
+    cache: Cache,
+    queue: Queue,
+    binder: Binder,
+    binding: JoinSet<Outcome>,
+    pods: Informer<Pod>,
+    nodes: Informer<Node>,
+    lookup: Lookup,
+    clock: SharedClock,
+    rng: Arc<Rng>,
+}
 
-    async fn feed_nodes(&self, nodes: &Informer<Node>) {
-        let mut events = nodes.subscribe();
-        while let Some(event) = events.next_change().await {
-            let changes = match event {
-                Some(change) => vec![change],
-                None => {
-                    let all = nodes.store().list();
-                    self.changed(|s, _| {
-                        let there: HashSet<&str> = all.iter().map(|n| n.name()).collect();
-                        let gone = |n: &&Arc<Node>| !there.contains(n.name());
-                        let gone: Vec<String> =
-                            s.snapshot.nodes().map(|(n, _)| n).filter(gone).map(|n| n.name().to_owned()).collect();
-                        gone.iter().for_each(|n| s.snapshot.remove_node(n));
-                    });
-                    all.into_iter().map(|n| informer::Change { old: None, new: Some(n) }).collect()
+impl Scheduler {
+    async fn run(mut self, cancel: CancellationToken) {
+        let (mut pods, mut nodes) = (self.pods.subscribe(), self.nodes.subscribe());
+        // nodes first: the first pods shall not be refused for want of them
+        if nodes.next_change().await.is_some() {
+            self.resync_nodes();
+        }
+        loop {
+            let now = self.clock.monotonic();
+            let room = self.binding.len() < MAX_BINDING;
+            let ready = room && self.queue.is_ready(now);
+            // without room the end of a binding wakes
+            let wake = self.queue.next_wake().filter(|_| room);
+            let sleep = wake.map_or(LONGEST_SLEEP, |at| at.saturating_sub(now).min(LONGEST_SLEEP));
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => break,
+                Some(done) = self.binding.join_next(), if !self.binding.is_empty() => {
+                    if let Ok(outcome) = done {
+                        self.bound(outcome);
+                    }
                 }
-            };
-            for change in changes {
-                self.changed(|s, now| match (change.old, change.new) {
-                    (old, Some(new)) => {
-                        let news = old.is_none_or(|o| facts(&o) != facts(&new));
-                        s.snapshot.set_node(new);
-                        if news {
-                            s.queue.changed(Change::Node, now);
+                change = nodes.next_change() => match change {
+                    Some(change) => self.node_changed(change),
+                    None => break,
+                },
+                change = pods.next_change() => match change {
+                    Some(change) => {
+                        self.take_in(change, &mut pods).await;
+                        // a stream of changes must not keep pods waiting
+                        if ready {
+                            self.place_one();
                         }
                     }
-                    (Some(old), None) => s.snapshot.remove_node(old.name()),
-                    (None, None) => {}
-                });
-            }
-        }
-    }
-
-    async fn feed_pods(&self, pods: &Informer<Pod>) {
-        let mut events = pods.subscribe();
-        while let Some(event) = events.next_change().await {
-            match event {
-                Some(change) => self.changed(|s, now| match (change.old, change.new) {
-                    (_, Some(new)) => s.pod_seen(new, now),
-                    (Some(old), None) => s.pod_gone(&old, now),
-                    (None, None) => {}
-                }),
-                None => {
-                    let all = pods.store().list();
-                    self.changed(|s, now| {
-                        let there: HashSet<&str> = all.iter().map(|p| p.uid()).collect();
-                        let gone = |uid: &&str| !there.contains(uid) && !s.snapshot.is_assumed(uid);
-                        let gone: Vec<String> = s.snapshot.pods().filter(gone).map(str::to_owned).collect();
-                        gone.iter().for_each(|uid| s.snapshot.remove_pod(uid));
-                        all.iter().for_each(|p| s.pod_seen(p.clone(), now));
-                    });
-                }
-            }
-        }
-    }
-
-    async fn feed_namespaces(&self, namespaces: &Informer<Namespace>) {
-        let mut events = namespaces.subscribe();
-        while events.next_change().await.is_some() {
-            let all = namespaces.store().list();
-            let labels = all.iter().map(|n| (n.name().to_owned(), n.metadata.labels.clone().unwrap_or_default()));
-            self.state.lock().snapshot.namespaces = labels.collect();
-        }
-    }
-
-    async fn decide_all(self: Arc<Self>) {
-        loop {
-            let woken = self.wake.notified();
-            let now = self.clock.monotonic();
-            let taken = self.state.lock().queue.take(now);
-            match taken {
-                Some(taken) => {
-                    self.clone().one(taken).await;
-                    // events and bindings get their turn also while many pods wait
+                    None => break,
+                },
+                () = std::future::ready(()), if ready => {
+                    self.place_one();
                     tokio::task::yield_now().await;
                 }
-                None => {
-                    let due = self.state.lock().queue.next_due();
-                    match due {
-                        None => woken.await,
-                        Some(at) => {
-                            let wait = at.saturating_sub(now).max(Duration::from_millis(1));
-                            let _ = tokio::time::timeout(wait, woken).await;
-                        }
-                    }
+                () = tokio::time::sleep(sleep), if !ready => {}
+            }
+            if self.queue.take_overflow() {
+                self.resync_pods();
+            }
+        }
+        while let Some(done) = self.binding.join_next().await {
+            if let Ok(outcome) = done {
+                self.bound(outcome);
+            }
+        }
+        tracing::debug!("scheduler stopped");
+    }
+
+    /// Takes in a change and those that are there already, up to a limit.
+    async fn take_in(&mut self, first: Option<Change<Pod>>, pods: &mut Subscription<Pod>) {
+        self.pod_changed(first);
+        for _ in 1..CHANGES_AT_ONCE {
+            tokio::select! {
+                biased;
+                Some(change) = pods.next_change() => self.pod_changed(change),
+                () = std::future::ready(()) => return,
+            }
+        }
+    }
+
+    fn node_changed(&mut self, change: Option<Change<Node>>) {
+        let now = self.clock.monotonic();
+        match change {
+            None => self.resync_nodes(),
+            Some(Change { old, new: Some(new) }) => {
+                let helps = old.is_none_or(|old| node_differs(&old, &new));
+                self.cache.set_node(new);
+                if helps {
+                    self.queue.moved(Hint::Room, now);
                 }
             }
+            Some(Change { old: Some(old), new: None }) => {
+                self.cache.remove_node(old.metadata.name.as_deref().unwrap_or(""));
+                // spread constraints may count fewer domains now
+                self.queue.moved(Hint::Neighbour, now);
+            }
+            Some(_) => {}
         }
     }
 
-    async fn one(self: Arc<Self>, taken: Taken) {
-        let pod = taken.pod;
-        if pod.pod.is_deleting() {
-            let (ns, name) = (pod.pod.namespace(), pod.pod.name());
-            let text = format!("skip schedule deleting pod: {ns}/{name}");
-            self.recorder.action(&reference(&*pod.pod), EventType::Warning, "FailedScheduling", "Scheduling", text);
-            self.state.lock().queue.remove(pod.uid());
-            return;
+    fn resync_nodes(&mut self) {
+        let there = self.nodes.store().list();
+        let gone: Vec<String> = self.cache.snapshot().nodes().iter().map(|n| n.name().to_owned()).collect();
+        for name in gone.iter().filter(|n| self.nodes.store().get("", n).is_none()) {
+            self.cache.remove_node(name);
         }
-        // decided and assumed under one lock, so that no two pods get the same room
-        let decision = {
-            let mut state = self.state.lock();
-            let started = self.clock.monotonic();
-            let decision = decide(&state.snapshot, &pod, &mut |n| self.rng.below(n as u64) as usize);
-            let took = self.clock.monotonic().saturating_sub(started);
-            self.metrics.deciding_micros.fetch_add(took.as_micros() as u64, Relaxed);
-            if let Decision::Node(node) = &decision {
-                state.snapshot.assume(pod.clone(), node);
-            }
-            decision
-        };
-        match decision {
-            Decision::Node(node) => {
-                let Ok(permit) = self.bindings.clone().acquire_owned().await else { return };
-                tokio::spawn(async move {
-                    self.bind(&pod, &node).await;
-                    drop(permit);
-                });
-            }
-            Decision::Rejected(Rejection { message, plugins }) => {
-                self.metrics.unschedulable.fetch_add(1, Relaxed);
-                // with no nodes at all only a node helps
-                let plugins = if plugins.is_empty() { BTreeSet::from(["NodeName"]) } else { plugins };
-                self.changed(|s, now| s.queue.failed(pod.uid(), plugins, now));
-                self.report(&pod.pod, "Unschedulable", &message).await;
-            }
-        }
+        there.into_iter().for_each(|n| self.cache.set_node(n));
+        self.queue.moved(Hint::Room, self.clock.monotonic());
     }
 
-    async fn bind(&self, pod: &Arc<PodInfo>, node: &str) {
-        let (ns, name) = (pod.pod.namespace(), pod.pod.name());
-        let body = json!({
-            "apiVersion": "v1", "kind": "Binding",
-            "metadata": {"name": name, "namespace": ns, "uid": pod.uid()},
-            "target": {"kind": "Node", "name": node},
-        });
-        match self.client.create_subresource::<Pod>(ns, name, "binding", &body).await {
-            Ok(_) => {
-                self.metrics.scheduled.fetch_add(1, Relaxed);
-                self.state.lock().queue.remove(pod.uid());
-                let text = format!("Successfully assigned {ns}/{name} to {node}");
-                self.recorder.action(&reference(&*pod.pod), EventType::Normal, "Scheduled", "Binding", text);
-            }
-            Err(e) => {
-                self.metrics.errors.fetch_add(1, Relaxed);
-                self.changed(|s, now| {
-                    s.snapshot.forget(pod.uid());
-                    s.queue.changed(Change::PodGone, now);
-                    if e.is_not_found() {
-                        s.queue.remove(pod.uid());
-                    } else {
-                        s.queue.failed(pod.uid(), BTreeSet::new(), now);
-                    }
-                });
-                if !e.is_not_found() {
-                    tracing::warn!(pod = %format!("{ns}/{name}"), node, "binding failed: {e}");
-                    let message = format!("binding rejected: running Bind plugin \"DefaultBinder\": {e}");
-                    self.report(&pod.pod, "SchedulerError", &message).await;
+    fn pod_changed(&mut self, change: Option<Change<Pod>>) {
+        match change {
+            None => self.resync_pods(),
+            Some(Change { old, new: Some(new) }) => {
+                // the same name may be another pod now
+                if let Some(old) = old.filter(|o| o.metadata.uid != new.metadata.uid) {
+                    self.pod_gone(&old);
                 }
+                self.pod_there(new);
             }
+            Some(Change { old: Some(old), new: None }) => self.pod_gone(&old),
+            Some(_) => {}
         }
     }
 
-    /// Tells people, and the pod's condition, why it waits.
-    async fn report(&self, pod: &Pod, reason: &str, message: &str) {
-        self.recorder.action(&reference(pod), EventType::Warning, "FailedScheduling", "Scheduling", message);
-        let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
-        let old = conditions.into_iter().find(|c| c.type_ == "PodScheduled");
-        let said = old.is_some_and(|c| {
-            c.status == "False" && c.reason.as_deref() == Some(reason) && c.message.as_deref() == Some(message)
-        });
-        if said {
+    fn pod_there(&mut self, pod: Arc<Pod>) {
+        let now = self.clock.monotonic();
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        if has_ended(&pod) {
+            return self.pod_gone(&pod);
+        }
+        let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).filter(|n| !n.is_empty());
+        if let Some(node) = node {
+            self.queue.remove(&uid);
+            let before = self.cache.get(&uid).filter(|_| !self.cache.is_assumed(&uid));
+            let hint = match before {
+                None => Hint::Neighbour,
+                Some(old) if matters(&old.pod, &pod) => Hint::Room,
+                Some(_) => return,
+            };
+            self.cache.confirm(Arc::new(PodInfo::new(pod)), &node);
+            self.queue.moved(hint, now);
             return;
         }
-        let now = Time(Timestamp::from_second(self.clock.now().as_second()).unwrap_or_default());
-        let since = old.filter(|c| c.status == "False").and_then(|c| c.last_transition_time.clone()).unwrap_or(now);
-        let condition = json!({
-            "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
-            "lastProbeTime": null, "lastTransitionTime": since, "observedGeneration": pod.metadata.generation,
-        });
-        let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [condition]}});
-        let result: Result<Pod, Status> =
-            self.client.patch(pod.namespace(), pod.name(), Some("status"), Patch::Strategic(patch)).await;
-        if let Err(e) = result
-            && !e.is_not_found()
-            && !e.is_conflict()
-        {
-            tracing::warn!(pod = %format!("{}/{}", pod.namespace(), pod.name()), "condition not written: {e}");
+        let ours = pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).unwrap_or(NAME) == NAME;
+        if !ours || pod.metadata.deletion_timestamp.is_some() {
+            self.queue.remove(&uid);
+        } else if !self.cache.is_assumed(&uid) {
+            self.queue.put(pod, now);
         }
+    }
+
+    fn pod_gone(&mut self, pod: &Pod) {
+        let uid = pod.metadata.uid.as_deref().unwrap_or("");
+        self.queue.remove(uid);
+        if self.cache.remove(uid) {
+            self.queue.moved(Hint::Room, self.clock.monotonic());
+        }
+    }
+
+    fn resync_pods(&mut self) {
+        let there = self.pods.store().list();
+        let known: std::collections::HashSet<&str> =
+            there.iter().filter_map(|p| p.metadata.uid.as_deref()).collect();
+        for uid in self.queue.uids().iter().filter(|u| !known.contains(u.as_str())) {
+            self.queue.remove(uid);
+        }
+        for uid in self.cache.confirmed().iter().filter(|u| !known.contains(u.as_str())) {
+            self.cache.remove(uid);
+        }
+        there.into_iter().for_each(|p| self.pod_there(p));
+        self.queue.moved(Hint::Room, self.clock.monotonic());
+    }
+
+    /// Decides about the next pod and begins to carry it out.
+    fn place_one(&mut self) {
+        let Some(pod) = self.queue.pop(self.clock.monotonic()) else { return };
+        let info = PodInfo::new(pod.clone());
+        let surroundings = self.lookup.surroundings(&info);
+        let info = info.within(surroundings);
+        let decision = decide(self.cache.snapshot(), &info, &self.rng);
+        let message = decision.message().unwrap_or_default();
+        if let Decision::Node(node) = decision {
+            self.cache.assume(Arc::new(info), &node);
+            self.binding.spawn(self.binder.clone().bind(pod, node));
+            return;
+        }
+        let uid = pod.metadata.uid.as_deref().unwrap_or("");
+        self.queue.unschedulable(uid, info.looks_at_others(), self.clock.monotonic());
+        tracing::debug!(pod = %bind::key(&pod), "no node: {message}");
+        self.binding.spawn(self.binder.clone().refuse(pod, "Unschedulable", message));
+    }
+
+    fn bound(&mut self, outcome: Outcome) {
+        let Outcome::Failed { pod, message } = outcome else { return };
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let (ns, name) = (pod.metadata.namespace.as_deref(), pod.metadata.name.as_deref());
+        self.cache.forget(&uid);
+        // what was promised to it is free again
+        self.queue.moved(Hint::Room, self.clock.monotonic());
+        let now_there = self.pods.store().get(ns.unwrap_or(""), name.unwrap_or(""));
+        let waits = now_there.is_some_and(|p| p.metadata.uid == pod.metadata.uid && !has_node(&p));
+        if !waits {
+            self.queue.remove(&uid);
+            return;
+        }
+        self.queue.failed(&uid, self.clock.monotonic());
+        self.binding.spawn(self.binder.clone().refuse(pod, "SchedulerError", message));
     }
 }
 
-impl State {
-    fn pod_seen(&mut self, pod: Arc<Pod>, now: Duration) {
-        let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-        let ended = matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
-        if ended {
-            return self.pod_gone(&pod, now);
-        }
-        if node.is_empty() {
-            let ours = pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).is_none_or(|n| n == crate::NAME);
-            // an assumed pod is on its way already
-            if ours && !self.snapshot.is_assumed(pod.uid()) {
-                self.queue.put(pod, now);
-            }
-            return;
-        }
-        self.queue.remove(pod.uid());
-        let known = self.snapshot.has_pod(pod.uid());
-        let info = Arc::new(PodInfo::new(pod));
-        self.snapshot.set_pod(info, &node);
-        if !known {
-            self.queue.changed(Change::PodPlaced, now);
-        }
-    }
-
-    fn pod_gone(&mut self, pod: &Pod, now: Duration) {
-        self.queue.remove(pod.uid());
-        if self.snapshot.has_pod(pod.uid()) {
-            self.snapshot.remove_pod(pod.uid());
-            self.queue.changed(Change::PodGone, now);
-        }
-    }
+fn has_node(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|n| !n.is_empty())
 }
 
-/// What of a node decisions look at.
-fn facts(n: &Node) -> impl PartialEq + use<> {
-    let spec = n.spec.as_ref().map(|s| (s.unschedulable, s.taints.clone()));
-    let status = n.status.as_ref().map(|s| (s.allocatable.clone(), s.declared_features.clone()));
-    (n.metadata.labels.clone(), spec, status)
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Whether a change of a placed pod changes what others can do.
+fn matters(old: &Pod, new: &Pod) -> bool {
+    old.spec != new.spec
+        || old.metadata.labels != new.metadata.labels
+        || old.metadata.deletion_timestamp != new.metadata.deletion_timestamp
+}
+
+/// Whether a change of a node can make pods placeable; conditions and heartbeats cannot.
+fn node_differs(old: &Node, new: &Node) -> bool {
+    let spec = |n: &Node| n.spec.as_ref().map(|s| (s.unschedulable, s.taints.clone()));
+    let allocatable = |n: &Node| n.status.as_ref().and_then(|s| s.allocatable.clone());
+    old.metadata.labels != new.metadata.labels
+        || spec(old) != spec(new)
+        || allocatable(old) != allocatable(new)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use base::clock::SystemClock;
-    use client::fake::FakeApi;
-
-    async fn until(what: &str, check: impl Fn() -> bool) {
-        for _ in 0..500 {
-            if check() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("never: {what}");
-    }
-
-    fn seed_pod(api: &FakeApi, name: &str, cpu: &str) {
-        let c = json!([{"name": "c", "resources": {"requests": {"cpu": cpu}}}]);
-        let v = json!({"metadata": {"name": name, "namespace": "n", "uid": name}, "spec": {"containers": c}});
-        api.seed("/api/v1/namespaces/n/pods", &v);
-    }
-
-    fn seed_node(api: &FakeApi, name: &str) {
-        let allocatable = json!({"cpu": "1", "memory": "1Gi", "pods": "10"});
-        api.seed("/api/v1/nodes", &json!({"metadata": {"name": name}, "status": {"allocatable": allocatable}}));
-    }
-
-    #[tokio::test]
-    async fn pods_are_bound_and_those_that_do_not_fit_say_why() {
-        let api = Arc::new(FakeApi::new());
-        seed_node(&api, "one");
-        seed_pod(&api, "small", "600m");
-        let client = Client::new(api.clone());
-        let clock = SystemClock::shared();
-        let informers = Informers::new(client.clone(), clock.clone());
-        let cancel = CancellationToken::new();
-        let handle = start(client, &informers, "host", clock, Arc::new(Rng::seeded(1)), cancel.clone());
-        let pod = |name: &str| api.object(&format!("/api/v1/namespaces/n/pods/{name}")).unwrap();
-        until("bound", || pod("small")["spec"]["nodeName"] == "one").await;
-        seed_pod(&api, "second", "600m");
-        let condition = || pod("second")["status"]["conditions"][0].clone();
-        until("refused", || condition()["status"] == "False").await;
-        assert_eq!(
-            condition()["message"],
-            "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims \
-             found for incoming pod."
-        );
-        seed_node(&api, "two");
-        until("bound to the new node", || pod("second")["spec"]["nodeName"] == "two").await;
-        let reasons = || {
-            let all = api.objects("/apis/events.k8s.io/v1/namespaces/n/events");
-            all.iter().map(|e| e["reason"].as_str().unwrap_or("").to_owned()).collect::<Vec<_>>()
-        };
-        until("events", || reasons().len() == 3).await;
-        assert_eq!(reasons().iter().filter(|r| *r == "Scheduled").count(), 2);
-        assert_eq!(handle.pending(), [0, 0, 0, 0]);
-        cancel.cancel();
-        handle.stopped().await;
-    }
-}
+mod tests;

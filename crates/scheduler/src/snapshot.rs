@@ -1,151 +1,166 @@
-//! The cluster as decisions see it: nodes with the pods that are, or are about to be, on them.
+//! The nodes and what runs on them, as one state that decisions are made from.
 //!
-//! Invariant: a node's sums are those of its pods. A pod counts on the node it was assumed to go to until the watch shows
-//! where it is, or the assumption is taken back.
+//! Invariant: a node's totals are the sums over its pods.
 
-use crate::pod::PodInfo;
+use crate::pod::{HostPort, PodInfo};
 use crate::resources::Resources;
-use client::Kind;
-use k8s_openapi::api::core::v1::Node;
-use std::collections::{BTreeMap, HashMap};
+use k8s_openapi::api::core::v1::{Node, Taint};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A node and what is on it.
-#[derive(Debug, Default)]
+/// A node with its pods.
+#[derive(Clone, Debug)]
 pub struct NodeInfo {
-    /// `None` for one that pods name but that is not there.
-    pub node: Option<Arc<Node>>,
-    pub allocatable: Resources,
-    pub requested: Resources,
-    pub counted: Resources,
-    pub pods: HashMap<String, Arc<PodInfo>>,
-    /// Sizes of the images on the node, by normal name.
-    pub images: HashMap<String, i64>,
+    pub(crate) node: Arc<Node>,
+    pub(crate) allocatable: Resources,
+    /// Most pods at a time.
+    pub(crate) max_pods: i64,
+    pub(crate) requested: Resources,
+    /// As `requested`, with defaults for absent requests.
+    pub(crate) requested_with_defaults: Resources,
+    pub(crate) ports: Vec<HostPort>,
+    pub(crate) pods: Vec<Arc<PodInfo>>,
+    /// Those of the pods that have terms about other pods.
+    pub(crate) pods_with_terms: Vec<Arc<PodInfo>>,
+    /// Sizes of the images that are there, by name, in bytes.
+    pub(crate) images: HashMap<String, i64>,
 }
 
 impl NodeInfo {
-    fn add(&mut self, pod: Arc<PodInfo>) {
-        self.requested.add(&pod.requests);
-        self.counted.add(&pod.counted);
-        self.pods.insert(pod.uid().to_owned(), pod);
+    pub fn new(node: Arc<Node>) -> Self {
+        let mut out = Self {
+            node: node.clone(),
+            allocatable: Resources::default(),
+            max_pods: 0,
+            requested: Resources::default(),
+            requested_with_defaults: Resources::default(),
+            ports: Vec::new(),
+            pods: Vec::new(),
+            pods_with_terms: Vec::new(),
+            images: HashMap::new(),
+        };
+        out.set_node(node);
+        out
     }
 
-    fn remove(&mut self, uid: &str) {
-        if let Some(pod) = self.pods.remove(uid) {
-            self.requested.sub(&pod.requests);
-            self.counted.sub(&pod.counted);
+    fn set_node(&mut self, node: Arc<Node>) {
+        let status = node.status.as_ref();
+        let allocatable = status.and_then(|s| s.allocatable.as_ref());
+        self.allocatable = Resources::from_list(allocatable);
+        let pods = allocatable.and_then(|a| a.get("pods"));
+        self.max_pods =
+            pods.and_then(|q| meta::quantity::Quantity::parse(&q.0).ok()).map_or(0, |q| q.value());
+        let images = status.and_then(|s| s.images.as_deref()).unwrap_or_default().iter();
+        let named =
+            images.flat_map(|i| i.names.iter().flatten().map(|n| (n.clone(), i.size_bytes.unwrap_or(0))));
+        self.images = named.collect();
+        self.node = node;
+    }
+
+    pub fn name(&self) -> &str {
+        self.node.metadata.name.as_deref().unwrap_or("")
+    }
+
+    pub(crate) fn label(&self, key: &str) -> Option<&str> {
+        self.node.metadata.labels.as_ref()?.get(key).map(String::as_str)
+    }
+
+    pub(crate) fn taints(&self) -> &[Taint] {
+        self.node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default()
+    }
+
+    pub(crate) fn is_unschedulable(&self) -> bool {
+        self.node.spec.as_ref().is_some_and(|s| s.unschedulable == Some(true))
+    }
+
+    pub fn add(&mut self, pod: Arc<PodInfo>) {
+        self.requested.add(&pod.requests.exact);
+        self.requested_with_defaults.add(&pod.requests.with_defaults);
+        self.ports.extend(pod.ports.iter().cloned());
+        if !pod.terms.is_empty() {
+            self.pods_with_terms.push(pod.clone());
+        }
+        self.pods.push(pod);
+    }
+
+    pub fn remove(&mut self, uid: &str) {
+        let Some(at) = self.pods.iter().position(|p| p.uid() == uid) else { return };
+        let pod = self.pods.swap_remove(at);
+        self.pods_with_terms.retain(|p| p.uid() != uid);
+        self.requested.sub(&pod.requests.exact);
+        self.requested_with_defaults.sub(&pod.requests.with_defaults);
+        for port in &pod.ports {
+            if let Some(at) = self.ports.iter().position(|p| p == port) {
+                self.ports.swap_remove(at);
+            }
         }
     }
 }
 
-/// Upstream: `normalizedImageName`.
-pub fn image_name(name: &str) -> String {
-    let tagged = name.rfind(':') > name.rfind('/');
-    if tagged { name.to_owned() } else { format!("{name}:latest") }
-}
-
-/// The cluster.
-#[derive(Debug, Default)]
+/// All nodes.
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    nodes: BTreeMap<String, NodeInfo>,
-    /// Node of each pod, and whether that is an assumption.
-    places: HashMap<String, (String, bool)>,
-    /// Nodes that have each image.
+    nodes: Vec<NodeInfo>,
+    by_name: HashMap<String, usize>,
+    /// On how many nodes an image is.
     image_nodes: HashMap<String, usize>,
-    pub namespaces: HashMap<String, BTreeMap<String, String>>,
 }
 
 impl Snapshot {
-    /// The nodes that are there, by name.
-    pub fn nodes(&self) -> impl Iterator<Item = (&Arc<Node>, &NodeInfo)> {
-        self.nodes.values().filter_map(|n| n.node.as_ref().map(|node| (node, n)))
+    pub fn nodes(&self) -> &[NodeInfo] {
+        &self.nodes
     }
 
     pub fn get(&self, name: &str) -> Option<&NodeInfo> {
-        self.nodes.get(name)
+        self.by_name.get(name).and_then(|i| self.nodes.get(*i))
     }
 
-    /// How many nodes have an image, by normal name.
-    pub fn nodes_with_image(&self, image: &str) -> usize {
-        self.image_nodes.get(image).copied().unwrap_or(0)
+    pub(crate) fn get_mut(&mut self, name: &str) -> Option<&mut NodeInfo> {
+        self.by_name.get(name).and_then(|i| self.nodes.get_mut(*i))
     }
 
+    /// Adds a node or replaces what is known of it; its pods stay.
     pub fn set_node(&mut self, node: Arc<Node>) {
-        let info = self.nodes.entry(node.name().to_owned()).or_default();
-        for image in info.images.keys() {
-            if let Some(n) = self.image_nodes.get_mut(image) {
-                *n -= 1;
+        let name = node.metadata.name.clone().unwrap_or_default();
+        match self.by_name.get(&name) {
+            Some(&i) => {
+                let old = std::mem::take(&mut self.nodes[i].images);
+                self.count_images(&old, -1);
+                self.nodes[i].set_node(node);
+                let new = self.nodes[i].images.clone();
+                self.count_images(&new, 1);
+            }
+            None => {
+                let info = NodeInfo::new(node);
+                let images = info.images.clone();
+                self.by_name.insert(name, self.nodes.len());
+                self.nodes.push(info);
+                self.count_images(&images, 1);
             }
         }
-        let status = node.status.as_ref();
-        info.allocatable = Resources::of(status.and_then(|s| s.allocatable.as_ref()));
-        info.images.clear();
-        for image in status.iter().flat_map(|s| s.images.iter().flatten()) {
-            for name in image.names.iter().flatten() {
-                if info.images.insert(image_name(name), image.size_bytes.unwrap_or(0)).is_none() {
-                    *self.image_nodes.entry(image_name(name)).or_default() += 1;
-                }
-            }
-        }
-        info.node = Some(node);
     }
 
     pub fn remove_node(&mut self, name: &str) {
-        let Some(info) = self.nodes.get_mut(name) else { return };
-        for image in info.images.drain() {
-            if let Some(n) = self.image_nodes.get_mut(&image.0) {
-                *n -= 1;
-            }
+        let Some(i) = self.by_name.remove(name) else { return };
+        let gone = self.nodes.swap_remove(i);
+        if let Some(moved) = self.nodes.get(i) {
+            self.by_name.insert(moved.name().to_owned(), i);
         }
-        info.node = None;
-        if info.pods.is_empty() {
-            self.nodes.remove(name);
-        }
+        self.count_images(&gone.images, -1);
     }
 
-    /// A pod is on a node, as the server says.
-    pub fn set_pod(&mut self, pod: Arc<PodInfo>, node: &str) {
-        self.place(pod, node, false);
-    }
-
-    /// A pod is about to be bound to a node.
-    pub fn assume(&mut self, pod: Arc<PodInfo>, node: &str) {
-        self.place(pod, node, true);
-    }
-
-    /// The binding failed. A pod that the server has shown on a node stays.
-    pub fn forget(&mut self, uid: &str) {
-        if self.places.get(uid).is_some_and(|(_, assumed)| *assumed) {
-            self.remove_pod(uid);
-        }
-    }
-
-    pub fn is_assumed(&self, uid: &str) -> bool {
-        self.places.get(uid).is_some_and(|(_, assumed)| *assumed)
-    }
-
-    pub fn has_pod(&self, uid: &str) -> bool {
-        self.places.contains_key(uid)
-    }
-
-    /// Uids of all pods that have a node.
-    pub fn pods(&self) -> impl Iterator<Item = &str> {
-        self.places.keys().map(String::as_str)
-    }
-
-    pub fn remove_pod(&mut self, uid: &str) {
-        let Some((node, _)) = self.places.remove(uid) else { return };
-        if let Some(info) = self.nodes.get_mut(&node) {
-            info.remove(uid);
-            if info.node.is_none() && info.pods.is_empty() {
-                self.nodes.remove(&node);
+    fn count_images(&mut self, images: &HashMap<String, i64>, by: isize) {
+        for name in images.keys() {
+            let count = self.image_nodes.entry(name.clone()).or_default();
+            *count = count.saturating_add_signed(by);
+            if *count == 0 {
+                self.image_nodes.remove(name);
             }
         }
     }
 
-    fn place(&mut self, pod: Arc<PodInfo>, node: &str, assumed: bool) {
-        self.remove_pod(pod.uid());
-        self.places.insert(pod.uid().to_owned(), (node.to_owned(), assumed));
-        self.nodes.entry(node.to_owned()).or_default().add(pod);
+    /// On how many nodes an image is.
+    pub(crate) fn nodes_with_image(&self, name: &str) -> usize {
+        self.image_nodes.get(name).copied().unwrap_or(0)
     }
 }

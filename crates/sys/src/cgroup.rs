@@ -72,7 +72,11 @@ fn detect(root: &Path) -> Result<Cgroups> {
 
 fn checked(group: &str) -> Result<&str> {
     let plain = |c: &str| !c.is_empty() && c != "." && c != ".." && !c.contains(['\0', '\n']);
-    if group.split('/').all(plain) { Ok(group) } else { Err(Error::check(format!("bad cgroup name {group:?}"))) }
+    if group.split('/').all(plain) {
+        Ok(group)
+    } else {
+        Err(Error::check(format!("bad cgroup name {group:?}")))
+    }
 }
 
 fn write(path: &Path, value: &str) -> Result<()> {
@@ -247,7 +251,9 @@ fn remove_tree(path: &Path) -> Result<()> {
         }
     }
     match std::fs::remove_dir(path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(e).what(|| format!("remove cgroup {}", path.display())),
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            Err(e).what(|| format!("remove cgroup {}", path.display()))
+        }
         _ => Ok(()),
     }
 }

@@ -104,7 +104,8 @@ impl DeviceNode {
         let fail = || format!("make device {name}");
         rustix::fs::mknodat(&directory, name, kind, Mode::from_raw_mode(self.mode), device).what(fail)?;
         let (uid, gid) = (rustix::fs::Uid::from_raw(self.uid), rustix::fs::Gid::from_raw(self.gid));
-        rustix::fs::chownat(&directory, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW).what(fail)
+        rustix::fs::chownat(&directory, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+            .what(fail)
     }
 }
 
@@ -116,7 +117,9 @@ pub fn host_devices() -> Vec<DeviceNode> {
         for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
             let path = entry.path();
             let Ok(kind) = entry.file_type() else { continue };
-            let skip = ["pts", "shm", "mqueue", "fd", "console", "ptmx"].iter().any(|s| path == Path::new("/dev").join(s));
+            let skip = ["pts", "shm", "mqueue", "fd", "console", "ptmx"]
+                .iter()
+                .any(|s| path == Path::new("/dev").join(s));
             if skip || kind.is_symlink() || found.len() >= HOST_DEVICES_MAX {
                 continue;
             }
@@ -229,7 +232,8 @@ pub fn attach_filter(group: &Path, rules: &[DeviceRule]) -> Result<()> {
     // SAFETY: a fresh descriptor that nobody else owns.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let target = rustix::fs::open(group, flags, Mode::empty()).what(|| format!("open cgroup {}", group.display()))?;
+    let target =
+        rustix::fs::open(group, flags, Mode::empty()).what(|| format!("open cgroup {}", group.display()))?;
     let mut attach = vec![];
     attach.extend(target.as_raw_fd().to_ne_bytes());
     attach.extend(fd.as_raw_fd().to_ne_bytes());
@@ -260,7 +264,10 @@ mod tests {
     #[test]
     fn the_kernel_accepts_and_obeys_the_filter() {
         let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
-        let root = roots.iter().map(Path::new).find(|r| r.join("cgroup.procs").exists() && r.join("cgroup.subtree_control").exists());
+        let root = roots
+            .iter()
+            .map(Path::new)
+            .find(|r| r.join("cgroup.procs").exists() && r.join("cgroup.subtree_control").exists());
         let (Some(root), 0) = (root, crate::process::own_uid()) else {
             println!("skipped: needs root and a cgroup v2 mount");
             return;
@@ -272,7 +279,9 @@ mod tests {
         if attached.is_ok() {
             for node in ["/dev/null", "/dev/zero", "/dev/kmsg"] {
                 let script = format!("echo $$ > {}/cgroup.procs && : < {node}", group.display());
-                out.push(std::process::Command::new("sh").args(["-c", &script]).stderr(std::process::Stdio::null()).status().unwrap().success());
+                let mut shell = std::process::Command::new("sh");
+                shell.args(["-c", &script]).stderr(std::process::Stdio::null());
+                out.push(shell.status().unwrap().success());
             }
         }
         for _ in 0..100 {

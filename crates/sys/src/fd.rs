@@ -6,8 +6,8 @@ use crate::error::{Context, Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -70,9 +70,23 @@ pub fn recv_with_fds(socket: impl AsFd, buffer: &mut [u8], fds: &mut Vec<OwnedFd
     Ok(got.bytes)
 }
 
+/// Makes `uid` the owner of a pipe or terminal, so that a program that runs as that user can open it again through
+/// `/dev/stdout`. Other files are left alone.
+pub fn give_to(fd: impl AsFd, uid: u32) -> Result<()> {
+    use rustix::fs::FileType;
+    let stat = rustix::fs::fstat(&fd).what(|| "stat a stream".into())?;
+    let terminal = rustix::termios::isatty(&fd);
+    if !terminal && FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
+        return Ok(());
+    }
+    rustix::fs::fchown(&fd, Some(rustix::fs::Uid::from_raw(uid)), None)
+        .what(|| "change owner of a stream".into())
+}
+
 /// The user id at the other end of a unix socket.
 pub fn peer_uid(socket: impl AsFd) -> Result<u32> {
-    let credentials = rustix::net::sockopt::socket_peercred(socket).what(|| "read peer credentials".into())?;
+    let credentials =
+        rustix::net::sockopt::socket_peercred(socket).what(|| "read peer credentials".into())?;
     Ok(credentials.uid.as_raw())
 }
 

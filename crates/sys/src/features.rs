@@ -32,15 +32,29 @@ pub fn probe() -> Vec<Feature> {
     let namespaces = |name, kind, fix| feature(name, true, fix, in_thread(move || unshare(kind)));
     vec![
         feature("root", true, "run as root (sudo)", root()),
-        feature("cgroups", true, "mount cgroup2 at /sys/fs/cgroup (systemd does), with cpu, memory and pids", cgroups()),
-        feature("overlayfs", true, "enable CONFIG_OVERLAY_FS or run `modprobe overlay`", filesystem("overlay")),
+        feature(
+            "cgroups",
+            true,
+            "mount cgroup2 at /sys/fs/cgroup (systemd does), with cpu, memory and pids",
+            cgroups(),
+        ),
+        feature(
+            "overlayfs",
+            true,
+            "enable CONFIG_OVERLAY_FS or run `modprobe overlay`",
+            filesystem("overlay"),
+        ),
         feature("new mount API", true, "use a kernel of 5.12 or newer", new_mounts()),
         feature("clone3", true, "use a kernel of 5.7 or newer", clone3()),
         feature("openat2", true, "use a kernel of 5.6 or newer", openat2()),
         namespaces("mount namespaces", namespace::MOUNT, "enable CONFIG_NAMESPACES"),
         namespaces("network namespaces", namespace::NET, "enable CONFIG_NET_NS"),
         namespaces("pid namespaces", namespace::PID, "enable CONFIG_PID_NS"),
-        namespaces("ipc and uts namespaces", namespace::IPC | namespace::UTS, "enable CONFIG_IPC_NS and CONFIG_UTS_NS"),
+        namespaces(
+            "ipc and uts namespaces",
+            namespace::IPC | namespace::UTS,
+            "enable CONFIG_IPC_NS and CONFIG_UTS_NS",
+        ),
         feature("user namespaces", false, "set user.max_user_namespaces above 0", user_namespaces()),
         feature("seccomp", true, "enable CONFIG_SECCOMP_FILTER", seccomp()),
         feature("nf_tables", true, "enable CONFIG_NF_TABLES or run `modprobe nf_tables`", nf_tables()),
@@ -127,7 +141,11 @@ fn user_namespaces() -> Result<String, String> {
 fn seccomp() -> Result<String, String> {
     let path = "/proc/sys/kernel/seccomp/actions_avail";
     let actions = std::fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))?;
-    if actions.contains("errno") { Ok(actions.trim().into()) } else { Err(format!("only {}", actions.trim())) }
+    if actions.contains("errno") {
+        Ok(actions.trim().into())
+    } else {
+        Err(format!("only {}", actions.trim()))
+    }
 }
 
 fn ipv6() -> Result<String, String> {
@@ -135,11 +153,17 @@ fn ipv6() -> Result<String, String> {
     socket.map(|_| "sockets work".into()).map_err(|e| crate::errno_text(e.raw_os_error()))
 }
 
-/// Sends one netlink message with an acknowledgement request and returns the kernel's error number.
-fn netlink_error(protocol: rustix::net::Protocol, kind: u16, flags: u16, body: &[u8]) -> Result<i32, String> {
+/// Sends one netlink message (`None`: to the routing family) with an acknowledgement request and returns the kernel's error number.
+fn netlink_error(
+    protocol: Option<rustix::net::Protocol>,
+    kind: u16,
+    flags: u16,
+    body: &[u8],
+) -> Result<i32, String> {
     let fail = |e: rustix::io::Errno| crate::errno_text(e.raw_os_error());
     let family = AddressFamily::NETLINK;
-    let socket = rustix::net::socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, Some(protocol)).map_err(fail)?;
+    let socket =
+        rustix::net::socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, protocol).map_err(fail)?;
     let mut message = vec![];
     message.extend((16 + body.len() as u32).to_ne_bytes());
     message.extend(kind.to_ne_bytes());
@@ -156,7 +180,7 @@ fn netlink_error(protocol: rustix::net::Protocol, kind: u16, flags: u16, body: &
 
 fn nf_tables() -> Result<String, String> {
     const GET_GENERATION: u16 = 10 << 8 | 16;
-    match netlink_error(netlink::NETFILTER, GET_GENERATION, 0, &[0, 0, 0, 0])? {
+    match netlink_error(Some(netlink::NETFILTER), GET_GENERATION, 0, &[0, 0, 0, 0])? {
         0 => Ok("answers".into()),
         e => Err(crate::errno_text(e)),
     }
@@ -177,7 +201,7 @@ fn veth() -> Result<String, String> {
     };
     let mut body = vec![0u8; 16]; // ifinfomsg
     body.extend(attribute(18, &attribute(1, b"veth"))); // IFLA_LINKINFO { IFLA_INFO_KIND }
-    match netlink_error(netlink::ROUTE, NEW_LINK, CREATE_EXCLUSIVE, &body)? {
+    match netlink_error(None, NEW_LINK, CREATE_EXCLUSIVE, &body)? {
         0 => Ok("made a pair".into()),
         e => Err(crate::errno_text(e)),
     }

@@ -6,8 +6,8 @@
 use crate::error::{Context, Error, Result};
 use rustix::fs::{CWD, OFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
-    UnmountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags,
 };
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -46,7 +46,10 @@ pub enum Spread {
 
 /// Makes a new, not yet attached mount of filesystem `kind`; an option without value is a flag.
 pub fn filesystem(kind: &str, options: &[(&str, Option<&str>)], attributes: Attributes) -> Result<OwnedFd> {
-    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).what(|| format!("open filesystem {kind}"))?;
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
+        .what(|| format!("open filesystem {kind}"))?;
+    // Shown in mountinfo; some filesystems take no source, and none needs it.
+    let _ = rustix::mount::fsconfig_set_string(context.as_fd(), "source", kind);
     for (key, value) in options {
         match value {
             Some(value) => rustix::mount::fsconfig_set_string(context.as_fd(), *key, *value),
@@ -56,7 +59,8 @@ pub fn filesystem(kind: &str, options: &[(&str, Option<&str>)], attributes: Attr
     }
     rustix::mount::fsconfig_create(context.as_fd()).what(|| format!("create filesystem {kind}"))?;
     let flags = MountAttrFlags::from_bits_retain(attributes.bits() as u32);
-    rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags).what(|| format!("mount {kind}"))
+    rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)
+        .what(|| format!("mount {kind}"))
 }
 
 /// A detached copy of the mount (with all below it when `recursive`) at an open file or directory.
@@ -70,7 +74,12 @@ pub fn clone_tree(source: impl AsFd, recursive: bool) -> Result<OwnedFd> {
 }
 
 /// Sets attributes (those that are true; none is cleared) and spreading of a mount.
-pub fn set_attributes(mount: impl AsFd, set: Attributes, spread: Option<Spread>, recursive: bool) -> Result<()> {
+pub fn set_attributes(
+    mount: impl AsFd,
+    set: Attributes,
+    spread: Option<Spread>,
+    recursive: bool,
+) -> Result<()> {
     #[repr(C)]
     struct MountAttr {
         set: u64,
@@ -132,13 +141,16 @@ pub fn overlay(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path, nam
 }
 
 fn overlay_by_context(layers: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd> {
-    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).what(|| "open overlay".into())?;
+    let context =
+        rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).what(|| "open overlay".into())?;
     let set = |key: &str, value: &Path| {
-        rustix::mount::fsconfig_set_string(context.as_fd(), key, value).what(|| format!("overlay option {key}"))
+        rustix::mount::fsconfig_set_string(context.as_fd(), key, value)
+            .what(|| format!("overlay option {key}"))
     };
     for layer in layers {
         set("lowerdir+", layer)?;
     }
+    let _ = rustix::mount::fsconfig_set_string(context.as_fd(), "source", "overlay");
     set("upperdir", upper)?;
     set("workdir", work)?;
     rustix::mount::fsconfig_create(context.as_fd()).what(|| "create overlay".into())?;
@@ -147,7 +159,13 @@ fn overlay_by_context(layers: &[PathBuf], upper: &Path, work: &Path) -> Result<O
 }
 
 /// mount(2) takes one page of options: layers get one-character links in `names`, the current directory meanwhile.
-fn overlay_by_option_page(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path, names: &Path) -> Result<()> {
+fn overlay_by_option_page(
+    layers: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    target: &Path,
+    names: &Path,
+) -> Result<()> {
     for (i, layer) in layers.iter().enumerate() {
         let link = names.join(i.to_string());
         match std::os::unix::fs::symlink(layer, &link) {
@@ -160,17 +178,25 @@ fn overlay_by_option_page(layers: &[PathBuf], upper: &Path, work: &Path, target:
     let back = open_place(Path::new("."))?;
     rustix::process::chdir(names).what(|| format!("enter {}", names.display()))?;
     let lower: Vec<String> = (0..layers.len()).map(|i| i.to_string()).collect();
-    let options = format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), upper.display(), work.display());
-    let result = CString::new(options).map_err(|_| Error::check("a NUL byte in an overlay path")).and_then(|options| {
-        rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str())
-            .what(|| "mount overlay".into())
-    });
+    let options =
+        format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), upper.display(), work.display());
+    let result = CString::new(options).map_err(|_| Error::check("a NUL byte in an overlay path")).and_then(
+        |options| {
+            rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str())
+                .what(|| "mount overlay".into())
+        },
+    );
     rustix::process::fchdir(back).what(|| "return to the directory before".into())?;
     result
 }
 
 /// Mounts a filesystem at a directory of our own.
-pub fn mount_at(kind: &str, options: &[(&str, Option<&str>)], attributes: Attributes, target: &Path) -> Result<()> {
+pub fn mount_at(
+    kind: &str,
+    options: &[(&str, Option<&str>)],
+    attributes: Attributes,
+    target: &Path,
+) -> Result<()> {
     attach(filesystem(kind, options, attributes)?, open_place(target)?)
 }
 
@@ -201,11 +227,21 @@ pub fn unmount(path: &Path) -> Result<()> {
     }
 }
 
+/// Whether a path lies on a tmpfs.
+pub fn is_tmpfs(path: &Path) -> bool {
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    rustix::fs::statfs(path).is_ok_and(|s| s.f_type as u64 == TMPFS_MAGIC)
+}
+
 /// Mount points at or below `path`, deepest first, from `/proc/self/mountinfo`.
 pub fn below(path: &Path) -> Result<Vec<PathBuf>> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").what(|| "read mountinfo".into())?;
-    let mut found: Vec<PathBuf> =
-        text.lines().filter_map(|l| l.split(' ').nth(4)).map(unescape).filter(|p| p.starts_with(path)).collect();
+    let mut found: Vec<PathBuf> = text
+        .lines()
+        .filter_map(|l| l.split(' ').nth(4))
+        .map(unescape)
+        .filter(|p| p.starts_with(path))
+        .collect();
     found.reverse();
     Ok(found)
 }

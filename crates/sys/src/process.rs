@@ -229,7 +229,10 @@ pub fn child_signal_fd() -> Result<OwnedFd> {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
         libc::sigaddset(&raw mut set, libc::SIGCHLD);
-        check(i64::from(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut())), "block SIGCHLD")?;
+        check(
+            i64::from(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut())),
+            "block SIGCHLD",
+        )?;
         let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
         check(i64::from(fd), "signalfd")?;
         Ok(OwnedFd::from_raw_fd(fd))
@@ -330,6 +333,19 @@ pub fn exec(path: &OsStr, args: &[String], env: &[String]) -> Error {
     }
 }
 
+/// Enters a directory and checks that it lies inside the current root: a directory reached over a descriptor from
+/// outside has no path here (CVE-2024-21626).
+pub fn enter_directory(path: &str) -> Result<()> {
+    rustix::process::chdir(path).what(|| format!("enter working directory {path:?}"))?;
+    let cwd = rustix::process::getcwd(Vec::new()).what(|| "read the current directory".into())?;
+    // The kernel writes "(unreachable)" before paths outside of the root.
+    if cwd.as_bytes().starts_with(b"/") {
+        Ok(())
+    } else {
+        Err(Error::check(format!("current working directory {path:?} is outside of the container's root")))
+    }
+}
+
 /// This process's user id.
 pub fn own_uid() -> u32 {
     rustix::process::getuid().as_raw()
@@ -347,7 +363,8 @@ pub fn reap_for_ever() -> ! {
         let mut status = 0;
         // SAFETY: the status is a local; sigsuspend-like pause has no memory effects.
         unsafe {
-            if libc::waitpid(-1, &raw mut status, 0) < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ECHILD)
+            if libc::waitpid(-1, &raw mut status, 0) < 0
+                && io::Error::last_os_error().raw_os_error() == Some(libc::ECHILD)
             {
                 // No child now: adopted ones announce themselves by SIGCHLD; a bounded sleep needs no handler.
                 libc::poll(std::ptr::null_mut(), 0, 1000);
@@ -370,7 +387,7 @@ mod tests {
     #[test]
     fn a_threaded_process_may_not_fork() {
         let (keep, done) = std::sync::mpsc::channel::<()>();
-        let other = std::thread::spawn(move || drop(done.recv()));
+        let other = std::thread::spawn(move || done.recv().is_ok());
         assert!(spawn(0, None, || 0).is_err());
         drop(keep);
         other.join().unwrap();

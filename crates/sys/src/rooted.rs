@@ -88,8 +88,10 @@ pub fn make_place(root: impl AsFd, path: &str, missing: Missing) -> Result<Owned
             if links > LINKS_MAX {
                 return Err(Error { what: format!("resolve {path}"), errno: libc::ELOOP });
             }
-            let target = rustix::fs::readlinkat(&next, "", Vec::new()).what(|| format!("read link {name}"))?;
-            let target = target.into_string().map_err(|_| Error::check(format!("link {name} is not UTF-8")))?;
+            let target =
+                rustix::fs::readlinkat(&next, "", Vec::new()).what(|| format!("read link {name}"))?;
+            let target =
+                target.into_string().map_err(|_| Error::check(format!("link {name} is not UTF-8")))?;
             if target.starts_with('/') {
                 here.truncate(1);
             }
@@ -112,7 +114,9 @@ pub fn make_sub_place(volume: impl AsFd, sub: &str, mode: u32) -> Result<OwnedFd
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         match retry(|| rustix::fs::openat2(volume, path, flags, Mode::empty(), resolve)) {
-            Err(rustix::io::Errno::XDEV) => Err(Error::check(format!("subPath {sub:?} leads out of its volume"))),
+            Err(rustix::io::Errno::XDEV) => {
+                Err(Error::check(format!("subPath {sub:?} leads out of its volume")))
+            }
             other => other.what(|| format!("open subPath {sub:?}")),
         }
     };
@@ -137,6 +141,23 @@ pub fn make_sub_place(volume: impl AsFd, sub: &str, mode: u32) -> Result<OwnedFd
         };
     }
     Ok(at)
+}
+
+/// Makes a symbolic link in a directory; one that is there already is left.
+pub fn make_link(directory: impl AsFd, name: &str, target: &str) -> Result<()> {
+    match rustix::fs::symlinkat(target, directory, name) {
+        Err(rustix::io::Errno::EXIST) => Ok(()),
+        other => other.what(|| format!("link {name}")),
+    }
+}
+
+/// Looks at a file of the current root before it is executed. `Ok(false)`: it cannot be, for lack of an execute bit.
+pub fn is_executable(path: &str) -> Result<bool> {
+    let stat = rustix::fs::stat(path).what(|| format!("stat {path}"))?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        return Err(Error { what: String::new(), errno: libc::EISDIR });
+    }
+    Ok(stat.st_mode & 0o111 != 0)
 }
 
 fn components(path: &str) -> impl DoubleEndedIterator<Item = &str> {

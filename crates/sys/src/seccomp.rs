@@ -102,7 +102,8 @@ fn add(rules: &mut Rules, number: i64, conditions: &[SeccompCondition]) -> Resul
         rules.insert(number, vec![]);
         return Ok(());
     }
-    let rule = SeccompRule::new(conditions.to_vec()).map_err(|e| Error::check(format!("seccomp rule: {e}")))?;
+    let rule =
+        SeccompRule::new(conditions.to_vec()).map_err(|e| Error::check(format!("seccomp rule: {e}")))?;
     match rules.get_mut(&number) {
         Some(list) if list.is_empty() => {}
         Some(list) => list.push(rule),
@@ -165,11 +166,13 @@ pub fn load(filter: &Filter) -> Result<()> {
     }
     // The last one loaded sees the seccomp(2) calls before it; the strictest (first) therefore goes in last.
     for instructions in filter.0.iter().rev() {
-        let length = u16::try_from(instructions.len()).map_err(|_| Error::check("seccomp filter too long"))?;
+        let length =
+            u16::try_from(instructions.len()).map_err(|_| Error::check("seccomp filter too long"))?;
         let program = Program { length, filter: instructions.as_ptr() };
         // SAFETY: a valid sock_fprog whose instructions outlive the call; the kernel copies and verifies them.
-        let r =
-            unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0u32, &raw const program) };
+        let r = unsafe {
+            libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0u32, &raw const program)
+        };
         if r != 0 {
             return Err(Error::last("load seccomp filter"));
         }
@@ -192,7 +195,8 @@ mod tests {
     #[test]
     fn one_program_per_action() {
         let deny = Action::Errno(1);
-        let p = profile(deny, &[("read", Action::Allow), ("bpf", Action::Errno(38)), ("ptrace", Action::Trap)]);
+        let p =
+            profile(deny, &[("read", Action::Allow), ("bpf", Action::Errno(38)), ("ptrace", Action::Trap)]);
         assert_eq!(compile(&p).unwrap().0.len(), 3);
         let open = profile(Action::Allow, &[("mkdir", Action::Errno(13))]);
         assert_eq!(compile(&open).unwrap().0.len(), 1);

@@ -24,8 +24,11 @@ pub fn open() -> Result<(OwnedFd, OwnedFd)> {
         return Err(Error::check(format!("{path} is no terminal multiplexer")));
     }
     rustix::pty::unlockpt(&master).what(|| "unlock terminal".into())?;
-    let slave = rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
-        .what(|| "open terminal".into())?;
+    let slave = rustix::pty::ioctl_tiocgptpeer(
+        &master,
+        OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
+    )
+    .what(|| "open terminal".into())?;
     let plain = rustix::fs::fcntl_getfl(&master).what(|| "read terminal flags".into())? - OFlags::NONBLOCK;
     rustix::fs::fcntl_setfl(&master, plain).what(|| "set terminal flags".into())?;
     Ok((master, slave))
@@ -34,7 +37,10 @@ pub fn open() -> Result<(OwnedFd, OwnedFd)> {
 /// Makes `slave` the controlling terminal of this session's leader.
 pub fn take(slave: impl AsFd) -> Result<()> {
     // SAFETY: TIOCSCTTY takes a plain integer.
-    check(i64::from(unsafe { libc::ioctl(slave.as_fd().as_raw_fd(), libc::TIOCSCTTY, 0) }), "take the terminal")
+    check(
+        i64::from(unsafe { libc::ioctl(slave.as_fd().as_raw_fd(), libc::TIOCSCTTY, 0) }),
+        "take the terminal",
+    )
 }
 
 /// Sets the size in characters.

@@ -88,7 +88,11 @@ pub fn main(args: Vec<String>) -> ExitCode {
             Ok(())
         }
         Command::Version => {
-            println!("taffrail {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), apiserver::version::KUBERNETES);
+            println!(
+                "taffrail {} (Kubernetes {})",
+                env!("CARGO_PKG_VERSION"),
+                apiserver::version::KUBERNETES
+            );
             Ok(())
         }
     };

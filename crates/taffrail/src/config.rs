@@ -17,10 +17,6 @@ pub struct UpOptions {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Nodes on this machine, each in its own network and mount namespace
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub nodes: u16,
-
     /// Port of the API server
     #[arg(long, default_value_t = 6443, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub secure_port: u16,
@@ -28,14 +24,6 @@ pub struct UpOptions {
     /// Address that the API server listens on; empty means every address of this machine
     #[arg(long, default_value = "", value_name = "IP", hide_default_value = true)]
     pub bind_address: String,
-
-    /// Name of the first node; the machine's host name by default
-    #[arg(long, value_name = "NAME")]
-    pub hostname_override: Option<String>,
-
-    /// Address of the first node (`IPV4[,IPV6]`); an address of the cluster's own link by default
-    #[arg(long, value_name = "IPS")]
-    pub node_ip: Option<String>,
 
     /// Addresses of Services, IPv4 and IPv6
     #[arg(long, default_value = "10.96.0.0/16,fd00:96::/108", value_name = "CIDRS")]
@@ -114,7 +102,8 @@ pub struct UpOptions {
 pub fn with_file(args: Vec<String>) -> Result<Vec<String>, String> {
     let Some(path) = config_path(&args) else { return Ok(args) };
     let bytes = std::fs::read(&path).map_err(|e| format!("cannot read the config file {path}: {e}"))?;
-    let (value, _) = meta::yaml::parse_yaml(&bytes, 1 << 20).map_err(|e| format!("{path} is not valid YAML: {e}"))?;
+    let (value, _) =
+        meta::yaml::parse_yaml(&bytes, 1 << 20).map_err(|e| format!("{path} is not valid YAML: {e}"))?;
     let map = match value {
         serde_json::Value::Null => return Ok(args),
         serde_json::Value::Object(map) => map,
@@ -135,9 +124,11 @@ pub fn with_file(args: Vec<String>) -> Result<Vec<String>, String> {
             serde_json::Value::Bool(false) | serde_json::Value::Null => continue,
             serde_json::Value::String(s) => s.clone(),
             serde_json::Value::Number(n) => n.to_string(),
-            serde_json::Value::Array(list) => {
-                list.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect::<Vec<_>>().join(",")
-            }
+            serde_json::Value::Array(list) => list
+                .iter()
+                .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
+                .collect::<Vec<_>>()
+                .join(","),
             serde_json::Value::Object(_) => return Err(format!("{path}: {name} must be a value, not a map")),
         };
         out.push(format!("{flag}={text}"));
@@ -167,13 +158,17 @@ mod tests {
     fn the_file_comes_first_and_the_command_line_wins() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("c.yaml");
-        std::fs::write(&file, "secure-port: 7443\nnodes: 3\nno-kubeconfig: true\n").expect("written");
+        std::fs::write(&file, "secure-port: 7443\nquota-backend-bytes: 3\nno-kubeconfig: true\n")
+            .expect("written");
         let path = file.display().to_string();
-        let args = ["taffrail", "up", "--config", &path, "--nodes", "2"].map(String::from).to_vec();
+        let args =
+            ["taffrail", "up", "--config", &path, "--quota-backend-bytes", "2"].map(String::from).to_vec();
         let all = with_file(args).expect("read");
         assert_eq!(all[..2], ["taffrail", "up"]);
-        assert!(all.contains(&"--secure-port=7443".to_owned()) && all.contains(&"--no-kubeconfig".to_owned()));
-        assert!(!all.contains(&"--nodes=3".to_owned()));
+        assert!(
+            all.contains(&"--secure-port=7443".to_owned()) && all.contains(&"--no-kubeconfig".to_owned())
+        );
+        assert!(!all.contains(&"--quota-backend-bytes=3".to_owned()));
     }
 
     #[test]

@@ -38,7 +38,9 @@ async fn serve() -> i32 {
         },
     };
     println!("listening on port {PORT}");
-    let Ok(mut term) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else { return 1 };
+    let Ok(mut term) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {
+        return 1;
+    };
     loop {
         let stream = tokio::select! {
             _ = term.recv() => return 0,
@@ -49,7 +51,9 @@ async fn serve() -> i32 {
         };
         tokio::spawn(async move {
             let service = service_fn(|request| async { Ok::<_, Infallible>(answer(request).await) });
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
         });
     }
 }
@@ -66,7 +70,8 @@ async fn answer(request: Request<Incoming>) -> Response<Full<Bytes>> {
             Err(_) => return status(413, "at most 1 MiB is echoed\n"),
         },
         "/burn" => {
-            let asked = request.uri().query().and_then(|q| q.strip_prefix("ms=")).and_then(|n| n.parse().ok());
+            let asked =
+                request.uri().query().and_then(|q| q.strip_prefix("ms=")).and_then(|n| n.parse().ok());
             burn(Duration::from_millis(asked.unwrap_or(100).min(BURN_MS_MAX))).await;
             Bytes::from_static(b"done\n")
         }

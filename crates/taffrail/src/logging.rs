@@ -13,8 +13,6 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
-/// Components in the order in which help texts name them.
-pub const COMPONENTS: &[&str] = &["apiserver", "controller-manager", "scheduler", "kubelet", "store", "network"];
 const FILE_BYTES_MAX: u64 = 10 << 20;
 
 /// The component that code of a crate belongs to.
@@ -98,7 +96,16 @@ fn crate_is_ours(target: &str) -> bool {
     let name = target.split("::").next().unwrap_or("");
     matches!(
         name,
-        "apiserver" | "controllers" | "scheduler" | "node" | "network" | "store" | "registry" | "client" | "taffrail" | "oci"
+        "apiserver"
+            | "controllers"
+            | "scheduler"
+            | "node"
+            | "network"
+            | "store"
+            | "registry"
+            | "client"
+            | "taffrail"
+            | "oci"
     )
 }
 

@@ -50,5 +50,9 @@ fn dim(terminal: bool, text: &str) -> String {
 
 /// A duration for people: `3 ms`, `1.2 s`.
 pub fn short(d: Duration) -> String {
-    if d < Duration::from_secs(1) { format!("{} ms", d.as_millis()) } else { format!("{:.1} s", d.as_secs_f64()) }
+    if d < Duration::from_secs(1) {
+        format!("{} ms", d.as_millis())
+    } else {
+        format!("{:.1} s", d.as_secs_f64())
+    }
 }

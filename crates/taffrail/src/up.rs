@@ -36,7 +36,9 @@ pub fn run(options: &UpOptions) -> Result<(), String> {
         .create(dir)
         .map_err(|e| format!("cannot make the data directory {}: {e}", dir.display()))?;
     logging::start(dir, &options.log_level)?;
-    rustls::crypto::ring::default_provider().install_default().map_err(|_| "TLS is set up twice".to_owned())?;
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| "TLS is set up twice".to_owned())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -65,7 +67,8 @@ async fn serve(options: &UpOptions, steps: &Steps) -> Result<(), String> {
 }
 
 async fn wait_for_signal() {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! {

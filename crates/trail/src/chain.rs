@@ -91,7 +91,11 @@ pub fn verify(dir: &Path) -> Result<Report, Broken> {
                     return Err(broken(&segment, number, format!("entry {} follows entry {seq}", entry.seq)));
                 }
                 Some((_, link)) if entry.prev != link => {
-                    return Err(broken(&segment, number, "the entry before it was changed or removed".into()));
+                    return Err(broken(
+                        &segment,
+                        number,
+                        "the entry before it was changed or removed".into(),
+                    ));
                 }
                 None if entry.seq == 1 && entry.prev != GENESIS => {
                     return Err(broken(&segment, number, "the first entry has something before it".into()));

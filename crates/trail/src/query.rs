@@ -57,7 +57,8 @@ impl Pattern {
         }
         pattern.push('$');
         let regex = Regex::new(&pattern).map_err(|e| format!("{text:?} is not a pattern: {e}"))?;
-        let plain = |c: char| !matches!(c, '*' | '?' | '.' | '/' | '"' | '\\' | '&' | '<' | '>') && !c.is_control();
+        let plain =
+            |c: char| !matches!(c, '*' | '?' | '.' | '/' | '"' | '\\' | '&' | '<' | '>') && !c.is_control();
         let literal = text.split(|c| !plain(c)).max_by_key(|p| p.len()).unwrap_or("").to_owned();
         Ok(Self { regex, literal })
     }
@@ -81,7 +82,9 @@ pub fn time(text: &str, now: Timestamp) -> Result<Timestamp, String> {
         _ => 0,
     };
     let n = number.parse::<i64>().ok().filter(|_| seconds > 0);
-    let n = n.ok_or_else(|| format!("{text:?} is neither a time (2026-01-02T15:04:05Z) nor a duration (30s, 10m, 2h, 7d)"))?;
+    let n = n.ok_or_else(|| {
+        format!("{text:?} is neither a time (2026-01-02T15:04:05Z) nor a duration (30s, 10m, 2h, 7d)")
+    })?;
     let back = jiff::SignedDuration::from_secs(n.saturating_mul(seconds));
     now.checked_sub(back).map_err(|e| e.to_string())
 }

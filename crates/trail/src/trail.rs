@@ -85,11 +85,15 @@ impl Trail {
             recorded: tail.recorded,
         });
         if tail.cut > 0 {
-            let note = format!("{{\"gap\":\"{} bytes of an unfinished entry were lost in a crash\"}}", tail.cut);
+            let note =
+                format!("{{\"gap\":\"{} bytes of an unfinished entry were lost in a crash\"}}", tail.cut);
             trail.append_json(note.as_bytes(), None).map_err(fail)?;
         }
         let syncer = trail.clone();
-        std::thread::Builder::new().name("trail-sync".into()).spawn(move || syncer.sync_loop()).map_err(fail)?;
+        std::thread::Builder::new()
+            .name("trail-sync".into())
+            .spawn(move || syncer.sync_loop())
+            .map_err(fail)?;
         Ok(trail)
     }
 
@@ -233,7 +237,9 @@ mod tests {
 
     fn add(trail: &Trail, n: usize) {
         for i in 0..n {
-            trail.append_json(format!("{{\"auditID\":\"{i}\"}}").as_bytes(), Some(i as u64)).expect("appended");
+            trail
+                .append_json(format!("{{\"auditID\":\"{i}\"}}").as_bytes(), Some(i as u64))
+                .expect("appended");
         }
     }
 
@@ -278,8 +284,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let done: Arc<Mutex<Vec<u64>>> = Arc::default();
         let sink = done.clone();
-        let trail =
-            Trail::open(dir.path(), SystemClock::shared(), Box::new(move |r| sink.lock().push(r))).expect("opened");
+        let trail = Trail::open(dir.path(), SystemClock::shared(), Box::new(move |r| sink.lock().push(r)))
+            .expect("opened");
         add(&trail, 2);
         trail.close();
         assert_eq!(*done.lock(), [0, 1]);

@@ -132,7 +132,11 @@ pub fn begin(
         request_uri: parts.uri.path_and_query().map_or_else(String::new, ToString::to_string),
         verb: info.verb.clone(),
         user: user.unwrap_or_default(),
-        source_ips: audit::source::source_ips(header("x-forwarded-for"), header("x-real-ip"), Some(peer.ip())),
+        source_ips: audit::source::source_ips(
+            header("x-forwarded-for"),
+            header("x-real-ip"),
+            Some(peer.ip()),
+        ),
         user_agent: audit::source::user_agent(header("user-agent").unwrap_or("")),
         object_ref: info.is_resource.then(|| object_ref(info)),
         received: server.clock.now(),
@@ -160,7 +164,12 @@ fn object_ref(info: &RequestInfo) -> ObjectRef {
 }
 
 fn shown(id: &Identity) -> User {
-    User { username: id.name.clone(), uid: id.uid.clone(), groups: id.groups.clone(), extra: id.extra.clone() }
+    User {
+        username: id.name.clone(),
+        uid: id.uid.clone(),
+        groups: id.groups.clone(),
+        extra: id.extra.clone(),
+    }
 }
 
 impl AuditScope {
@@ -263,14 +272,19 @@ impl AuditScope {
         if context.level() == Level::None {
             return true;
         }
-        let record = if matches!(stage, Stage::ResponseComplete | Stage::Panic) { *self.record.lock() } else { None };
+        let record =
+            if matches!(stage, Stage::ResponseComplete | Stage::Panic) { *self.record.lock() } else { None };
         let now = self.log.clock.now();
         context.stage(stage, now).is_none_or(|event| self.log.write(event, record))
     }
 }
 
 /// Completes the record with the response: at once, or when a stream ends.
-pub fn complete_with_body(scope: Arc<AuditScope>, long_running: bool, response: Response<Body>) -> Response<Body> {
+pub fn complete_with_body(
+    scope: Arc<AuditScope>,
+    long_running: bool,
+    response: Response<Body>,
+) -> Response<Body> {
     if scope.done.load(Ordering::SeqCst) {
         return response;
     }

@@ -53,7 +53,12 @@ pub fn attributes<'a>(info: &'a RequestInfo, user: &'a Identity) -> Attributes<'
 }
 
 /// Decides, and puts the decision on the record.
-pub fn permit(server: &Server, info: &RequestInfo, user: &Arc<Identity>, scope: &AuditScope) -> Result<Permit> {
+pub fn permit(
+    server: &Server,
+    info: &RequestInfo,
+    user: &Arc<Identity>,
+    scope: &AuditScope,
+) -> Result<Permit> {
     let a = attributes(info, user);
     match server.authorizer.authorize(&a) {
         Decision::Allow(reason) => {

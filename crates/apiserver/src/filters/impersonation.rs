@@ -47,7 +47,13 @@ fn kind_of(wanted: &Identity) -> &'static str {
     }
 }
 
-fn constrained(server: &Server, info: &RequestInfo, user: &Identity, kind: &str, needs: &[Need]) -> Result<()> {
+fn constrained(
+    server: &Server,
+    info: &RequestInfo,
+    user: &Identity,
+    kind: &str,
+    needs: &[Need],
+) -> Result<()> {
     let verb = format!("impersonate-on:{kind}:{}", info.verb);
     let on = Attributes { verb: &verb, ..attributes(info, user) };
     if let Decision::Deny(reason) = server.authorizer.authorize(&on) {

@@ -3,9 +3,9 @@
 
 use crate::context::Context;
 use kinds::KindDef;
+use meta::GroupVersion;
 use meta::schema::Strictness;
 use meta::status::{Result, Status};
-use meta::GroupVersion;
 use serde_json::Value;
 
 /// The largest request body (upstream: `--max-request-body-bytes` default, 3 MiB).
@@ -79,7 +79,8 @@ pub fn delete_options(ctx: &Context) -> Result<Value> {
         map.remove("apiVersion");
         map.remove("kind");
     }
-    let (value, _) = schema.decode(value, ty, Strictness::Ignore).map_err(|e| Status::bad_request(e.to_string()))?;
+    let (value, _) =
+        schema.decode(value, ty, Strictness::Ignore).map_err(|e| Status::bad_request(e.to_string()))?;
     Ok(value)
 }
 
@@ -153,7 +154,10 @@ fn decode(
     let strictness = strictness(ctx)?;
     let schema = kinds::schema::schema();
     let wrong = |e: String| {
-        Status::bad_request(format!("{0} in version {1:?} cannot be handled as a {0}: {e}", kind.kind, kind.version))
+        Status::bad_request(format!(
+            "{0} in version {1:?} cannot be handled as a {0}: {e}",
+            kind.kind, kind.version
+        ))
     };
     let (obj, unknown) = schema.decode(value, &kind.schema, strictness).map_err(|e| wrong(e.to_string()))?;
     let mut strict: Vec<String> = duplicates;
@@ -196,7 +200,8 @@ fn unrecognized(kind: &KindDef, why: &str, bytes: &[u8]) -> Status {
     } else {
         format!("couldn't get version/kind; json parse error: {why}")
     };
-    let text = format!("the object provided is unrecognized (must be of type {}): {why} ({shown}{more})", kind.kind);
+    let text =
+        format!("the object provided is unrecognized (must be of type {}): {why} ({shown}{more})", kind.kind);
     Status::bad_request(text)
 }
 

@@ -43,7 +43,11 @@ pub async fn pod(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let query = node_query(ctx)?;
     let address = kubelet::address(ctx, node)?;
     let target = Target { address, node: node.to_owned(), method, path: target, query };
-    if info.subresource == "log" { kubelet::fetch(ctx, target).await } else { kubelet::splice(ctx, target).await }
+    if info.subresource == "log" {
+        kubelet::fetch(ctx, target).await
+    } else {
+        kubelet::splice(ctx, target).await
+    }
 }
 
 /// A node's own endpoint, as `nodes/proxy`.
@@ -107,13 +111,15 @@ fn container(ctx: &Context, pod: &Value) -> Result<String> {
     if let [only] = regular.as_slice() {
         return Ok((*only).to_owned());
     }
-    if let Some(default) = meta::object::annotation(pod, "kubectl.kubernetes.io/default-container") {
-        if regular.contains(&default) {
-            return Ok(default.to_owned());
-        }
+    if let Some(default) = meta::object::annotation(pod, "kubectl.kubernetes.io/default-container")
+        && regular.contains(&default)
+    {
+        return Ok(default.to_owned());
     }
-    let mut text =
-        format!("a container name must be specified for pod {pod_name}, choose one of: [{}]", regular.join(" "));
+    let mut text = format!(
+        "a container name must be specified for pod {pod_name}, choose one of: [{}]",
+        regular.join(" ")
+    );
     if !init.is_empty() {
         text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
     }

@@ -28,7 +28,8 @@ pub async fn patch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         let patched = apply(&patch, old, kind)?;
         checked(ctx, kind, patched, old)
     };
-    let written = ctx.server.registry.update(&ctx.write(kind, &ctx.info.name, &admit), &transform, false).await?;
+    let written =
+        ctx.server.registry.update(&ctx.write(kind, &ctx.info.name, &admit), &transform, false).await?;
     write::reply(ctx, kind, written)
 }
 

@@ -51,7 +51,10 @@ fn query(ctx: &Context) -> Result<ListQuery> {
     };
     if q.has("resourceVersionMatch") && !q.get("resourceVersionMatch").is_empty() {
         if resource_version.is_empty() {
-            errors.push(Error::forbidden(&at, "resourceVersionMatch is forbidden unless resourceVersion is provided"));
+            errors.push(Error::forbidden(
+                &at,
+                "resourceVersionMatch is forbidden unless resourceVersion is provided",
+            ));
         }
         if !token.is_empty() {
             errors.push(Error::forbidden(&at, "resourceVersionMatch is forbidden when continue is provided"));
@@ -62,7 +65,10 @@ fn query(ctx: &Context) -> Result<ListQuery> {
         }
     }
     if q.has("sendInitialEvents") {
-        errors.push(Error::forbidden(&Path::new("sendInitialEvents"), "sendInitialEvents is forbidden for list"));
+        errors.push(Error::forbidden(
+            &Path::new("sendInitialEvents"),
+            "sendInitialEvents is forbidden for list",
+        ));
     }
     invalid_options(errors)?;
     let limit = match q.get("limit") {
@@ -75,7 +81,9 @@ fn query(ctx: &Context) -> Result<ListQuery> {
         None
     } else {
         if !resource_version.is_empty() && resource_version != "0" {
-            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
         }
         Some(Cursor::decode(token).map_err(Status::bad_request)?)
     };

@@ -6,9 +6,9 @@ use crate::context::{Admission, Context};
 use crate::reply::Reply;
 use kinds::KindDef;
 use meta::field::{Error, Path};
+use meta::object;
 use meta::selector::LabelSelector;
 use meta::status::{Result, Status};
-use meta::object;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -75,7 +75,10 @@ fn scaled(kind: &KindDef, old: &Value, scale: &Value, patched: bool) -> Result<V
     }
     let uid = object::uid(scale);
     if !uid.is_empty() && uid != object::uid(old) {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object::uid(old));
+        let why = format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            object::uid(old)
+        );
         return Err(Status::conflict(&kind.group_resource(), object::name(old), &why));
     }
     new["spec"]["replicas"] = replicas.into();

@@ -45,7 +45,11 @@ async fn bind(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let mut errors = Vec::new();
     let target = meta::field::Path::new("target");
     if !target_kind.is_empty() && target_kind != "Node" {
-        errors.push(meta::field::Error::not_supported(&target.child("kind"), target_kind, &["Node", "<empty>"]));
+        errors.push(meta::field::Error::not_supported(
+            &target.child("kind"),
+            target_kind,
+            &["Node", "<empty>"],
+        ));
     }
     if node.is_empty() {
         errors.push(meta::field::Error::required(&target.child("name"), ""));
@@ -61,13 +65,16 @@ async fn bind(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     };
     let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
     ctx.server.registry.update(&ctx.write(kind, &ctx.info.name, &admit), &transform, false).await?;
-    let value = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    let value =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(Reply::Document { code: 201, value })
 }
 
 /// The pod with its node set, once (upstream: `setPodNodeAndMetadata`).
 fn bound(ctx: &Context, old: &Value, binding: &Value, node: &str, now: &str) -> Result<Value> {
-    let refuse = |why: String| Err(Status::conflict(&meta::GroupResource::new("", "pods/binding"), &ctx.info.name, &why));
+    let refuse = |why: String| {
+        Err(Status::conflict(&meta::GroupResource::new("", "pods/binding"), &ctx.info.name, &why))
+    };
     let uid = object::uid(binding);
     if !uid.is_empty() && uid != object::uid(old) {
         return refuse(format!(
@@ -98,7 +105,8 @@ fn bound(ctx: &Context, old: &Value, binding: &Value, node: &str, now: &str) -> 
             object::remove_meta(&mut new, field);
         }
     }
-    let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
+    let condition =
+        json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
     if let Some(status) = object::map_at(&mut new, &["status"]) {
         let list = status.entry("conditions").or_insert_with(|| json!([]));
         if let Some(list) = list.as_array_mut() {
@@ -122,6 +130,7 @@ async fn evict(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     options.dry_run |= ctx.dry_run()?;
     let admit = Admission { ctx, kind, dry_run: options.dry_run };
     ctx.server.registry.delete(&ctx.write(kind, &ctx.info.name, &admit), &options).await?;
-    let value = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    let value =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(Reply::Document { code: 201, value })
 }

@@ -107,7 +107,8 @@ impl Framing {
                     table::table(&self.kind, &[], obj["metadata"].take(), "", self.clock.now())?
                 }
                 (View::Table, _) => {
-                    let metadata = serde_json::json!({"resourceVersion": meta::object::resource_version(&obj)});
+                    let metadata =
+                        serde_json::json!({"resourceVersion": meta::object::resource_version(&obj)});
                     table::table(&self.kind, &[obj], metadata, &self.include_object, self.clock.now())?
                 }
                 _ => table::partial(&mut obj),

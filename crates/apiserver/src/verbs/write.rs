@@ -26,7 +26,8 @@ pub async fn update(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     body::record_request(ctx, &obj);
     let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
     let transform = |_: Option<&Value>| Ok(named(&obj, &ctx.info.name));
-    let written = ctx.server.registry.update(&ctx.write(kind, &ctx.info.name, &admit), &transform, false).await?;
+    let written =
+        ctx.server.registry.update(&ctx.write(kind, &ctx.info.name, &admit), &transform, false).await?;
     reply(ctx, kind, written)
 }
 

@@ -23,7 +23,12 @@ pub struct RateLimiter {
 
 impl Default for RateLimiter {
     fn default() -> Self {
-        Self { base: Duration::from_millis(5), max: Duration::from_secs(1000), per_second: 10.0, burst: 100.0 }
+        Self {
+            base: Duration::from_millis(5),
+            max: Duration::from_secs(1000),
+            per_second: 10.0,
+            burst: 100.0,
+        }
     }
 }
 

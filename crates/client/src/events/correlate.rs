@@ -127,7 +127,14 @@ impl Correlator {
 fn object_key(note: &Note) -> String {
     let o = &note.about;
     let part = |p: &Option<String>| p.clone().unwrap_or_default();
-    let parts = [part(&o.kind), part(&o.namespace), part(&o.name), part(&o.uid), part(&o.api_version), part(&o.field_path)];
+    let parts = [
+        part(&o.kind),
+        part(&o.namespace),
+        part(&o.name),
+        part(&o.uid),
+        part(&o.api_version),
+        part(&o.field_path),
+    ];
     format!("{}\n{}", parts.join("\n"), note.kind.as_str())
 }
 
@@ -158,7 +165,9 @@ mod tests {
         assert_eq!(n.message, "(combined from similar events): m9");
         c.created(&key, "combined".into());
         for i in 10..25 {
-            let Outcome::Repeat { name, count, .. } = c.observe(&note(&format!("m{i}")), false) else { panic!("{i}") };
+            let Outcome::Repeat { name, count, .. } = c.observe(&note(&format!("m{i}")), false) else {
+                panic!("{i}")
+            };
             assert_eq!((name.as_str(), count), ("combined", i - 8));
         }
         assert!(matches!(c.observe(&note("m25"), false), Outcome::Drop));

@@ -44,7 +44,13 @@ pub(super) struct Reflector<T> {
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static> Reflector<T> {
-    pub(super) fn new(client: Client, source: Source<T>, store: Arc<Store<T>>, clock: SharedClock, rng: Arc<Rng>) -> Self {
+    pub(super) fn new(
+        client: Client,
+        source: Source<T>,
+        store: Arc<Store<T>>,
+        clock: SharedClock,
+        rng: Arc<Rng>,
+    ) -> Self {
         Self { client, source, store, clock, rng, failures: 0 }
     }
 

@@ -102,8 +102,11 @@ impl<T: Send + Sync + 'static> Store<T> {
     /// Replaces everything by a whole list, announcing the differences.
     pub fn replace(&self, objects: Vec<T>) {
         let mut inner = self.inner.write();
-        let mut gone: HashSet<Key> =
-            inner.by_namespace.iter().flat_map(|(ns, m)| m.keys().map(move |n| (ns.clone(), n.clone()))).collect();
+        let mut gone: HashSet<Key> = inner
+            .by_namespace
+            .iter()
+            .flat_map(|(ns, m)| m.keys().map(move |n| (ns.clone(), n.clone())))
+            .collect();
         for object in objects {
             let object = Arc::new(object);
             gone.remove(&key(self.meta, &object));
@@ -209,6 +212,8 @@ mod tests {
         }
         assert!(matches!(sub.next().await, Some(Event::Resync)));
         store.apply(pod("b", "1", "x"));
-        assert!(matches!(sub.next().await, Some(Event::Applied(p)) if p.metadata.name.as_deref() == Some("b")));
+        assert!(
+            matches!(sub.next().await, Some(Event::Applied(p)) if p.metadata.name.as_deref() == Some("b"))
+        );
     }
 }

@@ -80,7 +80,12 @@ impl Frames {
                         self.buffer.extend_from_slice(&data);
                     }
                 }
-                Some(Err(e)) => return Err(Status::unavailable(format!("watch broke: {}", base::error::chain(e.as_ref())))),
+                Some(Err(e)) => {
+                    return Err(Status::unavailable(format!(
+                        "watch broke: {}",
+                        base::error::chain(e.as_ref())
+                    )));
+                }
                 None => return Ok(None),
             }
         }
@@ -111,14 +116,16 @@ mod tests {
     use serde_json::Value;
 
     fn frames(chunks: &[&'static str]) -> Frames {
-        let chunks: Vec<_> = chunks.iter().map(|c| Ok(http_body::Frame::data(Bytes::from_static(c.as_bytes())))).collect();
+        let chunks: Vec<_> =
+            chunks.iter().map(|c| Ok(http_body::Frame::data(Bytes::from_static(c.as_bytes())))).collect();
         Frames::new(StreamBody::new(futures::stream::iter(chunks)).boxed_unsync())
     }
 
     #[tokio::test]
     async fn frames_are_cut_at_newlines_wherever_chunks_end() {
         let mut f = frames(&[
-            "{\"type\":\"ADD", "ED\",\"object\":{\"a\":1}}\n\n{\"type\":\"BOOKMARK\",\"object\":{\"metadata\":",
+            "{\"type\":\"ADD",
+            "ED\",\"object\":{\"a\":1}}\n\n{\"type\":\"BOOKMARK\",\"object\":{\"metadata\":",
             "{\"resourceVersion\":\"7\"}}}\n{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\",\"code\":410,\"reason\":\"Expired\"}}\n",
         ]);
         assert!(matches!(f.next::<Value>().await, Ok(Some(Frame::Applied(v))) if v["a"] == 1));

@@ -42,13 +42,19 @@ pub fn plan<K: Kind>(owner: &ObjectMeta, selector: &LabelSelector, candidates: V
 ///
 /// # Errors
 /// The owner could not be read, is gone, or a patch failed for another reason than the candidate having gone.
-pub async fn apply<O: Kind, K: Kind>(client: &Client, owner: &O, claims: Claims<K>) -> Result<Vec<Arc<K>>, Status> {
+pub async fn apply<O: Kind, K: Kind>(
+    client: &Client,
+    owner: &O,
+    claims: Claims<K>,
+) -> Result<Vec<Arc<K>>, Status> {
     let mut owned = claims.owned;
     if !claims.adopt.is_empty() {
         let fresh: O = client.get(owner.namespace(), owner.name()).await?;
         if fresh.uid() != owner.uid() || fresh.is_deleting() {
             let (kind, name) = (O::KIND, owner.name());
-            return Err(Status::internal(format!("can't adopt for {kind} {name}: it was deleted or replaced")));
+            return Err(Status::internal(format!(
+                "can't adopt for {kind} {name}: it was deleted or replaced"
+            )));
         }
     }
     for candidate in claims.adopt {
@@ -76,7 +82,9 @@ fn adoption(owner: &OwnerReference, uid: &str) -> Patch {
 }
 
 fn release(owner_uid: &str, uid: &str) -> Patch {
-    Patch::Strategic(json!({"metadata": {"ownerReferences": [{"$patch": "delete", "uid": owner_uid}], "uid": uid}}))
+    Patch::Strategic(
+        json!({"metadata": {"ownerReferences": [{"$patch": "delete", "uid": owner_uid}], "uid": uid}}),
+    )
 }
 
 #[cfg(test)]
@@ -102,10 +110,12 @@ mod tests {
         let selector = LabelSelector::parse("a=1").unwrap();
         let names = |v: &[Arc<Pod>]| v.iter().map(|p| p.name().to_owned()).collect::<Vec<_>>();
         let c = plan(&owner, &selector, all.clone());
-        assert_eq!((names(&c.owned), names(&c.adopt), names(&c.release)), (
-            vec!["mine".into()], vec!["orphan".into()], vec!["stray".into()]
-        ));
-        let deleted = ObjectMeta { deletion_timestamp: Some(super::super::time(jiff::Timestamp::UNIX_EPOCH)), ..owner };
+        assert_eq!(
+            (names(&c.owned), names(&c.adopt), names(&c.release)),
+            (vec!["mine".into()], vec!["orphan".into()], vec!["stray".into()])
+        );
+        let deleted =
+            ObjectMeta { deletion_timestamp: Some(super::super::time(jiff::Timestamp::UNIX_EPOCH)), ..owner };
         let c = plan(&deleted, &selector, all);
         assert!(c.adopt.is_empty() && c.release.is_empty() && c.owned.len() == 1);
     }

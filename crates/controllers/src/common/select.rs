@@ -15,6 +15,9 @@ pub fn matches(selector: &LabelSelector, labels: Option<&BTreeMap<String, String
 }
 
 /// Whether all pairs are among the labels; an empty or absent set matches nothing (upstream: Service selectors).
-pub fn matches_set(set: Option<&BTreeMap<String, String>>, labels: Option<&BTreeMap<String, String>>) -> bool {
+pub fn matches_set(
+    set: Option<&BTreeMap<String, String>>,
+    labels: Option<&BTreeMap<String, String>>,
+) -> bool {
     set.is_some_and(|s| !s.is_empty() && s.iter().all(|(k, v)| labels.and_then(|l| l.get(k)) == Some(v)))
 }

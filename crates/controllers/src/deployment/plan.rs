@@ -66,8 +66,11 @@ pub fn plan(world: World) -> Plan {
     let World { deployment, mut replica_sets, pods, now } = world;
     let selects_all = deployment.spec.selector == LabelSelector::default();
     replica_sets.sort_by(util::by_age);
-    let new = replica_sets.iter().position(|rs| util::same_template(&util::template(rs), &deployment.spec.template));
-    let members = replica_sets.into_iter().map(|rs| Member { before: Some(rs.clone()), rs, event: None }).collect();
+    let new = replica_sets
+        .iter()
+        .position(|rs| util::same_template(&util::template(rs), &deployment.spec.template));
+    let members =
+        replica_sets.into_iter().map(|rs| Member { before: Some(rs.clone()), rs, event: None }).collect();
     let mut draft = Draft {
         before: deployment.clone(),
         d: deployment,
@@ -179,7 +182,9 @@ impl Draft {
             (rs.name().to_owned(), rs.annotation(util::REVISION).unwrap_or("").to_owned())
         };
         util::annotations(&mut self.d.metadata).insert(util::REVISION.to_owned(), revision);
-        if util::has_progress_deadline(&self.d) && status::get(self.d.status.as_ref(), "Progressing").is_none() {
+        if util::has_progress_deadline(&self.d)
+            && status::get(self.d.status.as_ref(), "Progressing").is_none()
+        {
             let message = format!("Found new replica set {name:?}");
             let c = status::condition("Progressing", "True", "FoundNewReplicaSet", &message, self.now);
             status::set(self.d.status.get_or_insert_default(), c);
@@ -268,9 +273,12 @@ impl Draft {
         });
         let idle = |rs: &&&ReplicaSet| {
             let observed = rs.status.as_ref().and_then(|s| s.observed_generation).unwrap_or(0);
-            util::actual(rs) == 0 && util::spec_replicas(rs) == 0 && rs.metadata.generation.unwrap_or(0) <= observed
+            util::actual(rs) == 0
+                && util::spec_replicas(rs) == 0
+                && rs.metadata.generation.unwrap_or(0) <= observed
         };
-        let names: Vec<String> = old.iter().take(surplus).filter(idle).map(|rs| rs.name().to_owned()).collect();
+        let names: Vec<String> =
+            old.iter().take(surplus).filter(idle).map(|rs| rs.name().to_owned()).collect();
         self.deletions.extend(names);
     }
 
@@ -294,12 +302,18 @@ impl Draft {
         let found = self.all().find(|rs| revision != 0 && util::revision(rs) == Some(revision)).cloned();
         match found {
             None => {
-                let text = if revision == 0 { "Unable to find last revision." } else { "Unable to find the revision to rollback to." };
+                let text = if revision == 0 {
+                    "Unable to find last revision."
+                } else {
+                    "Unable to find the revision to rollback to."
+                };
                 self.event(EventType::Warning, "DeploymentRollbackRevisionNotFound", text.to_owned());
             }
             Some(rs) if util::same_template(&util::template(&rs), &self.d.spec.template) => {
                 let name = self.d.name();
-                let text = format!("The rollback revision contains the same template as current deployment {name:?}");
+                let text = format!(
+                    "The rollback revision contains the same template as current deployment {name:?}"
+                );
                 self.event(EventType::Warning, "DeploymentRollbackTemplateUnchanged", text);
             }
             Some(rs) => {
@@ -332,7 +346,9 @@ impl Draft {
             }
         }
         actions.extend(self.deletions.into_iter().map(|name| Action::Delete { name }));
-        if self.d.spec != self.before.spec || self.d.annotation(util::ROLLBACK_TO) != self.before.annotation(util::ROLLBACK_TO) {
+        if self.d.spec != self.before.spec
+            || self.d.annotation(util::ROLLBACK_TO) != self.before.annotation(util::ROLLBACK_TO)
+        {
             actions.push(Action::UpdateSpec(Box::new(self.d)));
         } else if self.d != self.before {
             actions.push(Action::UpdateStatus(Box::new(self.d)));

@@ -136,7 +136,9 @@ impl Draft {
         let desired = util::desired(&self.d);
         let active = self.active();
         if active.len() <= 1 {
-            let newest = |d: &Self| (0..d.members.len()).max_by(|a, b| util::by_age(&d.members[*a].rs, &d.members[*b].rs));
+            let newest = |d: &Self| {
+                (0..d.members.len()).max_by(|a, b| util::by_age(&d.members[*a].rs, &d.members[*b].rs))
+            };
             let Some(i) = active.first().copied().or(self.new).or_else(|| newest(self)) else { return };
             if util::spec_replicas(&self.members[i].rs) != desired {
                 self.resize(i, desired);
@@ -201,11 +203,13 @@ impl Draft {
             -size
         } else {
             let status = self.d.status.as_ref().and_then(|s| s.replicas).unwrap_or(0);
-            let before = util::replicas_annotation(rs, util::MAX_REPLICAS).filter(|n| *n != 0).unwrap_or(status);
+            let before =
+                util::replicas_annotation(rs, util::MAX_REPLICAS).filter(|n| *n != 0).unwrap_or(status);
             if before == 0 {
                 0
             } else {
-                let grown = f64::from(size) * f64::from(desired + util::max_surge(&self.d)) / f64::from(before);
+                let grown =
+                    f64::from(size) * f64::from(desired + util::max_surge(&self.d)) / f64::from(before);
                 grown.round() as i32 - size
             }
         };

@@ -8,7 +8,13 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet};
 use std::time::Duration;
 
-pub(super) fn condition(kind: &str, status: &str, reason: &str, message: &str, now: Timestamp) -> DeploymentCondition {
+pub(super) fn condition(
+    kind: &str,
+    status: &str,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) -> DeploymentCondition {
     DeploymentCondition {
         type_: Some(kind.to_owned()),
         status: Some(status.to_owned()),
@@ -58,8 +64,12 @@ pub(super) fn check_paused(draft: &mut Draft) {
     }
     let said = reason.as_deref() == Some("DeploymentPaused");
     let new = match (draft.d.spec.paused == Some(true), said) {
-        (true, false) => condition("Progressing", "Unknown", "DeploymentPaused", "Deployment is paused", draft.now),
-        (false, true) => condition("Progressing", "Unknown", "DeploymentResumed", "Deployment is resumed", draft.now),
+        (true, false) => {
+            condition("Progressing", "Unknown", "DeploymentPaused", "Deployment is paused", draft.now)
+        }
+        (false, true) => {
+            condition("Progressing", "Unknown", "DeploymentResumed", "Deployment is resumed", draft.now)
+        }
         _ => return,
     };
     set(draft.d.status.get_or_insert_default(), new);
@@ -93,7 +103,13 @@ fn calculate(draft: &Draft) -> DeploymentStatus {
     };
     let enough = available >= util::desired(d) - util::max_unavailable(d);
     let c = if enough {
-        condition("Available", "True", "MinimumReplicasAvailable", "Deployment has minimum availability.", draft.now)
+        condition(
+            "Available",
+            "True",
+            "MinimumReplicasAvailable",
+            "Deployment has minimum availability.",
+            draft.now,
+        )
     } else {
         let text = "Deployment does not have minimum availability.";
         condition("Available", "False", "MinimumReplicasUnavailable", text, draft.now)
@@ -152,7 +168,8 @@ fn progress(draft: &Draft, new: &mut DeploymentStatus) {
         let text = format!("{what} has successfully progressed.");
         set(new, condition("Progressing", "True", "NewReplicaSetAvailable", &text, now));
     } else if is_progressing(&draft.before, new) {
-        let mut c = condition("Progressing", "True", "ReplicaSetUpdated", &format!("{what} is progressing."), now);
+        let mut c =
+            condition("Progressing", "True", "ReplicaSetUpdated", &format!("{what} is progressing."), now);
         if let Some(old) = current {
             if old.status.as_deref() == Some("True") {
                 c.last_transition_time = old.last_transition_time;
@@ -213,13 +230,16 @@ fn remove_or_set_failure(draft: &Draft, new: &mut DeploymentStatus) {
     };
     match draft.new_set().and_then(of).or_else(|| draft.all().find_map(of)) {
         None => remove(new, "ReplicaFailure"),
-        Some(c) => set(new, DeploymentCondition {
-            type_: c.type_,
-            status: c.status,
-            reason: c.reason,
-            message: c.message,
-            last_update_time: c.last_transition_time.clone(),
-            last_transition_time: c.last_transition_time,
-        }),
+        Some(c) => set(
+            new,
+            DeploymentCondition {
+                type_: c.type_,
+                status: c.status,
+                reason: c.reason,
+                message: c.message,
+                last_update_time: c.last_transition_time.clone(),
+                last_transition_time: c.last_transition_time,
+            },
+        ),
     }
 }

@@ -76,7 +76,8 @@ fn status(p: &Plan) -> Deployment {
 
 fn reason(d: &Deployment, kind: &str) -> String {
     let c = super::status::get(d.status.as_ref(), kind).cloned();
-    c.map(|c| format!("{}/{}", c.status.unwrap_or_default(), c.reason.unwrap_or_default())).unwrap_or_default()
+    c.map(|c| format!("{}/{}", c.status.unwrap_or_default(), c.reason.unwrap_or_default()))
+        .unwrap_or_default()
 }
 
 #[test]
@@ -89,9 +90,10 @@ fn a_new_deployment_gets_its_replica_set() {
     assert_eq!(event.as_deref(), Some(&*format!("Scaled up replica set {} from 0 to 3", replica_set.name())));
     let d = status(&p);
     assert_eq!(d.annotation(util::REVISION), Some("1"));
-    assert_eq!((reason(&d, "Progressing"), reason(&d, "Available")), (
-        "True/NewReplicaSetCreated".into(), "False/MinimumReplicasUnavailable".into()
-    ));
+    assert_eq!(
+        (reason(&d, "Progressing"), reason(&d, "Available")),
+        ("True/NewReplicaSetCreated".into(), "False/MinimumReplicasUnavailable".into())
+    );
     assert_eq!(d.status.unwrap().unavailable_replicas, Some(3));
 }
 
@@ -130,7 +132,8 @@ fn recreate_waits_for_the_old_pods() {
 #[test]
 fn scaling_in_the_middle_of_a_rollout_is_proportional() {
     // upstream's example: 10 desired, 8 old and 5 new, scaled to 15
-    let extra = json!({"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 3, "maxUnavailable": 2}}});
+    let extra =
+        json!({"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 3, "maxUnavailable": 2}}});
     let mut sets = vec![set("a", 1, 8, 8, 10), set("b", 2, 5, 0, 10)];
     for rs in &mut sets {
         util::annotations(&mut rs.metadata).insert(util::MAX_REPLICAS.into(), "13".into());

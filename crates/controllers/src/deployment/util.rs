@@ -109,7 +109,15 @@ fn normal(t: &PodTemplateSpec) -> Value {
                 for (k, v) in m.iter_mut() {
                     walk(v, matches!(k.as_str(), "limits" | "requests" | "overhead"));
                 }
-                let plain = ["labels", "annotations", "nodeSelector", "matchLabels", "limits", "requests", "metadata"];
+                let plain = [
+                    "labels",
+                    "annotations",
+                    "nodeSelector",
+                    "matchLabels",
+                    "limits",
+                    "requests",
+                    "metadata",
+                ];
                 m.retain(|k, v| match v {
                     Value::Null => false,
                     Value::Array(a) => !a.is_empty(),
@@ -152,7 +160,9 @@ pub fn replica_set_name(deployment: &str, hash: &str) -> String {
     format!("{}-{hash}", deployment.get(..deployment.len().min(room)).unwrap_or(deployment))
 }
 
-pub fn annotations(meta: &mut k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> &mut BTreeMap<String, String> {
+pub fn annotations(
+    meta: &mut k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
+) -> &mut BTreeMap<String, String> {
     meta.annotations.get_or_insert_default()
 }
 
@@ -174,7 +184,8 @@ pub fn replicas_annotation(rs: &ReplicaSet, key: &str) -> Option<i32> {
 }
 
 pub fn is_ours(annotation: &str) -> bool {
-    [LAST_APPLIED, REVISION, REVISION_HISTORY, DESIRED_REPLICAS, MAX_REPLICAS, ROLLBACK_TO].contains(&annotation)
+    [LAST_APPLIED, REVISION, REVISION_HISTORY, DESIRED_REPLICAS, MAX_REPLICAS, ROLLBACK_TO]
+        .contains(&annotation)
 }
 
 /// Brings a new replica set's annotations up to date (upstream: `SetNewReplicaSetAnnotations`).

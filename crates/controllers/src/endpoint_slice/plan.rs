@@ -53,7 +53,8 @@ struct Group {
 pub fn plan(world: &World<'_>) -> Plan {
     let mut out = Plan::default();
     let families = address_types(world.service);
-    out.delete = world.slices.iter().filter(|s| !families.contains(&s.address_type.as_str())).cloned().collect();
+    out.delete =
+        world.slices.iter().filter(|s| !families.contains(&s.address_type.as_str())).cloned().collect();
     for family in families {
         let mut part = plan_family(world, family);
         reuse(world.service, &mut part);
@@ -95,7 +96,10 @@ fn plan_family(world: &World<'_>, family: &'static str) -> Plan {
         group.ports = of_pod;
         if known.is_none() && !publish {
             let (ns, service) = (world.service.namespace(), world.service.name());
-            out.unknown_nodes.push(format!("skipping Pod {} for Service {ns}/{service}: Node {node} Not Found", pod.name()));
+            out.unknown_nodes.push(format!(
+                "skipping Pod {} for Service {ns}/{service}: Node {node} Not Found",
+                pod.name()
+            ));
             continue;
         }
         let endpoint = endpoint(pod, world.service, family, known.and_then(Clone::clone));
@@ -157,7 +161,9 @@ fn plan_group(service: &Service, family: &'static str, group: Group, out: &mut P
     }
     while !wanted.is_empty() {
         let room = |s: &EndpointSlice| MAX_ENDPOINTS.checked_sub(size(s) + wanted.len());
-        let best = (0..unchanged.len()).filter(|i| room(&unchanged[*i]).is_some()).min_by_key(|i| room(&unchanged[*i]));
+        let best = (0..unchanged.len())
+            .filter(|i| room(&unchanged[*i]).is_some())
+            .min_by_key(|i| room(&unchanged[*i]));
         match best {
             Some(i) => {
                 let mut slice = unchanged.swap_remove(i);
@@ -257,9 +263,11 @@ fn endpoint(pod: &Pod, service: &Service, family: &str, zone: Option<String>) ->
     let terminating = pod.is_deleting();
     let publish = service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses) == Some(true);
     let ips = pod.status.iter().flat_map(|s| s.pod_ips.iter().flatten());
-    let addresses = ips.filter_map(|i| i.ip.parse::<IpAddr>().ok()).filter(|i| i.is_ipv6() == (family == "IPv6"));
+    let addresses =
+        ips.filter_map(|i| i.ip.parse::<IpAddr>().ok()).filter(|i| i.is_ipv6() == (family == "IPv6"));
     let spec = pod.spec.clone().unwrap_or_default();
-    let hostname = spec.hostname.filter(|h| !h.is_empty() && spec.subdomain.as_deref() == Some(service.name()));
+    let hostname =
+        spec.hostname.filter(|h| !h.is_empty() && spec.subdomain.as_deref() == Some(service.name()));
     Endpoint {
         addresses: addresses.map(|i| i.to_string()).collect(),
         conditions: Some(EndpointConditions {
@@ -288,7 +296,12 @@ fn identity(e: &Endpoint) -> String {
     let target = e.target_ref.as_ref();
     let part = |p: Option<&String>| p.map(String::as_str).unwrap_or("").to_owned();
     let uid = part(target.and_then(|t| t.uid.as_ref()));
-    format!("{}|{}|{}|{uid}", addresses.join(","), part(e.hostname.as_ref()), part(target.and_then(|t| t.name.as_ref())))
+    format!(
+        "{}|{}|{}|{uid}",
+        addresses.join(","),
+        part(e.hostname.as_ref()),
+        part(target.and_then(|t| t.name.as_ref()))
+    )
 }
 
 fn same(a: &Endpoint, b: &Endpoint) -> bool {

@@ -59,8 +59,14 @@ fn endpoints_follow_their_pods() {
     assert_eq!((endpoints[0].zone.as_deref(), endpoints[0].node_name.as_deref()), (Some("z"), Some("node")));
     assert_eq!(slice.ports.as_ref().unwrap()[0].port, Some(8080));
     let label = |k: &str| slice.label(k);
-    assert_eq!((label("l"), label(SERVICE_LABEL), label(MANAGED_BY_LABEL)), (Some("1"), Some("s"), Some(MANAGER)));
-    assert_eq!(slice.annotation("endpoints.kubernetes.io/last-change-trigger-time"), Some("2026-01-01T00:00:00Z"));
+    assert_eq!(
+        (label("l"), label(SERVICE_LABEL), label(MANAGED_BY_LABEL)),
+        (Some("1"), Some("s"), Some(MANAGER))
+    );
+    assert_eq!(
+        slice.annotation("endpoints.kubernetes.io/last-change-trigger-time"),
+        Some("2026-01-01T00:00:00Z")
+    );
     assert_eq!(step(&mut slices, &s, &[pod(1, true), pod(2, false)]), (0, 0, 0));
     assert_eq!(step(&mut slices, &s, &[pod(1, true), pod(2, true)]), (0, 1, 0));
     assert_eq!(step(&mut slices, &s, &[]), (0, 1, 0), "back to a placeholder");
@@ -71,12 +77,16 @@ fn endpoints_follow_their_pods() {
 fn a_hundred_endpoints_per_slice_and_few_writes() {
     let s = service(json!({}));
     let pods: Vec<_> = (1..=250).map(|i| pod(i, true)).collect();
-    let ips: Vec<_> = pods.iter().enumerate().map(|(i, p)| {
-        let mut p = (**p).clone();
-        let ip = json!([{"ip": format!("10.1.{}.{}", i / 200, i % 200)}]);
-        p.status.as_mut().unwrap().pod_ips = serde_json::from_value(ip).unwrap();
-        Arc::new(p)
-    }).collect();
+    let ips: Vec<_> = pods
+        .iter()
+        .enumerate()
+        .map(|(i, p)| {
+            let mut p = (**p).clone();
+            let ip = json!([{"ip": format!("10.1.{}.{}", i / 200, i % 200)}]);
+            p.status.as_mut().unwrap().pod_ips = serde_json::from_value(ip).unwrap();
+            Arc::new(p)
+        })
+        .collect();
     let mut slices = Vec::new();
     assert_eq!(step(&mut slices, &s, &ips), (3, 0, 0));
     let sizes: Vec<_> = slices.iter().map(|s| s.endpoints.as_ref().unwrap().len()).collect();
@@ -88,11 +98,17 @@ fn a_hundred_endpoints_per_slice_and_few_writes() {
 
 #[test]
 fn both_families_terminating_and_unready_addresses() {
-    let s = service(json!({"ipFamilies": ["IPv4", "IPv6"], "clusterIP": "None", "publishNotReadyAddresses": true}));
+    let s = service(
+        json!({"ipFamilies": ["IPv4", "IPv6"], "clusterIP": "None", "publishNotReadyAddresses": true}),
+    );
     let mut leaving = (*pod(1, true)).clone();
     leaving.metadata.deletion_timestamp = Some(crate::common::time(jiff::Timestamp::UNIX_EPOCH));
     let p = run(&s, &[Arc::new(leaving)], vec![]);
-    let types: Vec<_> = p.create.iter().map(|s| (s.address_type.as_str(), s.endpoints.as_ref().unwrap()[0].addresses[0].as_str())).collect();
+    let types: Vec<_> = p
+        .create
+        .iter()
+        .map(|s| (s.address_type.as_str(), s.endpoints.as_ref().unwrap()[0].addresses[0].as_str()))
+        .collect();
     assert_eq!(types, [("IPv4", "10.1.0.1"), ("IPv6", "fd00::1")]);
     let c = p.create[0].endpoints.as_ref().unwrap()[0].conditions.clone().unwrap();
     assert_eq!((c.ready, c.serving, c.terminating), (Some(true), Some(true), Some(true)));

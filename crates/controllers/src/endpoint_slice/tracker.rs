@@ -72,7 +72,12 @@ pub(super) struct TriggerTimes(Mutex<HashMap<ObjectKey, Times>>);
 
 impl TriggerTimes {
     /// The earliest change since the last call for this Service; `None` when none has a time.
-    pub(super) fn of_change(&self, key: &ObjectKey, service: &Service, selected: &[Arc<Pod>]) -> Option<Timestamp> {
+    pub(super) fn of_change(
+        &self,
+        key: &ObjectKey,
+        service: &Service,
+        selected: &[Arc<Pod>],
+    ) -> Option<Timestamp> {
         let changed = |p: &Arc<Pod>| {
             let ready = pods::condition(p, "Ready")?.last_transition_time.as_ref()?;
             Some((p.name().to_owned(), ready.0))
@@ -80,7 +85,8 @@ impl TriggerTimes {
         let made = service.metadata.creation_timestamp.as_ref().map(|t| t.0);
         let new = Times { service: made, pods: selected.iter().filter_map(changed).collect() };
         let Some(old) = self.0.lock().insert(key.clone(), new.clone()) else { return made };
-        let of_pods = new.pods.iter().filter(|(n, t)| old.pods.get(*n).is_none_or(|o| *t > o)).map(|(_, t)| *t);
+        let of_pods =
+            new.pods.iter().filter(|(n, t)| old.pods.get(*n).is_none_or(|o| *t > o)).map(|(_, t)| *t);
         let of_service = new.service.filter(|t| old.service.is_none_or(|o| *t > o));
         of_pods.chain(of_service).min()
     }

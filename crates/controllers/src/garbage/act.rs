@@ -59,7 +59,9 @@ impl Collector {
         let group = |v: &str| v.rsplit_once('/').map_or(String::new(), |(g, _)| g.to_owned());
         let all = self.resources.lock();
         let same = all.values().find(|r| r.kind == kind && r.group == group(api_version)).cloned();
-        same.ok_or_else(|| format!("{api_version} {kind} is not served, so its objects cannot be looked up").into())
+        same.ok_or_else(|| {
+            format!("{api_version} {kind} is not served, so its objects cannot be looked up").into()
+        })
     }
 
     async fn live(&self, id: &Identity) -> Result<Option<(ApiResource, Value)>, Error> {
@@ -90,7 +92,10 @@ impl Collector {
         if view.deleting && !view.waits_for_dependents {
             return Ok(After::Done);
         }
-        if !view.seen && view.identity.namespace.is_empty() && self.resource(&view.identity.api_version, &view.identity.kind)?.namespaced {
+        if !view.seen
+            && view.identity.namespace.is_empty()
+            && self.resource(&view.identity.api_version, &view.identity.kind)?.namespaced
+        {
             // a cluster-scoped object cannot have a namespaced owner; upstream leaves both alone
             tracing::debug!(owner = ?view.identity, "a cluster-scoped object refers to a namespaced owner");
             return Ok(After::Done);
@@ -180,7 +185,8 @@ impl Collector {
         if meta::object::uid(&owner) != text("uid") {
             return Ok(Some(Owner::Dangling));
         }
-        let waits = meta::object::is_deleting(&owner) && meta::object::finalizers(&owner).contains(&FOREGROUND);
+        let waits =
+            meta::object::is_deleting(&owner) && meta::object::finalizers(&owner).contains(&FOREGROUND);
         Ok(Some(if waits { Owner::Waiting } else { Owner::Solid }))
     }
 
@@ -195,7 +201,12 @@ impl Collector {
             }),
             ..DeleteOptions::default()
         };
-        match self.client.dynamic(r).delete(meta::object::namespace(live), meta::object::name(live), &options).await {
+        match self
+            .client
+            .dynamic(r)
+            .delete(meta::object::namespace(live), meta::object::name(live), &options)
+            .await
+        {
             Err(e) if !e.is_not_found() => Err(e.into()),
             _ => Ok(After::Done),
         }
@@ -213,7 +224,12 @@ impl Collector {
         }
     }
 
-    async fn remove_references(&self, r: &ApiResource, live: &Value, uids: &HashSet<String>) -> Result<(), Error> {
+    async fn remove_references(
+        &self,
+        r: &ApiResource,
+        live: &Value,
+        uids: &HashSet<String>,
+    ) -> Result<(), Error> {
         let refs = live["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
         let left: Vec<Value> =
             refs.into_iter().filter(|o| !o["uid"].as_str().is_some_and(|u| uids.contains(u))).collect();
@@ -243,7 +259,9 @@ impl Collector {
         for d in &view.dependents {
             if let Some((r, live)) = self.live(&d.identity).await?
                 && meta::object::uid(&live) == d.identity.uid
-                && live["metadata"]["ownerReferences"].as_array().is_some_and(|a| a.iter().any(|o| o["uid"] == uid))
+                && live["metadata"]["ownerReferences"]
+                    .as_array()
+                    .is_some_and(|a| a.iter().any(|o| o["uid"] == uid))
             {
                 self.remove_references(&r, &live, &owner).await?;
             }

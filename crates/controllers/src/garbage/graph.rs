@@ -96,7 +96,8 @@ impl Graph {
         }
         for was in &old.owners {
             let is = new.owners.iter().find(|o| o.uid == was.uid);
-            let unblocked = was.block_owner_deletion == Some(true) && is.is_none_or(|o| o.block_owner_deletion != Some(true));
+            let unblocked = was.block_owner_deletion == Some(true)
+                && is.is_none_or(|o| o.block_owner_deletion != Some(true));
             if is.is_none() {
                 self.detach(&was.uid, &uid);
             }
@@ -117,7 +118,9 @@ impl Graph {
                 Some(o) => {
                     o.dependents.insert(me.uid.clone());
                     // a reference that names another object than the uid's, or crosses namespaces, is looked at live
-                    let other = o.identity.api_version != owner.api_version || o.identity.kind != owner.kind || o.identity.name != owner.name;
+                    let other = o.identity.api_version != owner.api_version
+                        || o.identity.kind != owner.kind
+                        || o.identity.name != owner.name;
                     let foreign = !o.identity.namespace.is_empty() && o.identity.namespace != me.namespace;
                     if other || foreign {
                         work.push(Work::Delete(me.uid.clone()));
@@ -155,7 +158,8 @@ impl Graph {
     /// Removes the seen objects of a kind that are not there any more.
     pub fn retain_kind(&mut self, api_version: &str, kind: &str, there: &dyn Fn(&str) -> bool) -> Vec<Work> {
         let of_kind = |n: &Node| n.seen && n.identity.api_version == api_version && n.identity.kind == kind;
-        let gone: Vec<String> = self.0.iter().filter(|(uid, n)| of_kind(n) && !there(uid)).map(|(u, _)| u.clone()).collect();
+        let gone: Vec<String> =
+            self.0.iter().filter(|(uid, n)| of_kind(n) && !there(uid)).map(|(u, _)| u.clone()).collect();
         gone.iter().flat_map(|uid| self.remove(uid)).collect()
     }
 

@@ -107,7 +107,8 @@ async fn dependents_follow_their_owners() {
     let there = |name: &str| api.object(&format!("/api/v1/namespaces/n/secrets/{name}"));
     until("the stray goes", || there("strayed").is_none()).await;
     until("the reference to nothing goes", || {
-        there("half").is_some_and(|o| o["metadata"]["ownerReferences"].as_array().is_some_and(|a| a.len() == 1))
+        there("half")
+            .is_some_and(|o| o["metadata"]["ownerReferences"].as_array().is_some_and(|a| a.len() == 1))
     })
     .await;
     assert!(there("kept").is_some());
@@ -128,7 +129,8 @@ async fn foreground_and_orphan() {
     seed(&api, "secrets", "b", refs("back", true), json!({}));
     let (handle, cancel, _) = run(&api).await;
     let there = |path: &str| api.object(&format!("/api/v1/namespaces/n/{path}"));
-    until("both owners go", || there("configmaps/front").is_none() && there("configmaps/back").is_none()).await;
+    until("both owners go", || there("configmaps/front").is_none() && there("configmaps/back").is_none())
+        .await;
     assert!(there("secrets/a").is_none());
     assert_eq!(there("secrets/b").unwrap()["metadata"]["ownerReferences"], json!([]));
     cancel.cancel();

@@ -10,7 +10,11 @@ use std::collections::BTreeMap;
 /// Type, reason and message of each condition when all is well, in the order in which they are shown.
 const WELL: [(&str, &str, &str); 5] = [
     ("NamespaceDeletionDiscoveryFailure", "ResourcesDiscovered", "All resources successfully discovered"),
-    ("NamespaceDeletionGroupVersionParsingFailure", "ParsedGroupVersions", "All legacy kube types successfully parsed"),
+    (
+        "NamespaceDeletionGroupVersionParsingFailure",
+        "ParsedGroupVersions",
+        "All legacy kube types successfully parsed",
+    ),
     (
         "NamespaceDeletionContentFailure",
         "ContentDeleted",
@@ -62,14 +66,19 @@ impl Findings {
         match kind {
             "NamespaceDeletionDiscoveryFailure" if !self.discovery.is_empty() => {
                 let (n, all) = (self.discovery.len(), self.discovery.join(", "));
-                let text = format!("Discovery failed for some groups, {n} failing: unable to retrieve the complete list of server APIs: {all}");
+                let text = format!(
+                    "Discovery failed for some groups, {n} failing: unable to retrieve the complete list of server APIs: {all}"
+                );
                 Some(("DiscoveryFailed", text))
             }
             "NamespaceDeletionContentFailure" if !self.failures.is_empty() => {
                 let mut texts: Vec<String> = self.failures.iter().map(Status::to_string).collect();
                 texts.sort();
                 let (n, all) = (texts.len(), texts.join(", "));
-                Some(("ContentDeletionFailed", format!("Failed to delete all resource types, {n} remaining: {all}")))
+                Some((
+                    "ContentDeletionFailed",
+                    format!("Failed to delete all resource types, {n} remaining: {all}"),
+                ))
             }
             "NamespaceContentRemaining" if !self.remaining.is_empty() => {
                 let all = list(&self.remaining, &|k, n| format!("{k} has {n} resource instances"));
@@ -77,7 +86,10 @@ impl Findings {
             }
             "NamespaceFinalizersRemaining" if !self.finalizers.is_empty() => {
                 let all = list(&self.finalizers, &|k, n| format!("{k} in {n} resource instances"));
-                Some(("SomeFinalizersRemain", format!("Some content in the namespace has finalizers remaining: {all}")))
+                Some((
+                    "SomeFinalizersRemain",
+                    format!("Some content in the namespace has finalizers remaining: {all}"),
+                ))
             }
             _ => None,
         }

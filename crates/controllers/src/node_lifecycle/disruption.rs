@@ -82,7 +82,9 @@ mod tests {
     fn zones() {
         let n = |z: &str, up: usize, down: usize| {
             let one = |ready: bool| (z.to_owned(), ready);
-            std::iter::repeat_n(one(true), up).chain(std::iter::repeat_n(one(false), down)).collect::<Vec<_>>()
+            std::iter::repeat_n(one(true), up)
+                .chain(std::iter::repeat_n(one(false), down))
+                .collect::<Vec<_>>()
         };
         let all = [n("a", 2, 2), n("b", 1, 3), n("c", 0, 1)].concat();
         let m = modes(&all);

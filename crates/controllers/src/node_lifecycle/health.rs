@@ -34,7 +34,9 @@ pub(super) fn observe(known: Option<&Health>, node: &Node, lease: Option<&Lease>
     let heartbeat = ready(node).and_then(|c| c.last_heartbeat_time.clone());
     let renewed = lease.and_then(|l| l.spec.as_ref()?.renew_time.as_ref()).map(|t| t.0);
     let probe = match known.filter(|k| k.uid == node.uid()) {
-        Some(k) if k.heartbeat == heartbeat && renewed.is_none_or(|r| k.renewed.is_some_and(|s| s >= r)) => k.probe,
+        Some(k) if k.heartbeat == heartbeat && renewed.is_none_or(|r| k.renewed.is_some_and(|s| s >= r)) => {
+            k.probe
+        }
         _ => now,
     };
     Health { uid: node.uid().to_owned(), heartbeat, renewed, probe }

@@ -29,7 +29,11 @@ pub(super) fn no_execute(node: &Node) -> Vec<Taint> {
 
 /// The node's taints as they must be; `None` when they are so. `may` is asked before a node gets a NoExecute taint that
 /// it did not have: `Some(false)` is not yet, `None` is that nobody may have one.
-pub(super) fn wanted(node: &Node, now: Timestamp, may: &mut dyn FnMut() -> Option<bool>) -> Option<Vec<Taint>> {
+pub(super) fn wanted(
+    node: &Node,
+    now: Timestamp,
+    may: &mut dyn FnMut() -> Option<bool>,
+) -> Option<Vec<Taint>> {
     let before = all(node);
     let conditions = node.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
     let holds = |kind: &str, status: &str| conditions.iter().any(|c| c.type_ == kind && c.status == status);
@@ -84,9 +88,14 @@ mod tests {
 
     fn run(spec: Value, conditions: &[(&str, &str)], may: Option<bool>) -> Option<Vec<String>> {
         let conditions: Vec<_> = conditions.iter().map(|(t, s)| json!({"type": t, "status": s})).collect();
-        let node: Node = serde_json::from_value(json!({"spec": spec, "status": {"conditions": conditions}})).unwrap();
+        let node: Node =
+            serde_json::from_value(json!({"spec": spec, "status": {"conditions": conditions}})).unwrap();
         let list = wanted(&node, Timestamp::UNIX_EPOCH, &mut || may)?;
-        Some(list.iter().map(|t| format!("{}:{}", t.key.trim_start_matches("node.kubernetes.io/"), t.effect)).collect())
+        Some(
+            list.iter()
+                .map(|t| format!("{}:{}", t.key.trim_start_matches("node.kubernetes.io/"), t.effect))
+                .collect(),
+        )
     }
 
     #[test]
@@ -94,17 +103,22 @@ mod tests {
         let yes = Some(true);
         let of = |v: &[&str]| Some(v.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
         assert_eq!(run(json!({}), &[("Ready", "True")], yes), None);
-        assert_eq!(run(json!({}), &[("Ready", "False")], yes), of(&["not-ready:NoSchedule", "not-ready:NoExecute"]));
+        assert_eq!(
+            run(json!({}), &[("Ready", "False")], yes),
+            of(&["not-ready:NoSchedule", "not-ready:NoExecute"])
+        );
         assert_eq!(run(json!({}), &[("Ready", "Unknown")], Some(false)), of(&["unreachable:NoSchedule"]));
-        assert_eq!(run(json!({"unschedulable": true}), &[("DiskPressure", "True")], yes), of(&[
-            "disk-pressure:NoSchedule", "unschedulable:NoSchedule"
-        ]));
+        assert_eq!(
+            run(json!({"unschedulable": true}), &[("DiskPressure", "True")], yes),
+            of(&["disk-pressure:NoSchedule", "unschedulable:NoSchedule"])
+        );
         let taint = |k: &str, e: &str| json!({"key": format!("node.kubernetes.io/{k}"), "effect": e});
         let down = json!({"taints": [taint("not-ready", "NoSchedule"), taint("not-ready", "NoExecute"), {"key": "mine", "effect": "NoExecute"}]});
         assert_eq!(run(down.clone(), &[("Ready", "True")], yes), of(&["mine:NoExecute"]));
         // a change of kind is no new taint, so no leave is asked
-        assert_eq!(run(down, &[("Ready", "Unknown")], Some(false)), of(&[
-            "mine:NoExecute", "unreachable:NoSchedule", "unreachable:NoExecute"
-        ]));
+        assert_eq!(
+            run(down, &[("Ready", "Unknown")], Some(false)),
+            of(&["mine:NoExecute", "unreachable:NoSchedule", "unreachable:NoExecute"])
+        );
     }
 }

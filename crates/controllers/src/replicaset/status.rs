@@ -20,7 +20,8 @@ pub(super) fn calculate(
     let spec = &rs.spec;
     let labels = spec.template.as_ref().and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.clone());
     let labelled = |p: &Pod| {
-        labels.as_ref().is_none_or(|l| l.is_empty()) || select::matches_set(labels.as_ref(), p.metadata.labels.as_ref())
+        labels.as_ref().is_none_or(|l| l.is_empty())
+            || select::matches_set(labels.as_ref(), p.metadata.labels.as_ref())
     };
     let min_ready = spec.min_ready_seconds.unwrap_or(0);
     let count = |f: &dyn Fn(&Pod) -> bool| active.iter().filter(|p| f(p)).count() as i32;
@@ -81,7 +82,13 @@ mod tests {
         let now = "2026-01-01T00:01:00Z".parse().unwrap();
         let failure = Status::bad_request("no");
         let s = calculate(&rs, &active, 1, Some(&failure), now);
-        let counts = (s.replicas, s.fully_labeled_replicas, s.ready_replicas, s.available_replicas, s.terminating_replicas);
+        let counts = (
+            s.replicas,
+            s.fully_labeled_replicas,
+            s.ready_replicas,
+            s.available_replicas,
+            s.terminating_replicas,
+        );
         assert_eq!(counts, (2, Some(1), Some(2), Some(1), Some(1)));
         assert_eq!(s.observed_generation, Some(7));
         let c = &s.conditions.clone().unwrap()[0];

@@ -20,19 +20,21 @@ pub fn kind() -> KindDef {
         schema: "io.k8s.api.apps.v1.Deployment".into(),
         storage: "deployments".into(),
         subresources: const { &[scale(), status()] },
-        columns: const { &[
-            NAME,
-            column("Ready", "string", |o, _| {
-                let ready = o["status"]["readyReplicas"].as_i64().unwrap_or(0);
-                format!("{ready}/{}", o["spec"]["replicas"].as_i64().unwrap_or(0)).into()
-            }),
-            column("Up-to-date", "string", |o, _| count(o, "updatedReplicas").into()),
-            column("Available", "string", |o, _| count(o, "availableReplicas").into()),
-            AGE,
-            wide("Containers", "string", |o, _| containers(o, "name").into()),
-            wide("Images", "string", |o, _| containers(o, "image").into()),
-            wide("Selector", "string", |o, _| selector(o).into()),
-        ] },
+        columns: const {
+            &[
+                NAME,
+                column("Ready", "string", |o, _| {
+                    let ready = o["status"]["readyReplicas"].as_i64().unwrap_or(0);
+                    format!("{ready}/{}", o["spec"]["replicas"].as_i64().unwrap_or(0)).into()
+                }),
+                column("Up-to-date", "string", |o, _| count(o, "updatedReplicas").into()),
+                column("Available", "string", |o, _| count(o, "availableReplicas").into()),
+                AGE,
+                wide("Containers", "string", |o, _| containers(o, "name").into()),
+                wide("Images", "string", |o, _| containers(o, "image").into()),
+                wide("Selector", "string", |o, _| selector(o).into()),
+            ]
+        },
         generation: true,
         strategy: StrategyRef::Static(&Deployment),
         sample: include_str!("samples/deployment.yaml"),
@@ -130,15 +132,26 @@ fn strategy(v: &Value, path: &Path, errors: &mut ErrorList) {
             let surge = int_or_percent(&rolling["maxSurge"], &at.child("maxSurge"), errors);
             if unavailable == Some(0) && surge == Some(0) {
                 let detail = "may not be 0 when `maxSurge` is 0";
-                errors.push(Error::invalid(&at.child("maxUnavailable"), rolling["maxUnavailable"].clone(), detail));
+                errors.push(Error::invalid(
+                    &at.child("maxUnavailable"),
+                    rolling["maxUnavailable"].clone(),
+                    detail,
+                ));
             }
-            let too_much = text(rolling, "maxUnavailable").strip_suffix('%').and_then(|p| p.parse::<i64>().ok());
+            let too_much =
+                text(rolling, "maxUnavailable").strip_suffix('%').and_then(|p| p.parse::<i64>().ok());
             if too_much.is_some_and(|p| p > 100) {
                 let shown = rolling["maxUnavailable"].clone();
-                errors.push(Error::invalid(&at.child("maxUnavailable"), shown, "must not be greater than 100%"));
+                errors.push(Error::invalid(
+                    &at.child("maxUnavailable"),
+                    shown,
+                    "must not be greater than 100%",
+                ));
             }
         }
-        other => errors.push(Error::not_supported(&path.child("type"), other, &["Recreate", "RollingUpdate"])),
+        other => {
+            errors.push(Error::not_supported(&path.child("type"), other, &["Recreate", "RollingUpdate"]))
+        }
     }
 }
 
@@ -153,7 +166,8 @@ fn int_or_percent(v: &Value, path: &Path, errors: &mut ErrorList) -> Option<i64>
             Some(n)
         }
         Value::String(s) => {
-            let number = s.strip_suffix('%').filter(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()));
+            let number =
+                s.strip_suffix('%').filter(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()));
             if number.is_none() {
                 let detail = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
                 errors.push(Error::invalid(path, s.as_str(), detail));
@@ -167,17 +181,32 @@ fn int_or_percent(v: &Value, path: &Path, errors: &mut ErrorList) -> Option<i64>
 fn status_errors(new: &Value, old: &Value) -> ErrorList {
     let mut errors = Vec::new();
     let path = Path::new("status");
-    for field in ["observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas"] {
+    for field in [
+        "observedGeneration",
+        "replicas",
+        "updatedReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "unavailableReplicas",
+    ] {
         non_negative(new, field, &path, &mut errors);
     }
     let get = |f: &str| new[f].as_i64().unwrap_or(0);
     for field in ["updatedReplicas", "readyReplicas", "availableReplicas"] {
         if get(field) > get("replicas") {
-            errors.push(Error::invalid(&path.child(field), get(field), "cannot be greater than status.replicas"));
+            errors.push(Error::invalid(
+                &path.child(field),
+                get(field),
+                "cannot be greater than status.replicas",
+            ));
         }
     }
     if get("availableReplicas") > get("readyReplicas") {
-        errors.push(Error::invalid(&path.child("availableReplicas"), get("availableReplicas"), "cannot be greater than readyReplicas"));
+        errors.push(Error::invalid(
+            &path.child("availableReplicas"),
+            get("availableReplicas"),
+            "cannot be greater than readyReplicas",
+        ));
     }
     let (was, is) = (old["collisionCount"].as_i64().unwrap_or(0), get("collisionCount"));
     if is < was {

@@ -20,16 +20,18 @@ pub fn kind() -> KindDef {
         schema: "io.k8s.api.apps.v1.ReplicaSet".into(),
         storage: "replicasets".into(),
         subresources: const { &[scale(), status()] },
-        columns: const { &[
-            NAME,
-            column("Desired", "integer", |o, _| o["spec"]["replicas"].as_i64().unwrap_or(0).into()),
-            column("Current", "integer", |o, _| o["status"]["replicas"].as_i64().unwrap_or(0).into()),
-            column("Ready", "integer", |o, _| o["status"]["readyReplicas"].as_i64().unwrap_or(0).into()),
-            AGE,
-            wide("Containers", "string", |o, _| containers(o, "name").into()),
-            wide("Images", "string", |o, _| containers(o, "image").into()),
-            wide("Selector", "string", |o, _| selector(o).into()),
-        ] },
+        columns: const {
+            &[
+                NAME,
+                column("Desired", "integer", |o, _| o["spec"]["replicas"].as_i64().unwrap_or(0).into()),
+                column("Current", "integer", |o, _| o["status"]["replicas"].as_i64().unwrap_or(0).into()),
+                column("Ready", "integer", |o, _| o["status"]["readyReplicas"].as_i64().unwrap_or(0).into()),
+                AGE,
+                wide("Containers", "string", |o, _| containers(o, "name").into()),
+                wide("Images", "string", |o, _| containers(o, "image").into()),
+                wide("Selector", "string", |o, _| selector(o).into()),
+            ]
+        },
         selectable: &["status.replicas"],
         generation: true,
         strategy: StrategyRef::Static(&ReplicaSet),
@@ -133,7 +135,9 @@ fn status_errors(status: &Value) -> ErrorList {
     let mut errors = Vec::new();
     let path = Path::new("status");
     let replicas = status["replicas"].as_i64().unwrap_or(0);
-    for field in ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"] {
+    for field in
+        ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"]
+    {
         non_negative(status, field, &path, &mut errors);
     }
     for field in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {

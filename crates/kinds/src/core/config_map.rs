@@ -17,14 +17,16 @@ pub fn kind() -> KindDef {
         short: &["cm"],
         schema: "io.k8s.api.core.v1.ConfigMap".into(),
         storage: "configmaps".into(),
-        columns: const { &[
-            NAME,
-            column("Data", "string", |o, _| {
-                let count = |f: &str| o[f].as_object().map_or(0, serde_json::Map::len);
-                (count("data") + count("binaryData")).to_string().into()
-            }),
-            AGE,
-        ] },
+        columns: const {
+            &[
+                NAME,
+                column("Data", "string", |o, _| {
+                    let count = |f: &str| o[f].as_object().map_or(0, serde_json::Map::len);
+                    (count("data") + count("binaryData")).to_string().into()
+                }),
+                AGE,
+            ]
+        },
         strategy: StrategyRef::Static(&ConfigMap),
         sample: include_str!("samples/config_map.yaml"),
         ..KindDef::BASE
@@ -39,7 +41,9 @@ impl Strategy for ConfigMap {
         let mut bytes = 0;
         for (key, value) in obj["data"].as_object().into_iter().flatten() {
             let at = Path::new("data").key(key);
-            errors.extend(helpers::config_key_errors(key).into_iter().map(|m| Error::invalid(&at, key.as_str(), m)));
+            errors.extend(
+                helpers::config_key_errors(key).into_iter().map(|m| Error::invalid(&at, key.as_str(), m)),
+            );
             if obj["binaryData"].get(key).is_some() {
                 errors.push(Error::invalid(&at, key.as_str(), "duplicate of key present in binaryData"));
             }
@@ -47,7 +51,9 @@ impl Strategy for ConfigMap {
         }
         for (key, value) in obj["binaryData"].as_object().into_iter().flatten() {
             let at = Path::new("binaryData").key(key);
-            errors.extend(helpers::config_key_errors(key).into_iter().map(|m| Error::invalid(&at, key.as_str(), m)));
+            errors.extend(
+                helpers::config_key_errors(key).into_iter().map(|m| Error::invalid(&at, key.as_str(), m)),
+            );
             bytes += value.as_str().map_or(0, |s| s.len() / 4 * 3);
         }
         if bytes > DATA_BYTES_MAX {

@@ -95,9 +95,9 @@ impl Strategy for Event {
         let own = object::namespace(obj);
         let at = Path::new("involvedObject").child("namespace");
         // Events about cluster-scoped objects live in `default`.
-        if namespace.is_empty() && !matches!(own, "default" | "kube-system") {
-            errors.push(Error::invalid(&at, namespace, "does not match event.namespace"));
-        } else if !namespace.is_empty() && namespace != own {
+        let fits =
+            if namespace.is_empty() { matches!(own, "default" | "kube-system") } else { namespace == own };
+        if !fits {
             errors.push(Error::invalid(&at, namespace, "does not match event.namespace"));
         }
         errors

@@ -32,10 +32,10 @@ struct Namespace;
 impl Strategy for Namespace {
     fn default(&self, obj: &mut Value) {
         let name = object::name(obj).to_owned();
-        if !name.is_empty() {
-            if let Some(labels) = object::map_at(obj, &["metadata", "labels"]) {
-                labels.insert("kubernetes.io/metadata.name".into(), name.into());
-            }
+        if !name.is_empty()
+            && let Some(labels) = object::map_at(obj, &["metadata", "labels"])
+        {
+            labels.insert("kubernetes.io/metadata.name".into(), name.into());
         }
         object::default_at(obj, &["status"], "phase", "Active");
         object::default_at(obj, &[], "spec", json!({}));
@@ -61,10 +61,10 @@ impl Strategy for Namespace {
             "finalize" => new["status"] = old["status"].clone(),
             _ => {
                 new["spec"]["finalizers"] = old["spec"]["finalizers"].clone();
-                if new["spec"]["finalizers"].is_null() {
-                    if let Some(spec) = new["spec"].as_object_mut() {
-                        spec.remove("finalizers");
-                    }
+                if new["spec"]["finalizers"].is_null()
+                    && let Some(spec) = new["spec"].as_object_mut()
+                {
+                    spec.remove("finalizers");
                 }
                 new["status"] = old["status"].clone();
             }

@@ -17,26 +17,30 @@ pub fn kind() -> KindDef {
         scope: Scope::Cluster,
         schema: "io.k8s.api.core.v1.Node".into(),
         storage: "minions".into(),
-        subresources: const { &[
-            status(),
-            Subresource {
-                name: "proxy",
-                verbs: &["create", "delete", "get", "patch", "update"],
-                body: Some(("", "v1", "NodeProxyOptions")),
-            },
-        ] },
-        columns: const { &[
-            NAME,
-            column("Status", "string", |o, _| ready(o).into()),
-            column("Roles", "string", |o, _| roles(o).into()),
-            AGE,
-            column("Version", "string", |o, _| o["status"]["nodeInfo"]["kubeletVersion"].clone()),
-            wide("Internal-IP", "string", |o, _| address(o, "InternalIP").into()),
-            wide("External-IP", "string", |o, _| address(o, "ExternalIP").into()),
-            wide("OS-Image", "string", |o, _| info(o, "osImage").into()),
-            wide("Kernel-Version", "string", |o, _| info(o, "kernelVersion").into()),
-            wide("Container-Runtime", "string", |o, _| info(o, "containerRuntimeVersion").into()),
-        ] },
+        subresources: const {
+            &[
+                status(),
+                Subresource {
+                    name: "proxy",
+                    verbs: &["create", "delete", "get", "patch", "update"],
+                    body: Some(("", "v1", "NodeProxyOptions")),
+                },
+            ]
+        },
+        columns: const {
+            &[
+                NAME,
+                column("Status", "string", |o, _| ready(o).into()),
+                column("Roles", "string", |o, _| roles(o).into()),
+                AGE,
+                column("Version", "string", |o, _| o["status"]["nodeInfo"]["kubeletVersion"].clone()),
+                wide("Internal-IP", "string", |o, _| address(o, "InternalIP").into()),
+                wide("External-IP", "string", |o, _| address(o, "ExternalIP").into()),
+                wide("OS-Image", "string", |o, _| info(o, "osImage").into()),
+                wide("Kernel-Version", "string", |o, _| info(o, "kernelVersion").into()),
+                wide("Container-Runtime", "string", |o, _| info(o, "containerRuntimeVersion").into()),
+            ]
+        },
         selectable: &["spec.unschedulable"],
         strategy: StrategyRef::Static(&Node),
         sample: include_str!("samples/node.yaml"),
@@ -114,7 +118,11 @@ impl Strategy for Node {
         for (i, t) in items(&obj["spec"], "taints").iter().enumerate() {
             let at = taints.index(i);
             let (key, effect) = (text(t, "key"), text(t, "effect"));
-            errors.extend(helpers::qualified_name_errors(key).into_iter().map(|m| Error::invalid(&at.child("key"), key, m)));
+            errors.extend(
+                helpers::qualified_name_errors(key)
+                    .into_iter()
+                    .map(|m| Error::invalid(&at.child("key"), key, m)),
+            );
             let value = text(t, "value");
             let messages = helpers::label_value_errors(value);
             errors.extend(messages.into_iter().map(|m| Error::invalid(&at.child("value"), value, m)));
@@ -139,12 +147,16 @@ impl Strategy for Node {
         let had = items(&old["spec"], "podCIDRs");
         if !had.is_empty() && items(&new["spec"], "podCIDRs") != had {
             let at = Path::new("spec").child("podCIDRs");
-            errors.push(Error::forbidden(&at, "node updates may not change podCIDR except from \"\" to valid"));
+            errors
+                .push(Error::forbidden(&at, "node updates may not change podCIDR except from \"\" to valid"));
         }
         let id = text(&old["spec"], "providerID");
         if !id.is_empty() && text(&new["spec"], "providerID") != id {
             let at = Path::new("spec").child("providerID");
-            errors.push(Error::forbidden(&at, "node updates may not change providerID except from \"\" to valid"));
+            errors.push(Error::forbidden(
+                &at,
+                "node updates may not change providerID except from \"\" to valid",
+            ));
         }
         errors
     }

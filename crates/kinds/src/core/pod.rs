@@ -21,20 +21,30 @@ pub fn kind() -> KindDef {
         categories: &["all"],
         schema: "io.k8s.api.core.v1.Pod".into(),
         storage: "pods".into(),
-        subresources: const { &[
-            status(),
-            Subresource { name: "attach", verbs: STREAM, body: Some(("", "v1", "PodAttachOptions")) },
-            Subresource { name: "binding", verbs: &["create"], body: Some(("", "v1", "Binding")) },
-            Subresource { name: "eviction", verbs: &["create"], body: Some(("policy", "v1", "Eviction")) },
-            Subresource { name: "exec", verbs: STREAM, body: Some(("", "v1", "PodExecOptions")) },
-            Subresource { name: "log", verbs: &["get"], body: None },
-            Subresource { name: "portforward", verbs: STREAM, body: Some(("", "v1", "PodPortForwardOptions")) },
-            Subresource {
-                name: "proxy",
-                verbs: &["create", "delete", "get", "patch", "update"],
-                body: Some(("", "v1", "PodProxyOptions")),
-            },
-        ] },
+        subresources: const {
+            &[
+                status(),
+                Subresource { name: "attach", verbs: STREAM, body: Some(("", "v1", "PodAttachOptions")) },
+                Subresource { name: "binding", verbs: &["create"], body: Some(("", "v1", "Binding")) },
+                Subresource {
+                    name: "eviction",
+                    verbs: &["create"],
+                    body: Some(("policy", "v1", "Eviction")),
+                },
+                Subresource { name: "exec", verbs: STREAM, body: Some(("", "v1", "PodExecOptions")) },
+                Subresource { name: "log", verbs: &["get"], body: None },
+                Subresource {
+                    name: "portforward",
+                    verbs: STREAM,
+                    body: Some(("", "v1", "PodPortForwardOptions")),
+                },
+                Subresource {
+                    name: "proxy",
+                    verbs: &["create", "delete", "get", "patch", "update"],
+                    body: Some(("", "v1", "PodProxyOptions")),
+                },
+            ]
+        },
         columns: columns::COLUMNS,
         selectable: &[
             "spec.nodeName",
@@ -131,7 +141,7 @@ impl Strategy for Pod {
             ("spec.serviceAccountName", text(spec, "serviceAccountName").to_owned()),
             ("spec.hostNetwork", (spec["hostNetwork"] == true).to_string()),
             ("status.phase", text(status, "phase").to_owned()),
-            ("status.podIP", ips.first().map_or_else(|| text(status, "podIP"), |i| i).to_owned()),
+            ("status.podIP", ips.first().copied().unwrap_or_else(|| text(status, "podIP")).to_owned()),
             ("status.podIPs", ips.join(",")),
             ("status.nominatedNodeName", text(status, "nominatedNodeName").to_owned()),
         ]
@@ -141,7 +151,9 @@ impl Strategy for Pod {
 /// The quality-of-service class of a pod spec (upstream: `pkg/apis/core/helper/qos/qos.go#ComputePodQOS`).
 pub fn qos_class(spec: &Value) -> &'static str {
     let is_zero = |v: &Value| match v {
-        Value::String(s) => s.trim_end_matches(|c: char| c.is_ascii_alphabetic()).bytes().all(|b| matches!(b, b'0' | b'.')),
+        Value::String(s) => {
+            s.trim_end_matches(|c: char| c.is_ascii_alphabetic()).bytes().all(|b| matches!(b, b'0' | b'.'))
+        }
         Value::Number(n) => n.as_f64() == Some(0.0),
         _ => true,
     };

@@ -21,12 +21,16 @@ pub fn kind() -> KindDef {
         singular: "secret".into(),
         schema: "io.k8s.api.core.v1.Secret".into(),
         storage: "secrets".into(),
-        columns: const { &[
-            NAME,
-            column("Type", "string", |o, _| o["type"].clone()),
-            column("Data", "integer", |o, _| o["data"].as_object().map_or(0, serde_json::Map::len).into()),
-            AGE,
-        ] },
+        columns: const {
+            &[
+                NAME,
+                column("Type", "string", |o, _| o["type"].clone()),
+                column("Data", "integer", |o, _| {
+                    o["data"].as_object().map_or(0, serde_json::Map::len).into()
+                }),
+                AGE,
+            ]
+        },
         selectable: &["type"],
         strategy: StrategyRef::Static(&Secret),
         sample: include_str!("samples/secret.yaml"),
@@ -60,7 +64,9 @@ impl Strategy for Secret {
         let mut bytes = 0;
         for (key, value) in data.as_object().into_iter().flatten() {
             let at = Path::new("data").key(key);
-            errors.extend(helpers::config_key_errors(key).into_iter().map(|m| Error::invalid(&at, key.as_str(), m)));
+            errors.extend(
+                helpers::config_key_errors(key).into_iter().map(|m| Error::invalid(&at, key.as_str(), m)),
+            );
             bytes += value.as_str().map_or(0, |s| s.len() / 4 * 3);
         }
         if bytes > DATA_BYTES_MAX {
@@ -73,11 +79,11 @@ impl Strategy for Secret {
             }
         };
         match text(obj, "type") {
-            "kubernetes.io/service-account-token" => {
-                if object::annotation(obj, "kubernetes.io/service-account.name").unwrap_or("").is_empty() {
-                    let at = Path::new("metadata").child("annotations").key("kubernetes.io/service-account.name");
-                    errors.push(Error::required(&at, ""));
-                }
+            "kubernetes.io/service-account-token"
+                if object::annotation(obj, "kubernetes.io/service-account.name").unwrap_or("").is_empty() =>
+            {
+                let at = Path::new("metadata").child("annotations").key("kubernetes.io/service-account.name");
+                errors.push(Error::required(&at, ""));
             }
             "kubernetes.io/dockercfg" => need(".dockercfg"),
             "kubernetes.io/dockerconfigjson" => need(".dockerconfigjson"),

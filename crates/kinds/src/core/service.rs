@@ -24,23 +24,27 @@ pub fn kind() -> KindDef {
         categories: &["all"],
         schema: "io.k8s.api.core.v1.Service".into(),
         storage: "services/specs".into(),
-        subresources: const { &[
-            Subresource {
-                name: "proxy",
-                verbs: &["create", "delete", "get", "patch", "update"],
-                body: Some(("", "v1", "ServiceProxyOptions")),
-            },
-            status(),
-        ] },
-        columns: const { &[
-            NAME,
-            column("Type", "string", |o, _| o["spec"]["type"].clone()),
-            column("Cluster-IP", "string", |o, _| cluster_ip(o).into()),
-            column("External-IP", "string", |o, _| external_ip(o).into()),
-            column("Port(s)", "string", |o, _| ports(o).into()),
-            AGE,
-            wide("Selector", "string", |o, _| selector(o).into()),
-        ] },
+        subresources: const {
+            &[
+                Subresource {
+                    name: "proxy",
+                    verbs: &["create", "delete", "get", "patch", "update"],
+                    body: Some(("", "v1", "ServiceProxyOptions")),
+                },
+                status(),
+            ]
+        },
+        columns: const {
+            &[
+                NAME,
+                column("Type", "string", |o, _| o["spec"]["type"].clone()),
+                column("Cluster-IP", "string", |o, _| cluster_ip(o).into()),
+                column("External-IP", "string", |o, _| external_ip(o).into()),
+                column("Port(s)", "string", |o, _| ports(o).into()),
+                AGE,
+                wide("Selector", "string", |o, _| selector(o).into()),
+            ]
+        },
         selectable: &["spec.clusterIP", "spec.type"],
         strategy: StrategyRef::Static(&Service),
         sample: include_str!("samples/service.yaml"),
@@ -195,7 +199,8 @@ impl Strategy for Service {
 fn inherit(new: &mut Value, old: &Value) {
     if needs_cluster_ip(&old["spec"]) && needs_cluster_ip(&new["spec"]) {
         for field in ["clusterIP", "clusterIPs"] {
-            let absent = new["spec"][field].as_str().unwrap_or("").is_empty() && items(&new["spec"], field).is_empty();
+            let absent =
+                new["spec"][field].as_str().unwrap_or("").is_empty() && items(&new["spec"], field).is_empty();
             if absent && !old["spec"][field].is_null() {
                 new["spec"][field] = old["spec"][field].clone();
             }
@@ -243,7 +248,10 @@ mod tests {
             "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30001}]}});
         let mut new = json!({"spec": {"type": "NodePort", "externalTrafficPolicy": "Cluster", "ports": [{"port": 80, "protocol": "TCP"}]}});
         inherit(&mut new, &old);
-        assert_eq!((&new["spec"]["clusterIP"], &new["spec"]["ports"][0]["nodePort"]), (&json!("10.0.0.1"), &json!(30001)));
+        assert_eq!(
+            (&new["spec"]["clusterIP"], &new["spec"]["ports"][0]["nodePort"]),
+            (&json!("10.0.0.1"), &json!(30001))
+        );
         new["spec"]["type"] = json!("ClusterIP");
         inherit(&mut new, &old);
         assert_eq!(new["spec"]["ports"][0].get("nodePort"), None);

@@ -12,16 +12,22 @@ pub fn kind() -> KindDef {
         short: &["sa"],
         schema: "io.k8s.api.core.v1.ServiceAccount".into(),
         storage: "serviceaccounts".into(),
-        subresources: const { &[Subresource {
-            name: "token",
-            verbs: &["create"],
-            body: Some(("authentication.k8s.io", "v1", "TokenRequest")),
-        }] },
-        columns: const { &[
-            NAME,
-            column("Secrets", "string", |o, _| o["secrets"].as_array().map_or(0, Vec::len).to_string().into()),
-            AGE,
-        ] },
+        subresources: const {
+            &[Subresource {
+                name: "token",
+                verbs: &["create"],
+                body: Some(("authentication.k8s.io", "v1", "TokenRequest")),
+            }]
+        },
+        columns: const {
+            &[
+                NAME,
+                column("Secrets", "string", |o, _| {
+                    o["secrets"].as_array().map_or(0, Vec::len).to_string().into()
+                }),
+                AGE,
+            ]
+        },
         strategy: StrategyRef::Static(&ServiceAccount),
         sample: include_str!("samples/service_account.yaml"),
         ..KindDef::BASE

@@ -1,3 +1,5 @@
+//! Cases of [`super`].
+
 use super::answer::{Answer, Zone};
 use super::forward::{Forwarder, Upstream};
 use super::respond::{Reply, Responder};

@@ -1,9 +1,9 @@
 //! What the kernel's table holds, as plain data: a set of keyed entries and the chains that they need.
 //!
 //! A few maps per address family serve every Service: `services` (which shape of chain a packet goes through, by way
-//! of the small map `shapes`), `endpoints` (slot number to endpoint), `members` (which endpoints a remembered client may go back to) and `affinity` (the clients,
-//! written by packets). A chain exists per *shape* (how many slots, what masquerading, what affinity), shared by all
-//! Services of that shape, so a Service never has chains of its own.
+//! of the small map `shapes`), `endpoints` (slot number to endpoint), `members` (which endpoints a remembered client
+//! may go back to) and `affinity` (the clients, written by packets). A chain exists per *shape* (how many slots, what
+//! masquerading, what affinity), shared by all Services of that shape, so a Service never has chains of its own.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,3 +1,5 @@
+//! Cases of [`super`].
+
 use super::encode::{Encoder, Skeleton};
 use super::model::{Back, Change, EntryKey, EntryValue, Front, LOCAL_SLOTS, Masquerade, Shape, Target};
 use super::render::{self, Rules};

@@ -129,10 +129,16 @@ impl Watch {
         loop {
             let result = match &self.reference {
                 Reference::ConfigMap { namespace, name } => {
-                    self.follow(&uri(namespace, "configmaps", name), |c: &ConfigMap| &c.metadata, Object::ConfigMap).await
+                    self.follow(
+                        &uri(namespace, "configmaps", name),
+                        |c: &ConfigMap| &c.metadata,
+                        Object::ConfigMap,
+                    )
+                    .await
                 }
                 Reference::Secret { namespace, name } => {
-                    self.follow(&uri(namespace, "secrets", name), |s: &Secret| &s.metadata, Object::Secret).await
+                    self.follow(&uri(namespace, "secrets", name), |s: &Secret| &s.metadata, Object::Secret)
+                        .await
                 }
             };
             if let Some(entry) = self.inner.lock().entries.get_mut(&self.reference) {

@@ -51,7 +51,10 @@ pub fn admit<'a>(pod: &Pod, others: impl Iterator<Item = &'a Pod>, node: &Node<'
     if let Some(os) = &spec::spec(pod).os
         && os.name != "linux"
     {
-        return refuse("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS".into());
+        return refuse(
+            "PodOSNotSupported",
+            "Failed to admit pod as the OS field doesn't match node OS".into(),
+        );
     }
     sysctls(pod, node.allowed_unsafe_sysctls)?;
     let others: Vec<&Pod> = others.collect();
@@ -63,7 +66,9 @@ fn fits(pod: &Pod, others: &[&Pod], allocatable: &BTreeMap<String, Quantity>) ->
     let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
     let most = allocatable.get("pods").map_or(0, Quantity::value);
     let none = |name: &str, requested: i64, used: i64, capacity: i64| {
-        format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}")
+        format!(
+            "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
+        )
     };
     if count + 1 > most {
         return refuse("OutOfpods", none("pods", 1, count, most));
@@ -114,14 +119,16 @@ fn ports(pod: &Pod, others: &[&Pod]) -> Result<(), Refusal> {
         taken.iter().any(|(i, p, n)| *n == port && *p == protocol && (*i == ip || any(i) || any(&ip)))
     });
     if clash {
-        let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+        let message =
+            "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
         return refuse("NodePorts", message.into());
     }
     Ok(())
 }
 
 fn sysctls(pod: &Pod, allowed: &[String]) -> Result<(), Refusal> {
-    let asked = spec::spec(pod).security_context.as_ref().and_then(|s| s.sysctls.as_deref()).unwrap_or_default();
+    let asked =
+        spec::spec(pod).security_context.as_ref().and_then(|s| s.sysctls.as_deref()).unwrap_or_default();
     for s in asked {
         let name = s.name.replace('/', ".");
         let listed = allowed.iter().any(|a| match a.strip_suffix('*') {
@@ -157,20 +164,29 @@ mod tests {
             .map(|(k, v)| (k.to_owned(), Quantity::parse(v).unwrap()))
             .into();
         let others = [pod(old)];
-        admit(&pod(new), others.iter(), &Node { allocatable: &allocatable, allowed_unsafe_sysctls: &["net.core.*".into()] })
+        admit(
+            &pod(new),
+            others.iter(),
+            &Node { allocatable: &allocatable, allowed_unsafe_sysctls: &["net.core.*".into()] },
+        )
     }
 
     #[test]
     fn refusals() {
         let cpu = |c: &str| json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": c}}}]});
-        let port = |n: i32| json!({"containers": [{"name": "a", "ports": [{"containerPort": 80, "hostPort": n}]}]});
+        let port =
+            |n: i32| json!({"containers": [{"name": "a", "ports": [{"containerPort": 80, "hostPort": n}]}]});
         assert_eq!(decide(cpu("600m"), cpu("400m")), Ok(()));
         let over = decide(cpu("700m"), cpu("400m")).unwrap_err();
         assert_eq!(over.reason, "OutOfcpu");
-        assert_eq!(over.message, "Node didn't have enough resource: cpu, requested: 700, used: 400, capacity: 1000");
+        assert_eq!(
+            over.message,
+            "Node didn't have enough resource: cpu, requested: 700, used: 400, capacity: 1000"
+        );
         assert_eq!(decide(port(8080), port(8081)), Ok(()));
         assert_eq!(decide(port(8080), port(8080)).unwrap_err().reason, "NodePorts");
-        let sysctl = |n: &str| json!({"containers": [], "securityContext": {"sysctls": [{"name": n, "value": "1"}]}});
+        let sysctl =
+            |n: &str| json!({"containers": [], "securityContext": {"sysctls": [{"name": n, "value": "1"}]}});
         assert_eq!(decide(sysctl("net.core.somaxconn"), cpu("1m")), Ok(()));
         assert_eq!(
             decide(sysctl("kernel.msgmax"), cpu("1m")).unwrap_err().message,

@@ -197,13 +197,15 @@ mod tests {
 
     fn run(container: Value, pod_extra: Value) -> Result<BTreeMap<String, String>, String> {
         let container: Container = serde_json::from_value(container).unwrap();
-        let mut pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"containers": []}});
+        let mut pod =
+            json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"containers": []}});
         if let (Some(spec), Value::Object(extra)) = (pod["spec"].as_object_mut(), pod_extra) {
             spec.extend(extra);
         }
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let map: ConfigMap =
-            serde_json::from_value(json!({"metadata": {"name": "cm"}, "data": {"a.b": "1", "X": "2"}})).unwrap();
+            serde_json::from_value(json!({"metadata": {"name": "cm"}, "data": {"a.b": "1", "X": "2"}}))
+                .unwrap();
         let secret: Secret =
             serde_json::from_value(json!({"metadata": {"name": "s"}, "data": {"pw": "c2VjcmV0"}})).unwrap();
         let missing = |t: &str| Missing { not_found: true, message: t.into() };
@@ -216,15 +218,20 @@ mod tests {
             secrets: [("s".to_owned(), Ok(Arc::new(secret)))].into(),
         };
         let service = |ns: &str, name: &str, ip: &str| -> Arc<Service> {
-            let ports = json!([{"name": "http-x", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
+            let ports =
+                json!([{"name": "http-x", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
             Arc::new(
                 serde_json::from_value(json!({"metadata": {"name": name, "namespace": ns},
                     "spec": {"clusterIP": ip, "ports": ports}}))
                 .unwrap(),
             )
         };
-        let services = [service("default", "kubernetes", "10.0.0.1"), service("n", "my-db", "fd00::5"),
-            service("n", "headless", "None"), service("other", "x", "10.0.0.9")];
+        let services = [
+            service("default", "kubernetes", "10.0.0.1"),
+            service("n", "my-db", "fd00::5"),
+            service("n", "headless", "None"),
+            service("other", "x", "10.0.0.9"),
+        ];
         variables(&Inputs {
             pod: &pod,
             container: &container,
@@ -271,9 +278,20 @@ mod tests {
 
     #[test]
     fn texts_of_what_is_missing() {
-        let env = |from: Value| run(json!({"name": "c", "env": [{"name": "V", "valueFrom": from}]}), json!({})).unwrap_err();
-        assert_eq!(env(json!({"configMapKeyRef": {"name": "none", "key": "k"}})), "configmap \"none\" not found");
-        assert_eq!(env(json!({"configMapKeyRef": {"name": "cm", "key": "k"}})), "couldn't find key k in ConfigMap n/cm");
-        assert_eq!(env(json!({"secretKeyRef": {"name": "s", "key": "k"}})), "couldn't find key k in Secret n/s");
+        let env = |from: Value| {
+            run(json!({"name": "c", "env": [{"name": "V", "valueFrom": from}]}), json!({})).unwrap_err()
+        };
+        assert_eq!(
+            env(json!({"configMapKeyRef": {"name": "none", "key": "k"}})),
+            "configmap \"none\" not found"
+        );
+        assert_eq!(
+            env(json!({"configMapKeyRef": {"name": "cm", "key": "k"}})),
+            "couldn't find key k in ConfigMap n/cm"
+        );
+        assert_eq!(
+            env(json!({"secretKeyRef": {"name": "s", "key": "k"}})),
+            "couldn't find key k in Secret n/s"
+        );
     }
 }

@@ -43,7 +43,9 @@ pub async fn run(
         let ip = ip.map(|i| i.to_string()).unwrap_or_default();
         let mut request = probe::http_request(get, container, &ip, "lifecycle").map_err(text)?;
         let mut result = probe::http::get(&request, HOOK_MAX).await;
-        if request.tls && result.as_ref().is_err_and(|f| f.text.contains("server gave HTTP response to HTTPS client")) {
+        if request.tls
+            && result.as_ref().is_err_and(|f| f.text.contains("server gave HTTP response to HTTPS client"))
+        {
             request.tls = false;
             request.headers.retain(|(n, _)| !n.eq_ignore_ascii_case("authorization"));
             result = probe::http::get(&request, HOOK_MAX).await;

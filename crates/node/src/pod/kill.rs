@@ -49,7 +49,11 @@ impl Job {
         let _ = tokio::time::timeout(left, turn).await;
         let seconds = self.left(begin, grace).as_secs_f64().ceil() as u64;
         let uid = spec::uid(&self.pod);
-        self.ctx.runtime.stop_container(uid, &self.kill.id, seconds.max(MINIMUM_GRACE)).await.map_err(|e| e.to_string())
+        self.ctx
+            .runtime
+            .stop_container(uid, &self.kill.id, seconds.max(MINIMUM_GRACE))
+            .await
+            .map_err(|e| e.to_string())
     }
 
     fn left(&self, begin: Duration, grace: Duration) -> Duration {
@@ -67,13 +71,21 @@ impl Job {
             Ok(Ok(())) => {}
             Ok(Err(e)) => {
                 // The message may quote output of the container: not for the event.
-                tracing::info!(pod = spec::display(&self.pod), container = container.name, "preStop hook failed");
+                tracing::info!(
+                    pod = spec::display(&self.pod),
+                    container = container.name,
+                    "preStop hook failed"
+                );
                 tracing::debug!("{e}");
                 let about = container_reference(&self.pod, &self.kill.name);
                 self.ctx.api.event(&about, true, "FailedPreStopHook", "PreStopHook failed");
             }
             Err(_) => {
-                tracing::info!(pod = spec::display(&self.pod), container = container.name, "preStop hook took all of the grace period");
+                tracing::info!(
+                    pod = spec::display(&self.pod),
+                    container = container.name,
+                    "preStop hook took all of the grace period"
+                );
             }
         }
     }

@@ -17,7 +17,9 @@ use std::path::PathBuf;
 pub enum State {
     /// Being started; after a crash of the agent it may or may not run.
     Created,
-    Running { started_ns: i64 },
+    Running {
+        started_ns: i64,
+    },
     Exited(Exit),
 }
 
@@ -145,7 +147,9 @@ pub struct Waiting {
 pub enum Busy {
     Starting,
     /// With this many seconds from the signal to the kill.
-    Stopping { grace: u64 },
+    Stopping {
+        grace: u64,
+    },
 }
 
 /// A failed pull that is being waited out.
@@ -230,7 +234,9 @@ impl Local {
     }
 
     pub fn busy(&self) -> bool {
-        self.tracks.values().any(|t| t.busy.is_some()) || self.volumes == Step::Busy || self.sandbox == Step::Busy
+        self.tracks.values().any(|t| t.busy.is_some())
+            || self.volumes == Step::Busy
+            || self.sandbox == Step::Busy
     }
 
     /// Whether containers may be running: the pod must not be shown as ended.

@@ -24,7 +24,9 @@ pub enum Action {
     /// Network, shim, cgroup.
     StartSandbox,
     /// Image, settings, start, postStart hook.
-    Start { name: String },
+    Start {
+        name: String,
+    },
     Kill(Kill),
     /// The activeDeadlineSeconds are over.
     Expire,
@@ -33,7 +35,9 @@ pub enum Action {
     /// Unmount volumes.
     CleanUp,
     /// Last status, then deletion from the API where `delete`; all files go.
-    Farewell { delete: bool },
+    Farewell {
+        delete: bool,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,7 +135,9 @@ fn wants_start(pod: &Pod, container: &Container, latest: Option<&Instance>, trac
     match latest.map(|i| &i.state) {
         None => true,
         Some(State::Running { .. } | State::Created) => false,
-        Some(State::Exited(e)) => track.is_some_and(|t| t.force) || spec::should_restart(container, pod, e.exit_code),
+        Some(State::Exited(e)) => {
+            track.is_some_and(|t| t.force) || spec::should_restart(container, pod, e.exit_code)
+        }
     }
 }
 
@@ -309,7 +315,9 @@ fn sidecar_started(
     let end = |found: &mut Findings, message: String, grace: Option<i64>| {
         found.kills.push(kill(pod, c, &instance.id, message, grace));
     };
-    let grace = |p: &Option<k8s_openapi::api::core::v1::Probe>| p.as_ref().and_then(|p| p.termination_grace_period_seconds);
+    let grace = |p: &Option<k8s_openapi::api::core::v1::Probe>| {
+        p.as_ref().and_then(|p| p.termination_grace_period_seconds)
+    };
     if c.startup_probe.is_some() {
         match track.and_then(|t| t.startup) {
             None => return false,
@@ -372,8 +380,12 @@ fn main_containers(pod: &Pod, local: &Local, found: &mut Findings) -> usize {
 /// (upstream: `kuberuntime_termination_order.go`).
 fn kill_all(pod: &Pod, local: &Local, grace: u64, out: &mut Plan) {
     let alive = |name: &str| local.record.latest(name).filter(|i| i.running());
-    let mains: Vec<String> =
-        spec::spec(pod).containers.iter().filter(|c| alive(&c.name).is_some()).map(|c| c.name.clone()).collect();
+    let mains: Vec<String> = spec::spec(pod)
+        .containers
+        .iter()
+        .filter(|c| alive(&c.name).is_some())
+        .map(|c| c.name.clone())
+        .collect();
     let mut later_sidecar: Option<String> = None;
     let mut order: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for c in spec::init_containers(pod).iter().rev().filter(|c| spec::is_sidecar(c)) {
@@ -431,7 +443,9 @@ fn stop(pod: &Pod, local: &Local, now: Timestamp, out: &mut Plan) {
 /// Whether a container counts as one whose start is awaited: used to show its waiting reason.
 pub fn awaited(pod: &Pod, container: &Container, role: Role, local: &Local) -> bool {
     let latest = match role {
-        Role::Init | Role::Sidecar => local.record.active(&container.name).or_else(|| local.record.latest(&container.name)),
+        Role::Init | Role::Sidecar => {
+            local.record.active(&container.name).or_else(|| local.record.latest(&container.name))
+        }
         _ => local.record.latest(&container.name),
     };
     if role == Role::Init && latest.and_then(Instance::exit).is_some_and(|e| e.exit_code == 0) {

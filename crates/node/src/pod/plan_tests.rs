@@ -11,8 +11,10 @@ fn at(s: i64) -> Timestamp {
 
 /// A pod that runs: volumes and sandbox stand.
 fn world(spec: Value) -> (Pod, Local) {
-    let pod: Pod =
-        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap();
+    let pod: Pod = serde_json::from_value(
+        json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec}),
+    )
+    .unwrap();
     let mut local = Local { volumes: Step::Done, sandbox: Step::Done, ..Local::default() };
     local.record.sandbox = 1;
     (pod, local)
@@ -126,7 +128,8 @@ fn init_containers_in_order() {
 
 #[test]
 fn init_failure_is_final_with_never() {
-    let (pod, mut local) = world(json!({"restartPolicy": "Never", "initContainers": [c("i")], "containers": [c("a")]}));
+    let (pod, mut local) =
+        world(json!({"restartPolicy": "Never", "initContainers": [c("i")], "containers": [c("a")]}));
     ended(&mut local, "i", 3, 0);
     assert_eq!(show(&plan(&pod, &local, at(1))), "!");
 }
@@ -145,12 +148,9 @@ fn sidecar_with_startup_probe_holds_up_the_rest() {
 
 #[test]
 fn restart_policies() {
-    for (policy, code, want) in [
-        ("Always", 0, "start a"),
-        ("OnFailure", 1, "start a"),
-        ("OnFailure", 0, "!"),
-        ("Never", 1, "!"),
-    ] {
+    for (policy, code, want) in
+        [("Always", 0, "start a"), ("OnFailure", 1, "start a"), ("OnFailure", 0, "!"), ("Never", 1, "!")]
+    {
         let (pod, mut local) = world(json!({"restartPolicy": policy, "containers": [c("a")]}));
         ended(&mut local, "a", code, 0);
         assert_eq!(show(&plan(&pod, &local, at(1))), want, "{policy} {code}");
@@ -190,7 +190,8 @@ fn failed_pulls_wait() {
 #[test]
 fn probes_and_changes_kill() {
     let probed = json!({"name": "a", "image": "i", "livenessProbe": {"terminationGracePeriodSeconds": 5}});
-    let (mut pod, mut local) = world(json!({"containers": [probed, c("b")], "terminationGracePeriodSeconds": 20}));
+    let (mut pod, mut local) =
+        world(json!({"containers": [probed, c("b")], "terminationGracePeriodSeconds": 20}));
     running(&mut local, "a");
     running(&mut local, "b");
     local.track_mut("a").liveness = Some(false);
@@ -211,7 +212,8 @@ fn probes_and_changes_kill() {
 #[test]
 fn deletion_goes_step_by_step() {
     let side = |n: &str| json!({"name": n, "image": "i", "restartPolicy": "Always"});
-    let (mut pod, mut local) = world(json!({"initContainers": [side("s1"), side("s2")], "containers": [c("a")]}));
+    let (mut pod, mut local) =
+        world(json!({"initContainers": [side("s1"), side("s2")], "containers": [c("a")]}));
     pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(0)));
     pod.metadata.deletion_grace_period_seconds = Some(7);
     for n in ["s1", "s2", "a"] {
@@ -251,7 +253,8 @@ fn a_pod_that_ended_by_itself_stays_in_the_api() {
 #[test]
 fn sidecars_end_with_the_main_containers() {
     let side = json!({"name": "s", "image": "i", "restartPolicy": "Always"});
-    let (pod, mut local) = world(json!({"restartPolicy": "Never", "initContainers": [side], "containers": [c("a")]}));
+    let (pod, mut local) =
+        world(json!({"restartPolicy": "Never", "initContainers": [side], "containers": [c("a")]}));
     running(&mut local, "s");
     ended(&mut local, "a", 0, 0);
     assert_eq!(show(&plan(&pod, &local, at(1))), "kill s grace=30");

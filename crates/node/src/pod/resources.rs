@@ -57,7 +57,8 @@ fn requirements_qos(r: Option<&ResourceRequirements>) -> Qos {
 /// upstream: `qos.ComputePodQOS`
 pub fn qos(pod: &Pod) -> Qos {
     if let Some(r) = spec::spec(pod).resources.as_ref()
-        && (r.limits.as_ref().is_some_and(|l| !l.is_empty()) || r.requests.as_ref().is_some_and(|l| !l.is_empty()))
+        && (r.limits.as_ref().is_some_and(|l| !l.is_empty())
+            || r.requests.as_ref().is_some_and(|l| !l.is_empty()))
     {
         return requirements_qos(Some(r));
     }
@@ -180,9 +181,10 @@ pub fn pod_cgroup(pod: &Pod, pids_limit: Option<u64>) -> Resources {
     let all_limited = |name: &str| {
         let p = spec::spec(pod);
         side(p.resources.as_ref(), Side::Limits, name).is_some()
-            || spec::init_containers(pod).iter().chain(&p.containers).all(|c| {
-                side(c.resources.as_ref(), Side::Limits, name).is_some_and(|q| !q.is_zero())
-            })
+            || spec::init_containers(pod)
+                .iter()
+                .chain(&p.containers)
+                .all(|c| side(c.resources.as_ref(), Side::Limits, name).is_some_and(|q| !q.is_zero()))
     };
     if all_limited("cpu") {
         out.cpu_quota_us = pod_sum(pod, Side::Limits, "cpu").and_then(|q| quota(q.milli()));
@@ -283,8 +285,10 @@ mod tests {
     use serde_json::json;
 
     fn pod(containers: serde_json::Value, init: serde_json::Value) -> Pod {
-        serde_json::from_value(json!({"metadata": {"uid": "u1"}, "spec": {"containers": containers, "initContainers": init}}))
-            .unwrap()
+        serde_json::from_value(
+            json!({"metadata": {"uid": "u1"}, "spec": {"containers": containers, "initContainers": init}}),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -292,17 +296,27 @@ mod tests {
         let best = pod(json!([{"name": "a"}]), json!([]));
         assert_eq!(qos(&best), Qos::BestEffort);
         assert_eq!(cgroup("", &best), "kubepods/besteffort/podu1");
-        assert_eq!(pod_cgroup(&best, Some(9)), Resources { cpu_shares: Some(2), pids_limit: Some(9), ..Default::default() });
+        assert_eq!(
+            pod_cgroup(&best, Some(9)),
+            Resources { cpu_shares: Some(2), pids_limit: Some(9), ..Default::default() }
+        );
         let full = json!({"limits": {"cpu": "500m", "memory": "64Mi"}});
         let guaranteed = pod(json!([{"name": "a", "resources": full}]), json!([]));
         assert_eq!(qos(&guaranteed), Qos::Guaranteed);
         assert_eq!(cgroup("/x/", &guaranteed), "x/kubepods/podu1");
         let g = pod_cgroup(&guaranteed, None);
-        assert_eq!((g.cpu_quota_us, g.memory_limit_bytes, g.cpu_shares), (Some(50_000), Some(64 << 20), Some(512)));
+        assert_eq!(
+            (g.cpu_quota_us, g.memory_limit_bytes, g.cpu_shares),
+            (Some(50_000), Some(64 << 20), Some(512))
+        );
         let mixed = pod(json!([{"name": "a", "resources": full}, {"name": "b"}]), json!([]));
         assert_eq!(qos(&mixed), Qos::Burstable);
         assert_eq!(pod_cgroup(&mixed, None).memory_limit_bytes, None, "one container has no limit");
-        assert_eq!(oom_score_adj(&mixed, &spec::spec(&mixed).containers[0], 640 << 20), 999, "limits alone are no request here");
+        assert_eq!(
+            oom_score_adj(&mixed, &spec::spec(&mixed).containers[0], 640 << 20),
+            999,
+            "limits alone are no request here"
+        );
     }
 
     #[test]
@@ -325,7 +339,8 @@ mod tests {
         )
         .unwrap();
         let node: ResourceList = [("memory".to_owned(), ApiQuantity("1Gi".into()))].into();
-        let get = |r: &str, d: Option<&str>| field_value(&c, r, d.map(|d| ApiQuantity(d.into())).as_ref(), &node);
+        let get =
+            |r: &str, d: Option<&str>| field_value(&c, r, d.map(|d| ApiQuantity(d.into())).as_ref(), &node);
         assert_eq!(get("limits.cpu", None).unwrap(), "2");
         assert_eq!(get("limits.cpu", Some("1m")).unwrap(), "1500");
         assert_eq!(get("requests.memory", Some("1Mi")).unwrap(), "100");

@@ -39,7 +39,11 @@ pub async fn start(ctx: &NodeContext, pod: &Pod, existing: Vec<IpAddr>) -> Resul
             host_ports: host_ports(pod),
             existing,
         };
-        let network = ctx.net.setup(&request).await.map_err(|e| Failure::Other(format!("failed to set up pod network: {e}")))?;
+        let network = ctx
+            .net
+            .setup(&request)
+            .await
+            .map_err(|e| Failure::Other(format!("failed to set up pod network: {e}")))?;
         ips = network.ips;
         netns = Some(network.netns);
     }
@@ -78,7 +82,8 @@ fn sandbox_spec(ctx: &NodeContext, pod: &Pod, netns: Option<PathBuf>) -> Sandbox
 }
 
 fn host_ports(pod: &Pod) -> Vec<HostPort> {
-    let all = spec::init_containers(pod).iter().filter(|c| spec::is_sidecar(c)).chain(&spec::spec(pod).containers);
+    let all =
+        spec::init_containers(pod).iter().filter(|c| spec::is_sidecar(c)).chain(&spec::spec(pod).containers);
     all.flat_map(|c| c.ports.as_deref().unwrap_or_default())
         .filter_map(|p| {
             Some(HostPort {
@@ -138,8 +143,14 @@ async fn resolver(ctx: &NodeContext, pod: &Pod) -> ResolvConf {
             .collect(),
     });
     let policy = DnsPolicy::parse(s.dns_policy.as_deref().unwrap_or_default());
-    let (conf, warnings) =
-        resolv::pod_dns(&node, spec::namespace(pod), &spec::display(pod), policy, spec::host_network(pod), config.as_ref());
+    let (conf, warnings) = resolv::pod_dns(
+        &node,
+        spec::namespace(pod),
+        &spec::display(pod),
+        policy,
+        spec::host_network(pod),
+        config.as_ref(),
+    );
     for w in warnings {
         ctx.api.event(&pod_reference(pod), true, w.reason, &w.message);
     }

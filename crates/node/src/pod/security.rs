@@ -85,7 +85,10 @@ fn effective(pod: &Pod, container: &Container) -> Effective {
     Effective {
         run_as_user: c.and_then(|c| c.run_as_user).or_else(|| p.and_then(|p| p.run_as_user)),
         run_as_group: c.and_then(|c| c.run_as_group).or_else(|| p.and_then(|p| p.run_as_group)),
-        run_as_non_root: c.and_then(|c| c.run_as_non_root).or_else(|| p.and_then(|p| p.run_as_non_root)).unwrap_or(false),
+        run_as_non_root: c
+            .and_then(|c| c.run_as_non_root)
+            .or_else(|| p.and_then(|p| p.run_as_non_root))
+            .unwrap_or(false),
     }
 }
 
@@ -127,9 +130,11 @@ fn canonical(name: &str) -> String {
 
 /// Adds first, then drops, `ALL` before the others, as containerd does.
 fn capabilities(asked: Option<&Capabilities>) -> Vec<String> {
-    let list = |l: Option<&Vec<String>>| -> Vec<String> { l.into_iter().flatten().map(|n| canonical(n)).collect() };
+    let list =
+        |l: Option<&Vec<String>>| -> Vec<String> { l.into_iter().flatten().map(|n| canonical(n)).collect() };
     let (add, drop) = (list(asked.and_then(|c| c.add.as_ref())), list(asked.and_then(|c| c.drop.as_ref())));
-    let mut set: std::collections::BTreeSet<String> = DEFAULT_CAPABILITIES.iter().map(|c| (*c).to_owned()).collect();
+    let mut set: std::collections::BTreeSet<String> =
+        DEFAULT_CAPABILITIES.iter().map(|c| (*c).to_owned()).collect();
     if add.iter().any(|c| c == "CAP_ALL") {
         set = ALL_CAPABILITIES.iter().map(|c| (*c).to_owned()).collect();
     }
@@ -157,7 +162,8 @@ fn seccomp(pod: &Pod, container: &Container, privileged: bool, root: &Path) -> R
             let name = name.ok_or("localhostProfile must be set if seccompProfile type is Localhost.")?;
             let path = root.join("seccomp").join(name);
             let text = std::fs::read_to_string(&path);
-            text.map(Seccomp::Profile).map_err(|e| format!("cannot load seccomp profile {:?}: {e}", path.display().to_string()))
+            text.map(Seccomp::Profile)
+                .map_err(|e| format!("cannot load seccomp profile {:?}: {e}", path.display().to_string()))
         }
         _ => Ok(Seccomp::RuntimeDefault),
     }
@@ -226,11 +232,37 @@ pub fn fs_user(pod: &Pod) -> Option<u32> {
 /// The number of a stop signal: `SIGTERM`, `TERM` or `15`; 15 when it is none.
 pub fn stop_signal(text: &str) -> i32 {
     const NAMES: &[(&str, i32)] = &[
-        ("HUP", 1), ("INT", 2), ("QUIT", 3), ("ILL", 4), ("TRAP", 5), ("ABRT", 6), ("BUS", 7), ("FPE", 8),
-        ("KILL", 9), ("USR1", 10), ("SEGV", 11), ("USR2", 12), ("PIPE", 13), ("ALRM", 14), ("TERM", 15),
-        ("STKFLT", 16), ("CHLD", 17), ("CONT", 18), ("STOP", 19), ("TSTP", 20), ("TTIN", 21), ("TTOU", 22),
-        ("URG", 23), ("XCPU", 24), ("XFSZ", 25), ("VTALRM", 26), ("PROF", 27), ("WINCH", 28), ("IO", 29),
-        ("PWR", 30), ("SYS", 31),
+        ("HUP", 1),
+        ("INT", 2),
+        ("QUIT", 3),
+        ("ILL", 4),
+        ("TRAP", 5),
+        ("ABRT", 6),
+        ("BUS", 7),
+        ("FPE", 8),
+        ("KILL", 9),
+        ("USR1", 10),
+        ("SEGV", 11),
+        ("USR2", 12),
+        ("PIPE", 13),
+        ("ALRM", 14),
+        ("TERM", 15),
+        ("STKFLT", 16),
+        ("CHLD", 17),
+        ("CONT", 18),
+        ("STOP", 19),
+        ("TSTP", 20),
+        ("TTIN", 21),
+        ("TTOU", 22),
+        ("URG", 23),
+        ("XCPU", 24),
+        ("XFSZ", 25),
+        ("VTALRM", 26),
+        ("PROF", 27),
+        ("WINCH", 28),
+        ("IO", 29),
+        ("PWR", 30),
+        ("SYS", 31),
     ];
     let upper = text.trim().to_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -265,14 +297,33 @@ mod tests {
     fn non_root_texts() {
         let non = json!({"runAsNonRoot": true});
         for (pod, own, image, want) in [
-            (non.clone(), json!({}), "", "container has runAsNonRoot and image will run as root (pod: \"p_n(u)\", container: c)"),
-            (non.clone(), json!({"runAsUser": 0}), "", "container's runAsUser breaks non-root policy (pod: \"p_n(u)\", container: c)"),
-            (non.clone(), json!({}), "web", "container has runAsNonRoot and image has non-numeric user (web), cannot verify user is non-root (pod: \"p_n(u)\", container: c)"),
+            (
+                non.clone(),
+                json!({}),
+                "",
+                "container has runAsNonRoot and image will run as root (pod: \"p_n(u)\", container: c)",
+            ),
+            (
+                non.clone(),
+                json!({"runAsUser": 0}),
+                "",
+                "container's runAsUser breaks non-root policy (pod: \"p_n(u)\", container: c)",
+            ),
+            (
+                non.clone(),
+                json!({}),
+                "web",
+                "container has runAsNonRoot and image has non-numeric user (web), cannot verify user is non-root (pod: \"p_n(u)\", container: c)",
+            ),
         ] {
             assert_eq!(get(pod, own, image).unwrap_err(), want);
         }
         assert_eq!(get(non.clone(), json!({}), "1000").unwrap().uid, 1000);
-        assert_eq!(get(non, json!({"runAsNonRoot": false}), "").unwrap().uid, 0, "the container's word counts");
+        assert_eq!(
+            get(non, json!({"runAsNonRoot": false}), "").unwrap().uid,
+            0,
+            "the container's word counts"
+        );
     }
 
     #[test]
@@ -288,15 +339,25 @@ mod tests {
     #[test]
     fn seccomp_and_groups() {
         assert_eq!(get(json!({}), json!({}), "").unwrap().seccomp, Seccomp::RuntimeDefault);
-        assert_eq!(get(json!({"seccompProfile": {"type": "Unconfined"}}), json!({}), "").unwrap().seccomp, Seccomp::Unconfined);
+        assert_eq!(
+            get(json!({"seccompProfile": {"type": "Unconfined"}}), json!({}), "").unwrap().seccomp,
+            Seccomp::Unconfined
+        );
         let privileged = get(json!({}), json!({"privileged": true}), "").unwrap();
-        assert_eq!((privileged.seccomp, privileged.capabilities.len()), (Seccomp::Unconfined, ALL_CAPABILITIES.len()));
-        assert_eq!(get(json!({"fsGroup": 7, "supplementalGroups": [9]}), json!({}), "5").unwrap().groups, [0, 7, 9]);
+        assert_eq!(
+            (privileged.seccomp, privileged.capabilities.len()),
+            (Seccomp::Unconfined, ALL_CAPABILITIES.len())
+        );
+        assert_eq!(
+            get(json!({"fsGroup": 7, "supplementalGroups": [9]}), json!({}), "5").unwrap().groups,
+            [0, 7, 9]
+        );
     }
 
     #[test]
     fn signals() {
-        for (text, want) in [("SIGTERM", 15), ("quit", 3), ("9", 9), ("", 15), ("SIGRTMIN+3", 37), ("99", 15)] {
+        for (text, want) in [("SIGTERM", 15), ("quit", 3), ("9", 9), ("", 15), ("SIGRTMIN+3", 37), ("99", 15)]
+        {
             assert_eq!(stop_signal(text), want, "{text}");
         }
     }

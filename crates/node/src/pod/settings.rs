@@ -258,16 +258,25 @@ fn termination_file(pod_dir: &Path, container: &Container, id: &str) -> Result<P
     let made = std::fs::create_dir_all(&dir)
         .and_then(|()| std::fs::write(&file, ""))
         .and_then(|()| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)));
-    made.map_err(|e| format!("error on creating termination-log file {:?}: {e}", file.display().to_string()))?;
+    made.map_err(|e| {
+        format!("error on creating termination-log file {:?}: {e}", file.display().to_string())
+    })?;
     Ok(file)
 }
 
 /// Hosts, name, resolver and termination message, where the container mounts nothing itself.
-fn add_file_mounts(pod: &Pod, container: &Container, pod_dir: &Path, message: &Path, mounts: &mut Vec<Mount>) {
+fn add_file_mounts(
+    pod: &Pod,
+    container: &Container,
+    pod_dir: &Path,
+    message: &Path,
+    mounts: &mut Vec<Mount>,
+) {
     let etc = |name: &str| (pod_dir.join("etc").join(name), format!("/etc/{name}"));
     let message_path = container.termination_message_path.as_deref().filter(|p| !p.is_empty());
     let message_path = absolute(message_path.unwrap_or("/dev/termination-log"));
-    let read_only_root = container.security_context.as_ref().and_then(|s| s.read_only_root_filesystem).unwrap_or(false);
+    let read_only_root =
+        container.security_context.as_ref().and_then(|s| s.read_only_root_filesystem).unwrap_or(false);
     let mut files = vec![etc("hosts"), etc("resolv.conf")];
     if !spec::host_network(pod) {
         files.push(etc("hostname"));
@@ -319,6 +328,9 @@ mod tests {
         assert_eq!(get(json!({"subPathExpr": "$(P)/x"})), Ok(Some("web/x".into())));
         assert_eq!(get(json!({"subPathExpr": "$(Q)"})).unwrap_err(), "missing value for \"Q\"");
         assert!(get(json!({"subPath": "a/../b"})).is_err());
-        assert_eq!(get(json!({"subPath": "/a"})).unwrap_err(), "error SubPath `/a` must not be an absolute path");
+        assert_eq!(
+            get(json!({"subPath": "/a"})).unwrap_err(),
+            "error SubPath `/a` must not be an absolute path"
+        );
     }
 }

@@ -123,7 +123,8 @@ fn matching_rule(container: &Container, exit_code: i32) -> Option<&str> {
             "NotIn" => !listed,
             _ => false,
         };
-        (met && matches!(rule.action.as_str(), "Restart" | "RestartAllContainers")).then_some(rule.action.as_str())
+        (met && matches!(rule.action.as_str(), "Restart" | "RestartAllContainers"))
+            .then_some(rule.action.as_str())
     })
 }
 

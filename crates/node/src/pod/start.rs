@@ -66,7 +66,10 @@ impl Job {
             Ok(image) => image,
             Err(e) => {
                 self.event(true, "Failed", &format!("Error: {}", e.reason));
-                let pull = !matches!(e.reason.as_str(), "ErrImageNeverPull" | "InvalidImageName" | "ImageInspectError");
+                let pull = !matches!(
+                    e.reason.as_str(),
+                    "ErrImageNeverPull" | "InvalidImageName" | "ImageInspectError"
+                );
                 let failure = Failure { reason: e.reason, message: e.message, pull, instance: None };
                 return Outcome::Failed(Box::new(failure));
             }
@@ -150,7 +153,11 @@ impl Job {
         let Err(message) = result else { return Outcome::Started(Box::new(instance)) };
         // The message may quote output of the container: not for the event.
         self.event(true, "FailedPostStartHook", "PostStartHook failed");
-        tracing::info!(pod = spec::display(&self.pod), container = self.container.name, "postStart hook failed");
+        tracing::info!(
+            pod = spec::display(&self.pod),
+            container = self.container.name,
+            "postStart hook failed"
+        );
         self.event(false, "Killing", "FailedPostStartHook");
         let grace = spec::grace(&self.pod).max(super::plan::MINIMUM_GRACE);
         if let Err(e) = self.ctx.runtime.stop_container(spec::uid(&self.pod), &instance.id, grace).await {

@@ -54,7 +54,7 @@ pub fn generate(i: &Inputs<'_>) -> PodStatus {
         qos_class: Some(resources::qos(i.pod).as_str().into()),
         ..PodStatus::default()
     };
-    s.start_time = i.old.start_time.clone().or_else(|| Some(Time(i.now)));
+    s.start_time = i.old.start_time.clone().or(Some(Time(i.now)));
     if let Some(refusal) = &i.local.record.failed
         && i.local.record.sandbox == 0
         && i.local.record.instances.is_empty()
@@ -85,7 +85,8 @@ fn container_statuses(i: &Inputs<'_>, s: &mut PodStatus) {
     main.sort_by(|a, b| a.name.cmp(&b.name));
     s.container_statuses = some(main);
     let init = spec::init_containers(i.pod);
-    s.init_container_statuses = some(containers::statuses(i, init, true, i.old.init_container_statuses.as_deref()));
+    s.init_container_statuses =
+        some(containers::statuses(i, init, true, i.old.init_container_statuses.as_deref()));
     let ephemeral = spec::ephemeral_containers(i.pod);
     let mut ephemeral =
         containers::statuses(i, &ephemeral, false, i.old.ephemeral_container_statuses.as_deref());
@@ -110,8 +111,13 @@ fn addresses(i: &Inputs<'_>, s: &mut PodStatus) {
 }
 
 fn phase_and_reason(i: &Inputs<'_>, s: &mut PodStatus) {
-    let statuses: Vec<ContainerStatus> =
-        s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()).cloned().collect();
+    let statuses: Vec<ContainerStatus> = s
+        .container_statuses
+        .iter()
+        .flatten()
+        .chain(s.init_container_statuses.iter().flatten())
+        .cloned()
+        .collect();
     let initialized = spec::spec(i.pod).containers.iter().any(|c| i.local.record.active(&c.name).is_some());
     let mut phase = phase::phase(i.pod, &statuses, i.terminal(), initialized);
     let api = i.pod.status.as_ref().and_then(|s| s.phase.as_deref());
@@ -144,7 +150,8 @@ fn phase_and_reason(i: &Inputs<'_>, s: &mut PodStatus) {
 /// Cuts termination messages to their share (upstream: `normalizeStatus`).
 fn bound_messages(pod: &Pod, s: &mut PodStatus) {
     let share = MESSAGES_MAX / spec::all_names(pod).len().max(1);
-    let lists = [&mut s.container_statuses, &mut s.init_container_statuses, &mut s.ephemeral_container_statuses];
+    let lists =
+        [&mut s.container_statuses, &mut s.init_container_statuses, &mut s.ephemeral_container_statuses];
     for status in lists.into_iter().flat_map(|l| l.iter_mut().flatten()) {
         for state in [&mut status.state, &mut status.last_state].into_iter().flatten() {
             if let Some(message) = state.terminated.as_mut().and_then(|t| t.message.as_mut()) {

@@ -42,7 +42,13 @@ fn up(local: &mut Local, name: &str, restarts: i32) {
 
 fn down(local: &mut Local, name: &str, restarts: i32, exit_code: i32) {
     let reason = if exit_code == 0 { "Completed" } else { "Error" };
-    let exit = Exit { exit_code, started_ns: to_ns(at(10)), finished_ns: to_ns(at(20)), reason: reason.into(), message: String::new() };
+    let exit = Exit {
+        exit_code,
+        started_ns: to_ns(at(10)),
+        finished_ns: to_ns(at(20)),
+        reason: reason.into(),
+        message: String::new(),
+    };
     add(local, name, restarts, State::Exited(exit));
 }
 
@@ -95,20 +101,35 @@ fn the_life_of_a_pod() {
         show(&s),
         "Pending a-ContainerCreating#0 PodReadyToStartContainers:PodSandboxNotReady Ready:ContainersNotReady ContainersReady:ContainersNotReady"
     );
-    assert_eq!(condition(&s, "Ready").unwrap().message.as_deref(), Some("containers with unready status: [a]"));
-    assert_eq!(condition(&s, "PodReadyToStartContainers").unwrap().message.as_deref(), Some("no pod sandbox exists"));
+    assert_eq!(
+        condition(&s, "Ready").unwrap().message.as_deref(),
+        Some("containers with unready status: [a]")
+    );
+    assert_eq!(
+        condition(&s, "PodReadyToStartContainers").unwrap().message.as_deref(),
+        Some("no pod sandbox exists")
+    );
     let (pod, mut local) = world(json!({"containers": [c("a")]}));
     up(&mut local, "a", 0);
     let s = make(&pod, &local, &s, &[]);
     assert_eq!(show(&s), "Running a+running#0");
     let cs = &s.container_statuses.as_ref().unwrap()[0];
     assert_eq!(cs.container_id.as_deref(), Some("taffrail://a0"));
-    assert_eq!((cs.image.as_str(), cs.image_id.as_str(), cs.started), ("docker.io/library/i:latest", "sha256:1", Some(true)));
+    assert_eq!(
+        (cs.image.as_str(), cs.image_id.as_str(), cs.started),
+        ("docker.io/library/i:latest", "sha256:1", Some(true))
+    );
     assert_eq!(s.pod_ips.as_ref().unwrap().len(), 2);
-    assert_eq!((s.host_ip.as_deref(), s.observed_generation, s.qos_class.as_deref()), (Some("192.0.2.1"), Some(4), Some("BestEffort")));
+    assert_eq!(
+        (s.host_ip.as_deref(), s.observed_generation, s.qos_class.as_deref()),
+        (Some("192.0.2.1"), Some(4), Some("BestEffort"))
+    );
     down(&mut local, "a", 1, 1);
     local.record.instances.remove(0);
-    assert_eq!(show(&make(&pod, &local, &s, &[])), "Running a-Error(1)#1 Ready:ContainersNotReady ContainersReady:ContainersNotReady");
+    assert_eq!(
+        show(&make(&pod, &local, &s, &[])),
+        "Running a-Error(1)#1 Ready:ContainersNotReady ContainersReady:ContainersNotReady"
+    );
     assert_eq!(
         show(&make(&pod, &local, &s, &[("a", "CrashLoopBackOff")])),
         "Running a-CrashLoopBackOff<Error(1)#1 Ready:ContainersNotReady ContainersReady:ContainersNotReady"
@@ -122,7 +143,12 @@ fn ends() {
     for (policy, code, stopping, want) in [
         ("Never", 0, false, "Succeeded a-Completed(0)#0 Ready:PodCompleted ContainersReady:PodCompleted"),
         ("Never", 2, false, "Failed a-Error(2)#0 Ready:PodFailed ContainersReady:PodFailed"),
-        ("OnFailure", 2, false, "Running a-Error(2)#0 Ready:ContainersNotReady ContainersReady:ContainersNotReady"),
+        (
+            "OnFailure",
+            2,
+            false,
+            "Running a-Error(2)#0 Ready:ContainersNotReady ContainersReady:ContainersNotReady",
+        ),
         ("Always", 0, true, "Succeeded a-Completed(0)#0 Ready:PodCompleted ContainersReady:PodCompleted"),
         ("Always", 137, true, "Failed a-Error(137)#0 Ready:PodFailed ContainersReady:PodFailed"),
     ] {
@@ -139,7 +165,8 @@ fn not_shown_as_ended_while_something_runs() {
     let (pod, mut local) = world(json!({"restartPolicy": "Never", "containers": [c("a"), c("b")]}));
     up(&mut local, "a", 0);
     down(&mut local, "b", 0, 0);
-    local.record.failed = Some(crate::pod::admission::Refusal { reason: "DeadlineExceeded".into(), message: "m".into() });
+    local.record.failed =
+        Some(crate::pod::admission::Refusal { reason: "DeadlineExceeded".into(), message: "m".into() });
     let old = PodStatus { phase: Some("Running".into()), ..PodStatus::default() };
     assert_eq!(make(&pod, &local, &old, &[]).phase.as_deref(), Some("Running"));
     local.record.instances[0].state = State::Exited(Exit { exit_code: 143, ..Exit::default() });
@@ -154,8 +181,9 @@ fn not_shown_as_ended_while_something_runs() {
 #[test]
 fn init_containers_and_gates() {
     let side = json!({"name": "s", "image": "i", "restartPolicy": "Always", "startupProbe": {}});
-    let (mut pod, mut local) =
-        world(json!({"initContainers": [c("i"), side], "containers": [c("a")], "readinessGates": [{"conditionType": "x/y"}]}));
+    let (mut pod, mut local) = world(
+        json!({"initContainers": [c("i"), side], "containers": [c("a")], "readinessGates": [{"conditionType": "x/y"}]}),
+    );
     let old = PodStatus::default();
     down(&mut local, "i", 0, 0);
     up(&mut local, "s", 0);
@@ -164,7 +192,10 @@ fn init_containers_and_gates() {
         show(&s),
         "Pending i+Completed(0)#0 s-running#0 a-PodInitializing#0 Initialized:ContainersNotInitialized Ready:ContainersNotReady ContainersReady:ContainersNotReady"
     );
-    assert_eq!(condition(&s, "Initialized").unwrap().message.as_deref(), Some("containers with incomplete status: [s]"));
+    assert_eq!(
+        condition(&s, "Initialized").unwrap().message.as_deref(),
+        Some("containers with incomplete status: [s]")
+    );
     local.track_mut("s").startup = Some(true);
     up(&mut local, "a", 0);
     let s = make(&pod, &local, &s, &[]);
@@ -213,9 +244,15 @@ fn times_of_conditions_stay_until_they_change() {
 fn a_refused_pod_shows_only_that() {
     let (pod, _) = world(json!({"containers": [c("a")]}));
     let mut local = Local::default();
-    local.record.failed = Some(crate::pod::admission::Refusal { reason: "OutOfcpu".into(), message: "Pod was rejected: x".into() });
+    local.record.failed = Some(crate::pod::admission::Refusal {
+        reason: "OutOfcpu".into(),
+        message: "Pod was rejected: x".into(),
+    });
     let s = make(&pod, &local, &PodStatus::default(), &[]);
-    assert_eq!((s.phase.as_deref(), s.reason.as_deref(), s.message.as_deref()), (Some("Failed"), Some("OutOfcpu"), Some("Pod was rejected: x")));
+    assert_eq!(
+        (s.phase.as_deref(), s.reason.as_deref(), s.message.as_deref()),
+        (Some("Failed"), Some("OutOfcpu"), Some("Pod was rejected: x"))
+    );
     assert!(s.container_statuses.is_none() && s.conditions.is_none());
 }
 

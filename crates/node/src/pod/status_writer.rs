@@ -103,7 +103,11 @@ async fn write_all(
                     return;
                 }
                 Err(e) => {
-                    tracing::warn!(pod = place.name, namespace = place.namespace, "writing the status failed: {e}");
+                    tracing::warn!(
+                        pod = place.name,
+                        namespace = place.namespace,
+                        "writing the status failed: {e}"
+                    );
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSE_MAX);
                 }

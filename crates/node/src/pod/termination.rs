@@ -54,7 +54,9 @@ fn last_lines(log: &str) -> String {
     let mut out = String::new();
     for line in &lines[from..] {
         let mut parts = line.splitn(4, ' ');
-        let (Some(_), Some(_), Some(tag), Some(text)) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        let (Some(_), Some(_), Some(tag), Some(text)) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             continue;
         };
         out.push_str(text);

@@ -123,7 +123,9 @@ pub fn resolve(choice: &Choice<'_>, accounts: &Accounts) -> Result<User, String>
             }
             Err(_) => {
                 let found = accounts.accounts().find(|a| a.name == image_user);
-                let a = found.ok_or_else(|| format!("unable to find user {image_user}: no matching entries in passwd file"))?;
+                let a = found.ok_or_else(|| {
+                    format!("unable to find user {image_user}: no matching entries in passwd file")
+                })?;
                 name = Some(a.name);
                 (a.uid, a.gid)
             }
@@ -134,7 +136,9 @@ pub fn resolve(choice: &Choice<'_>, accounts: &Accounts) -> Result<User, String>
             Ok(id) => number(id, "image group")?,
             Err(_) => {
                 let found = accounts.groups().find(|(n, _, _)| *n == group).map(|(_, g, _)| g);
-                found.ok_or_else(|| format!("unable to find group {group}: no matching entries in group file"))?
+                found.ok_or_else(|| {
+                    format!("unable to find group {group}: no matching entries in group file")
+                })?
             }
         };
     }
@@ -184,7 +188,10 @@ fn look(layer: &std::path::Path, name: &str) -> Found {
     let whiteout = |path: &str| {
         let place = sys::rooted::place_without_links(&root, path).ok()?;
         let stat = rustix::fs::fstat(place.as_fd()).ok()?;
-        Some(rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice && stat.st_rdev == 0)
+        Some(
+            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice
+                && stat.st_rdev == 0,
+        )
     };
     if whiteout("etc").unwrap_or(false) || whiteout(&format!("etc/{name}")).unwrap_or(false) {
         return Found::Hidden;
@@ -211,7 +218,9 @@ fn read_bounded(fd: OwnedFd, name: &str) -> Result<String, String> {
         return Ok(String::new());
     }
     let mut bytes = Vec::new();
-    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(|e| format!("read /etc/{name} of the image: {e}"))?;
+    file.take(FILE_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| format!("read /etc/{name} of the image: {e}"))?;
     if bytes.len() as u64 > FILE_MAX {
         return Err(format!("/etc/{name} of the image is larger than {FILE_MAX} bytes"));
     }
@@ -239,12 +248,24 @@ mod tests {
         assert_eq!(user(Choice { image: "web", ..Choice::default() }), Ok((101, 102, vec![102, 200, 300])));
         assert_eq!(user(Choice { image: "web:extra", ..Choice::default() }), Ok((101, 200, vec![200, 300])));
         assert_eq!(user(Choice { image: "1000:2000", ..Choice::default() }), Ok((1000, 2000, vec![2000])));
-        let pod = Choice { image: "web", run_as_user: Some(7), run_as_group: Some(8), supplemental: &[9], ..Choice::default() };
+        let pod = Choice {
+            image: "web",
+            run_as_user: Some(7),
+            run_as_group: Some(8),
+            supplemental: &[9],
+            ..Choice::default()
+        };
         assert_eq!(user(pod), Ok((7, 8, vec![8, 9])));
         let strict = Choice { image: "web", strict: true, ..Choice::default() };
         assert_eq!(user(strict), Ok((101, 102, vec![102])));
-        assert!(user(Choice { image: "nobody", ..Choice::default() }).unwrap_err().contains("unable to find user nobody"));
-        assert!(user(Choice { image: "99999999999", ..Choice::default() }).unwrap_err().contains("out of range"));
+        assert!(
+            user(Choice { image: "nobody", ..Choice::default() })
+                .unwrap_err()
+                .contains("unable to find user nobody")
+        );
+        assert!(
+            user(Choice { image: "99999999999", ..Choice::default() }).unwrap_err().contains("out of range")
+        );
     }
 
     #[test]

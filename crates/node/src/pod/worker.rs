@@ -70,7 +70,10 @@ pub enum Done {
     Killed(String, Result<(), String>),
     TornDown(Result<(), String>),
     CleanedUp(Result<(), String>),
-    Farewell { deleted: bool, result: Result<(), String> },
+    Farewell {
+        deleted: bool,
+        result: Result<(), String>,
+    },
 }
 
 /// How the task begins.
@@ -195,7 +198,8 @@ impl Worker {
                 return;
             }
             let pause = wake.map(|at| at.duration_since(self.ctx.clock.now()));
-            let pause = pause.map_or(Duration::from_secs(3600), |d| Duration::try_from(d).unwrap_or_default());
+            let pause =
+                pause.map_or(Duration::from_secs(3600), |d| Duration::try_from(d).unwrap_or_default());
             let message = tokio::select! {
                 () = shutdown.cancelled() => return,
                 message = inbox.recv() => message,
@@ -313,7 +317,10 @@ impl Worker {
         let about = super::references::container_reference(&self.pod, name);
         match waiting.reason.as_str() {
             "CrashLoopBackOff" => {
-                let text = format!("Back-off restarting failed container {name} in pod {}", spec::display(&self.pod));
+                let text = format!(
+                    "Back-off restarting failed container {name} in pod {}",
+                    spec::display(&self.pod)
+                );
                 self.ctx.api.event(&about, true, "BackOff", &text);
             }
             "ImagePullBackOff" => {
@@ -327,7 +334,8 @@ impl Worker {
 
     /// Makes the status and hands it on when it changed.
     fn show(&mut self) {
-        let running = self.local.record.instances.iter().filter(|i| i.alive()).map(|i| i.name.clone()).collect();
+        let running =
+            self.local.record.instances.iter().filter(|i| i.alive()).map(|i| i.name.clone()).collect();
         self.running.send_if_modified(|r| {
             let changed = *r != running;
             *r = running;

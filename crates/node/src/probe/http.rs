@@ -69,11 +69,16 @@ pub async fn probe(request: &Request, timeout: Duration) -> Outcome {
                 Some(to) => match follow(&request, to) {
                     Some(next) => request = next,
                     None => {
-                        return Outcome::Warning(format!("Probe terminated redirects, Response body: {}", answer.body));
+                        return Outcome::Warning(format!(
+                            "Probe terminated redirects, Response body: {}",
+                            answer.body
+                        ));
                     }
                 },
                 None if (200..400).contains(&answer.status) => return Outcome::Success,
-                None => return Outcome::Failure(format!("HTTP probe failed with statuscode: {}", answer.status)),
+                None => {
+                    return Outcome::Failure(format!("HTTP probe failed with statuscode: {}", answer.status));
+                }
             }
         }
         Outcome::Failure(format!("Get {:?}: stopped after 10 redirects", request.url()))
@@ -93,7 +98,10 @@ pub async fn probe(request: &Request, timeout: Duration) -> Outcome {
 pub async fn get(request: &Request, timeout: Duration) -> Result<Answer, Failure> {
     match tokio::time::timeout(timeout, exchange(request)).await {
         Ok(result) => result,
-        Err(_) => Err(Failure { refused: false, text: format!("Get {:?}: context deadline exceeded", request.url()) }),
+        Err(_) => Err(Failure {
+            refused: false,
+            text: format!("Get {:?}: context deadline exceeded", request.url()),
+        }),
     }
 }
 
@@ -130,10 +138,11 @@ fn follow(from: &Request, location: &str) -> Option<Request> {
 
 async fn exchange(request: &Request) -> Result<Answer, Failure> {
     let address = join(&request.host, request.port);
-    let fail = |refused: bool, why: String| Failure { refused, text: format!("Get {:?}: {why}", request.url()) };
-    let stream = TcpStream::connect(&address).await.map_err(|e| {
-        fail(e.kind() == std::io::ErrorKind::ConnectionRefused, dial_error(&address, &e))
-    })?;
+    let fail =
+        |refused: bool, why: String| Failure { refused, text: format!("Get {:?}: {why}", request.url()) };
+    let stream = TcpStream::connect(&address)
+        .await
+        .map_err(|e| fail(e.kind() == std::io::ErrorKind::ConnectionRefused, dial_error(&address, &e)))?;
     if !request.tls {
         return over(stream, request).await.map_err(|e| fail(false, e));
     }
@@ -153,9 +162,12 @@ async fn over<S>(stream: S, request: &Request) -> Result<Answer, String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let path = if request.path.starts_with('/') { request.path.clone() } else { format!("/{}", request.path) };
+    let path =
+        if request.path.starts_with('/') { request.path.clone() } else { format!("/{}", request.path) };
     let mut builder = http::Request::get(path).header("connection", "close");
-    let own = |name: &str| request.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str());
+    let own = |name: &str| {
+        request.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    };
     if own("host").is_none() {
         builder = builder.header("host", join(&request.host, request.port));
     }
@@ -287,7 +299,10 @@ mod tests {
         let second = Duration::from_secs(2);
         for (answer, want) in [
             ("HTTP/1.1 204 No Content\r\n\r\n", Outcome::Success),
-            ("HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n", Outcome::Failure("HTTP probe failed with statuscode: 503".into())),
+            (
+                "HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n",
+                Outcome::Failure("HTTP probe failed with statuscode: 503".into()),
+            ),
             (
                 "HTTP/1.1 302 X\r\nlocation: http://other.example/\r\ncontent-length: 2\r\n\r\nhi",
                 Outcome::Warning("Probe terminated redirects, Response body: hi".into()),
@@ -297,14 +312,20 @@ mod tests {
             assert_eq!(probe(&request, second).await, want);
             let head = task.await.unwrap().remove(0);
             assert!(head.starts_with("GET /healthz?x=1 HTTP/1.1\r\n"), "{head}");
-            assert!(head.to_lowercase().contains("user-agent: kube-probe/1.37\r\n") && head.contains("b\r\n"), "{head}");
+            assert!(
+                head.to_lowercase().contains("user-agent: kube-probe/1.37\r\n") && head.contains("b\r\n"),
+                "{head}"
+            );
         }
     }
 
     #[tokio::test]
     async fn follows_on_the_same_host() {
-        let (request, task) =
-            server(vec!["HTTP/1.1 301 X\r\nlocation: /next\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"]).await;
+        let (request, task) = server(vec![
+            "HTTP/1.1 301 X\r\nlocation: /next\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        ])
+        .await;
         assert_eq!(probe(&request, Duration::from_secs(2)).await, Outcome::Success);
         assert!(task.await.unwrap()[1].starts_with("GET /next "));
     }
@@ -314,9 +335,22 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        let request =
-            Request { tls: false, host: "127.0.0.1".into(), port, path: "/".into(), headers: vec![], user_agent: "x".into() };
-        let Outcome::Refused(text) = probe(&request, Duration::from_secs(1)).await else { panic!("not refused") };
-        assert_eq!(text, format!("Get \"http://127.0.0.1:{port}/\": dial tcp 127.0.0.1:{port}: connect: connection refused"));
+        let request = Request {
+            tls: false,
+            host: "127.0.0.1".into(),
+            port,
+            path: "/".into(),
+            headers: vec![],
+            user_agent: "x".into(),
+        };
+        let Outcome::Refused(text) = probe(&request, Duration::from_secs(1)).await else {
+            panic!("not refused")
+        };
+        assert_eq!(
+            text,
+            format!(
+                "Get \"http://127.0.0.1:{port}/\": dial tcp 127.0.0.1:{port}: connect: connection refused"
+            )
+        );
     }
 }

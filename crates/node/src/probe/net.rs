@@ -32,7 +32,9 @@ pub async fn tcp(host: &str, port: u16, timeout: Duration) -> Outcome {
     let address = join(host, port);
     match tokio::time::timeout(timeout, TcpStream::connect(&address)).await {
         Ok(Ok(_)) => Outcome::Success,
-        Ok(Err(e)) if e.kind() == std::io::ErrorKind::ConnectionRefused => Outcome::Refused(dial_error(&address, &e)),
+        Ok(Err(e)) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
+            Outcome::Refused(dial_error(&address, &e))
+        }
         Ok(Err(e)) => Outcome::Failure(dial_error(&address, &e)),
         Err(_) => Outcome::Failure(format!("dial tcp {address}: i/o timeout")),
     }
@@ -54,7 +56,9 @@ pub async fn grpc(host: &str, port: u16, service: &str, timeout: Duration) -> Ou
     };
     match tokio::time::timeout(timeout, whole).await {
         Ok(outcome) => outcome,
-        Err(_) => Outcome::Failure(format!("timeout: failed to connect service {address:?} within {timeout:?}")),
+        Err(_) => {
+            Outcome::Failure(format!("timeout: failed to connect service {address:?} within {timeout:?}"))
+        }
     }
 }
 

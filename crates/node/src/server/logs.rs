@@ -44,7 +44,8 @@ impl Options {
                 "tailLines" => out.tail = Some(number()?),
                 "limitBytes" => out.limit_bytes = Some(number()?),
                 "sinceSeconds" => {
-                    let seconds = jiff::SignedDuration::from_secs(i64::try_from(number()?).unwrap_or(i64::MAX));
+                    let seconds =
+                        jiff::SignedDuration::from_secs(i64::try_from(number()?).unwrap_or(i64::MAX));
                     out.since = now.checked_sub(seconds).ok();
                 }
                 "sinceTime" => {
@@ -91,10 +92,10 @@ fn render(line: &[u8], options: &Options, fresh: &mut bool, out: &mut BytesMut) 
     if options.stream.is_some_and(|s| s != l.stream) {
         return;
     }
-    if let Some(since) = options.since {
-        if l.time.parse::<Timestamp>().is_ok_and(|t| t < since) {
-            return;
-        }
+    if let Some(since) = options.since
+        && l.time.parse::<Timestamp>().is_ok_and(|t| t < since)
+    {
+        return;
     }
     if options.timestamps && *fresh {
         out.extend_from_slice(l.time.as_bytes());
@@ -146,7 +147,8 @@ pub fn stream(
         let mut left = options.limit_bytes.unwrap_or(u64::MAX);
         let mut fresh = true;
         // A tail is taken from the newest file alone, as upstream does.
-        let files: Vec<PathBuf> = if options.tail.is_some() { vec![current.clone()] } else { older.into_iter().chain([current.clone()]).collect() };
+        let files: Vec<PathBuf> =
+            if options.tail.is_some() { vec![current.clone()] } else { older.into_iter().chain([current.clone()]).collect() };
         for path in files {
             let is_current = path == current;
             let mut file = match File::open(&path).await {
@@ -191,7 +193,9 @@ pub fn stream(
 }
 
 async fn rotated(file: &File, path: &Path) -> bool {
-    let (Ok(open), Ok(named)) = (file.metadata().await, tokio::fs::metadata(path).await) else { return false };
+    let (Ok(open), Ok(named)) = (file.metadata().await, tokio::fs::metadata(path).await) else {
+        return false;
+    };
     open.ino() != named.ino()
 }
 

@@ -41,10 +41,11 @@ pub async fn serve(mut opened: mpsc::Receiver<spdy::Stream>, dial: Dial) {
             "error" => pair.error = Some(stream),
             _ => drop(stream.writer().reset().await),
         }
-        if pair.data.is_some() && pair.error.is_some() {
-            if let Some(Pair { data: Some(data), error: Some(error) }) = pairs.remove(&id) {
-                tokio::spawn(forward(data, error.writer(), dial.clone()));
-            }
+        if pair.data.is_some()
+            && pair.error.is_some()
+            && let Some(Pair { data: Some(data), error: Some(error) }) = pairs.remove(&id)
+        {
+            tokio::spawn(forward(data, error.writer(), dial.clone()));
         }
     }
 }
@@ -63,7 +64,9 @@ async fn forward(data: spdy::Stream, error: Writer, dial: Dial) {
     let result = match text.parse::<u16>() {
         Ok(port) if port > 0 => match dial(port).await {
             Ok(connection) => join(data, connection).await,
-            Err(e) => Err(format!("error forwarding port {port} to pod: failed to connect to localhost:{port}: {e}")),
+            Err(e) => Err(format!(
+                "error forwarding port {port} to pod: failed to connect to localhost:{port}: {e}"
+            )),
         },
         _ => Err(format!("unable to parse {text:?} as a port")),
     };

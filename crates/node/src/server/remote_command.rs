@@ -63,7 +63,11 @@ pub fn ending(result: Result<i32, RuntimeError>) -> Value {
         Ok(0) => json!({"metadata": {}, "status": "Success"}),
         Ok(code) => {
             let details = Details {
-                causes: vec![Cause { reason: "ExitCode".into(), message: code.to_string(), field: String::new() }],
+                causes: vec![Cause {
+                    reason: "ExitCode".into(),
+                    message: code.to_string(),
+                    field: String::new(),
+                }],
                 ..Details::default()
             };
             json!({
@@ -80,10 +84,21 @@ pub fn ending(result: Result<i32, RuntimeError>) -> Value {
 }
 
 /// Serves a session over a WebSocket.
-pub async fn websocket(socket: Socket, protocol: Protocol, session: Result<Session, RuntimeError>, options: Options) {
+pub async fn websocket(
+    socket: Socket,
+    protocol: Protocol,
+    session: Result<Session, RuntimeError>,
+    options: Options,
+) {
     let (mut sink, mut source) = socket.split();
     // An empty message tells the client that the streams are there.
-    let first = if options.stdout { STDOUT } else if options.stderr { STDERR } else { ERROR };
+    let first = if options.stdout {
+        STDOUT
+    } else if options.stderr {
+        STDERR
+    } else {
+        ERROR
+    };
     if sink.send(protocol.encode(first, &[])).await.is_err() {
         return;
     }
@@ -194,10 +209,10 @@ pub async fn over_spdy(
     let pump = tokio::spawn(async move {
         while let Some(o) = outputs.recv().await {
             let writer = if o.channel == STDERR { &err } else { &out };
-            if let Some(w) = writer {
-                if w.write(o.data).await.is_err() {
-                    return;
-                }
+            if let Some(w) = writer
+                && w.write(o.data).await.is_err()
+            {
+                return;
             }
         }
     });
@@ -220,6 +235,15 @@ fn resize(data: &[u8]) -> Option<Input> {
     Some(Input::Resize { columns: number("Width")?, rows: number("Height")? })
 }
 
+/// The stream as something that tasks can wait for.
+#[expect(
+    deprecated,
+    reason = "`OwnedFd` keeps its descriptor open as long as it lives, which is what `register` asks for"
+)]
+fn evented(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(fd)
+}
+
 /// Moves bytes until the process ends and its output is read to the end.
 async fn run(
     session: Session,
@@ -238,14 +262,14 @@ async fn run(
     }
     let (resizer, uid, id) = (runtime.clone(), pod_uid.clone(), exec_id.clone());
     let feeder = tokio::spawn(async move {
-        let mut stdin = stdin.and_then(|fd| AsyncFd::new(fd).ok());
+        let mut stdin = stdin.and_then(|fd| evented(fd).ok());
         while let Some(input) = inputs.recv().await {
             match input {
                 Input::Data(data) => {
-                    if let Some(fd) = &stdin {
-                        if write_all(fd, &data).await.is_err() {
-                            stdin = None;
-                        }
+                    if let Some(fd) = &stdin
+                        && write_all(fd, &data).await.is_err()
+                    {
+                        stdin = None;
                     }
                 }
                 Input::End => stdin = None,
@@ -264,7 +288,7 @@ async fn run(
 
 async fn read_all(fd: OwnedFd, channel: u8, wanted: bool, output: mpsc::Sender<Output>) {
     let _ = rustix::fs::fcntl_setfl(&fd, rustix::fs::OFlags::NONBLOCK);
-    let Ok(fd) = AsyncFd::new(fd) else { return };
+    let Ok(fd) = evented(fd) else { return };
     let mut buffer = vec![0u8; READ_BYTES];
     loop {
         let Ok(mut guard) = fd.readable().await else { return };
@@ -303,12 +327,18 @@ mod tests {
     fn exit_codes_become_statuses() {
         assert_eq!(ending(Ok(0))["status"], "Success");
         let failed = ending(Ok(7));
-        assert_eq!((&failed["reason"], &failed["details"]["causes"][0]["message"]), (&json!("NonZeroExitCode"), &json!("7")));
+        assert_eq!(
+            (&failed["reason"], &failed["details"]["causes"][0]["message"]),
+            (&json!("NonZeroExitCode"), &json!("7"))
+        );
     }
 
     #[test]
     fn sizes_are_read() {
-        assert!(matches!(resize(br#"{"Width":80,"Height":24}"#), Some(Input::Resize { columns: 80, rows: 24 })));
+        assert!(matches!(
+            resize(br#"{"Width":80,"Height":24}"#),
+            Some(Input::Resize { columns: 80, rows: 24 })
+        ));
         assert!(resize(b"{}").is_none());
     }
 }

@@ -220,7 +220,8 @@ async fn read_frames<R: AsyncRead + Unpin>(
                     streams.insert(id, sender);
                 }
                 send(&out, Outgoing::Reply(id)).await?;
-                let stream = Stream { id, headers: fields, incoming, writer: Writer { id, out: out.clone() } };
+                let stream =
+                    Stream { id, headers: fields, incoming, writer: Writer { id, out: out.clone() } };
                 if opened.send(stream).await.is_err() {
                     // Nobody takes streams any more: the session is over.
                     return send(&out, Outgoing::GoAway(last)).await;

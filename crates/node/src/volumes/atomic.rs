@@ -103,7 +103,10 @@ fn same(dir: &Path, payload: &Payload, fs_group: Option<u32>) -> io::Result<bool
         let at = dir.join(path);
         let meta = std::fs::metadata(&at)?;
         let owner = file.user.is_none_or(|u| meta.uid() == u);
-        if meta.mode() & 0o777 != wanted_mode(file, fs_group) & 0o777 || !owner || std::fs::read(&at)? != file.data {
+        if meta.mode() & 0o777 != wanted_mode(file, fs_group) & 0o777
+            || !owner
+            || std::fs::read(&at)? != file.data
+        {
             return Ok(false);
         }
     }

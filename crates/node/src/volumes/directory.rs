@@ -24,7 +24,8 @@ impl Medium {
             "Memory" => {
                 let asked = e.size_limit.as_ref().and_then(|q| meta::quantity::Quantity::parse(&q.0).ok());
                 let asked = asked.map(|q| q.value()).filter(|v| *v > 0).and_then(|v| u64::try_from(v).ok());
-                let node = spec::quantity(Some(allocatable), "memory").and_then(|q| u64::try_from(q.value()).ok());
+                let node =
+                    spec::quantity(Some(allocatable), "memory").and_then(|q| u64::try_from(q.value()).ok());
                 let limit = resources::pod_cgroup(pod, None).memory_limit_bytes;
                 Ok(Self::Memory([asked, node, limit].into_iter().flatten().min()))
             }
@@ -80,7 +81,8 @@ pub fn own(path: &Path, gid: u32, read_only: bool) -> Result<(), String> {
     if meta.is_dir() {
         bits |= 0o2110;
     }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(meta.mode() & 0o7777 | bits)).map_err(fail)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(meta.mode() & 0o7777 | bits))
+        .map_err(fail)?;
     if meta.is_dir() {
         for entry in std::fs::read_dir(path).map_err(fail)? {
             own(&entry.map_err(fail)?.path(), gid, read_only)?;
@@ -134,7 +136,8 @@ fn mode(dir: &Path, mode: u32) -> Result<(), String> {
 
 /// Mounts a tmpfs at `dir` unless something is mounted there.
 fn memory(dir: &Path, limit: Option<u64>) -> Result<(), String> {
-    let device = |p: &Path| std::fs::metadata(p).map(|m| m.dev()).map_err(|e| format!("look at {}: {e}", p.display()));
+    let device =
+        |p: &Path| std::fs::metadata(p).map(|m| m.dev()).map_err(|e| format!("look at {}: {e}", p.display()));
     let parent = dir.parent().unwrap_or(dir);
     if device(dir)? != device(parent)? {
         return Ok(());

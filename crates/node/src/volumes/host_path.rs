@@ -41,7 +41,9 @@ fn expect(path: &Path, kind: &str, name: &str) -> Result<(), String> {
     match kind_of(path) {
         Ok(k) if k == kind => Ok(()),
         Ok(k) => Err(format!("hostPath type check failed: {at} is not a {name}, it's a {k}")),
-        Err(e) => Err(format!("hostPath type check failed, {at} is not a {name}, unable to determine its type: {e}")),
+        Err(e) => Err(format!(
+            "hostPath type check failed, {at} is not a {name}, unable to determine its type: {e}"
+        )),
     }
 }
 

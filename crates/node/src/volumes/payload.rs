@@ -84,7 +84,13 @@ pub fn of(i: &Inputs<'_>, volume: &Volume) -> Result<Payload, String> {
     }
     if let Some(s) = &volume.secret {
         let name = s.secret_name.as_deref().unwrap_or_default();
-        return secret(i, name, s.items.as_deref(), s.default_mode.unwrap_or(0o644), s.optional.unwrap_or(false));
+        return secret(
+            i,
+            name,
+            s.items.as_deref(),
+            s.default_mode.unwrap_or(0o644),
+            s.optional.unwrap_or(false),
+        );
     }
     if let Some(d) = &volume.downward_api {
         return downward(i, d.items.as_deref().unwrap_or_default(), d.default_mode.unwrap_or(0o644));
@@ -247,9 +253,10 @@ mod tests {
 
     fn run(volume: Value) -> Result<Vec<(String, String, u32)>, String> {
         let volume: Volume = serde_json::from_value(volume).unwrap();
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "labels": {"l": "1"}},
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "labels": {"l": "1"}},
             "spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "2"}}}]}}))
-        .unwrap();
+            .unwrap();
         let map = json!({"data": {"a": "1", "b": "2"}, "binaryData": {"bin": "AAE="}});
         let gone = |t: &str| Missing { not_found: true, message: t.into() };
         let objects = Objects {
@@ -259,7 +266,8 @@ mod tests {
             ]
             .into(),
             secrets: [("none".to_owned(), Err(gone("secret \"none\" not found")))].into(),
-            tokens: [(TokenRequest { audience: String::new(), expiration_seconds: 3607 }, "jwt".to_owned())].into(),
+            tokens: [(TokenRequest { audience: String::new(), expiration_seconds: 3607 }, "jwt".to_owned())]
+                .into(),
         };
         let i = Inputs {
             pod: &pod,
@@ -269,7 +277,10 @@ mod tests {
             fs_user: Some(7),
         };
         let files = of(&i, &volume)?;
-        Ok(files.into_iter().map(|(p, f)| (p, String::from_utf8_lossy(&f.data).into_owned(), f.mode)).collect())
+        Ok(files
+            .into_iter()
+            .map(|(p, f)| (p, String::from_utf8_lossy(&f.data).into_owned(), f.mode))
+            .collect())
     }
 
     fn f(p: &str, t: &str, m: u32) -> (String, String, u32) {
@@ -281,13 +292,19 @@ mod tests {
         let all = run(json!({"name": "v", "configMap": {"name": "cm", "defaultMode": 0o600}})).unwrap();
         assert_eq!(all, [f("a", "1", 0o600), f("b", "2", 0o600), f("bin", "\0\x01", 0o600)]);
         let items = json!([{"key": "a", "path": "x/y", "mode": 256}]);
-        assert_eq!(run(json!({"name": "v", "configMap": {"name": "cm", "items": items}})).unwrap(), [f("x/y", "1", 0o400)]);
+        assert_eq!(
+            run(json!({"name": "v", "configMap": {"name": "cm", "items": items}})).unwrap(),
+            [f("x/y", "1", 0o400)]
+        );
         let key = json!([{"key": "zz", "path": "x"}]);
         assert_eq!(
             run(json!({"name": "v", "configMap": {"name": "cm", "items": key}})).unwrap_err(),
             "configmap references non-existent config key: zz"
         );
-        assert_eq!(run(json!({"name": "v", "configMap": {"name": "none"}})).unwrap_err(), "configmap \"none\" not found");
+        assert_eq!(
+            run(json!({"name": "v", "configMap": {"name": "none"}})).unwrap_err(),
+            "configmap \"none\" not found"
+        );
         assert_eq!(run(json!({"name": "v", "configMap": {"name": "none", "optional": true}})).unwrap(), []);
     }
 
@@ -300,7 +317,15 @@ mod tests {
                 {"path": "cpu", "resourceFieldRef": {"containerName": "c", "resource": "limits.cpu"}}]}},
         ]);
         let got = run(json!({"name": "v", "projected": {"sources": sources}})).unwrap();
-        assert_eq!(got, [f("ca.crt", "1", 0o644), f("cpu", "2", 0o644), f("namespace", "n", 0o644), f("token", "jwt", 0o600)]);
+        assert_eq!(
+            got,
+            [
+                f("ca.crt", "1", 0o644),
+                f("cpu", "2", 0o644),
+                f("namespace", "n", 0o644),
+                f("token", "jwt", 0o600)
+            ]
+        );
         let broken = json!([{"configMap": {"name": "none"}}, {"secret": {"name": "none"}}]);
         assert_eq!(
             run(json!({"name": "v", "projected": {"sources": broken}})).unwrap_err(),

@@ -77,7 +77,8 @@ impl Tokens {
 }
 
 async fn fetch(api: &dyn NodeApi, pod: &Pod, request: &TokenRequest) -> Result<(String, Timestamp), String> {
-    let account = spec::spec(pod).service_account_name.as_deref().filter(|a| !a.is_empty()).unwrap_or("default");
+    let account =
+        spec::spec(pod).service_account_name.as_deref().filter(|a| !a.is_empty()).unwrap_or("default");
     let audiences = if request.audience.is_empty() { vec![] } else { vec![request.audience.clone()] };
     let bound = BoundObjectReference {
         api_version: Some("v1".into()),

@@ -1,195 +1,297 @@
-//! Cases: a cluster and a pod in, a node or a message out.
+//! Cases of [`super`].
 
 use super::*;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use crate::pod::Surroundings;
+use meta::selector::LabelSelector;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-fn node(name: &str, spec: Value, labels: Value) -> Arc<Node> {
-    let mut labels = labels;
-    labels["kubernetes.io/hostname"] = name.into();
-    let allocatable = json!({"cpu": "4", "memory": "8Gi", "pods": "3", "example.com/gpu": "1"});
-    let v = json!({"metadata": {"name": name, "labels": labels}, "spec": spec, "status": {"allocatable": allocatable}});
-    Arc::new(serde_json::from_value(v).unwrap())
+struct World {
+    snapshot: Snapshot,
+    rng: Rng,
+    placed: usize,
 }
 
-fn pod(name: &str, spec: Value) -> Arc<PodInfo> {
-    let mut v = json!({"metadata": {"name": name, "namespace": "n", "uid": name, "labels": {"app": "a"}}, "spec": {"containers": [{"name": "c"}]}});
-    for (k, x) in spec.as_object().into_iter().flatten() {
-        v["spec"][k] = x.clone();
+impl World {
+    fn new() -> Self {
+        Self { snapshot: Snapshot::default(), rng: Rng::seeded(7), placed: 0 }
     }
-    let pod: Pod = serde_json::from_value(v).unwrap();
-    Arc::new(PodInfo::new(Arc::new(pod)))
-}
 
-fn asking(name: &str, requests: Value) -> Arc<PodInfo> {
-    pod(name, json!({"containers": [{"name": "c", "resources": {"requests": requests}}]}))
-}
+    /// A node with 4 cores, 8 GiB, 10 pods and a host name, with changes.
+    fn node(mut self, name: &str, change: Value) -> Self {
+        let mut node = json!({
+            "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+            "spec": {},
+            "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "10", "ephemeral-storage": "10Gi"}},
+        });
+        merge(&mut node, change);
+        self.snapshot.set_node(Arc::new(serde_json::from_value(node).unwrap()));
+        self
+    }
 
-fn cluster(nodes: &[Arc<Node>], pods: &[(Arc<PodInfo>, &str)]) -> Snapshot {
-    let mut s = Snapshot::default();
-    nodes.iter().for_each(|n| s.set_node(n.clone()));
-    pods.iter().for_each(|(p, n)| s.set_pod(p.clone(), n));
-    s
-}
+    fn runs(mut self, node: &str, spec: Value) -> Self {
+        self.place(node, pod(spec));
+        self
+    }
 
-fn run(s: &Snapshot, p: &PodInfo) -> Decision {
-    decide(s, p, &mut |_| 0)
-}
+    fn place(&mut self, node: &str, mut info: PodInfo) {
+        self.placed += 1;
+        let mut p = (*info.pod).clone();
+        p.metadata.uid = Some(format!("uid-{}", self.placed));
+        info.pod = Arc::new(p);
+        self.snapshot.get_mut(node).unwrap().add(Arc::new(info));
+    }
 
-fn chosen(s: &Snapshot, p: &PodInfo) -> String {
-    match run(s, p) {
-        Decision::Node(n) => n,
-        Decision::Rejected(r) => r.message,
+    fn decide(&self, info: &PodInfo) -> Decision {
+        decide(&self.snapshot, info, &self.rng)
+    }
+
+    fn why(&self, spec: Value) -> String {
+        self.decide(&pod(spec)).message().unwrap_or_else(|| "it fits".to_owned())
+    }
+
+    /// The node that it goes to however often it is asked, so that no tie is taken for a choice.
+    fn prefers(&self, spec: Value) -> String {
+        let all: std::collections::BTreeSet<_> = (0..16).map(|_| self.goes_to(spec.clone())).collect();
+        all.into_iter().collect::<Vec<_>>().join(" or ")
+    }
+
+    fn goes_to(&self, spec: Value) -> String {
+        match self.decide(&pod(spec)) {
+            Decision::Node(n) => n,
+            other => panic!("no node: {:?}", other.message()),
+        }
     }
 }
 
-fn plain(names: &[&str]) -> Vec<Arc<Node>> {
-    names.iter().map(|n| node(n, json!({}), json!({}))).collect()
+fn merge(into: &mut Value, change: Value) {
+    match change {
+        Value::Object(m) => m.into_iter().for_each(|(k, v)| merge(&mut into[k.as_str()], v)),
+        other => *into = other,
+    }
+}
+
+fn pod(mut spec: Value) -> PodInfo {
+    if spec["containers"].is_null() {
+        spec["containers"] = json!([]);
+    }
+    let labels = spec.as_object_mut().unwrap().remove("labels").unwrap_or(json!({"app": "a"}));
+    let meta = json!({"name": "p", "namespace": "n", "uid": "new", "labels": labels});
+    PodInfo::new(Arc::new(serde_json::from_value(json!({"metadata": meta, "spec": spec})).unwrap()))
+}
+
+fn asks(cpu: &str, memory: &str) -> Value {
+    json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}}]})
+}
+
+fn anti(app: &str, key: &str) -> Value {
+    let term = json!({"labelSelector": {"matchLabels": {"app": app}}, "topologyKey": key});
+    json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}})
+}
+
+fn near(app: &str, key: &str) -> Value {
+    let term = json!({"labelSelector": {"matchLabels": {"app": app}}, "topologyKey": key});
+    json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}})
+}
+
+const HOST: &str = "kubernetes.io/hostname";
+const HOPELESS: &str = "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+const NOBODY: &str = "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
+
+#[test]
+fn reasons_and_texts_of_one_node() {
+    let tainted = json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}});
+    let cordoned = json!({"spec": {"unschedulable": true}});
+    let plain = json!({});
+    let port = json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": 80}]}]});
+    let gpu = json!({"containers": [{"name": "c", "resources": {"requests": {"a.io/gpu": "1"}}}]});
+    let disk =
+        json!({"containers": [{"name": "c", "resources": {"requests": {"ephemeral-storage": "1Ti"}}}]});
+    let zone = json!([{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "a"}}}]);
+    let cases = [
+        (&plain, json!({"nodeName": "other"}), "node(s) didn't match the requested node name", HOPELESS),
+        (&cordoned, json!({}), "node(s) were unschedulable", HOPELESS),
+        (&tainted, json!({}), "node(s) had untolerated taint(s)", HOPELESS),
+        (
+            &plain,
+            json!({"nodeSelector": {"a": "b"}}),
+            "node(s) didn't match Pod's node affinity/selector",
+            HOPELESS,
+        ),
+        (&plain, port, "node(s) didn't have free ports for the requested pod ports", NOBODY),
+        (&plain, asks("3", "1"), "Insufficient cpu", NOBODY),
+        (&plain, asks("5", "1"), "Insufficient cpu", HOPELESS),
+        (&plain, asks("1", "16Gi"), "Insufficient memory", HOPELESS),
+        (&plain, asks("3", "7Gi"), "Insufficient cpu, 1 Insufficient memory", NOBODY),
+        (&plain, gpu, "Insufficient a.io/gpu", HOPELESS),
+        (&plain, disk, "Insufficient ephemeral-storage", HOPELESS),
+        (
+            &plain,
+            json!({"topologySpreadConstraints": zone}),
+            "node(s) didn't match pod topology spread constraints (missing required label)",
+            HOPELESS,
+        ),
+        (&plain, json!({"affinity": near("b", HOST)}), "node(s) didn't match pod affinity rules", HOPELESS),
+        (
+            &plain,
+            json!({"affinity": anti("a", HOST)}),
+            "node(s) didn't match pod anti-affinity rules",
+            NOBODY,
+        ),
+    ];
+    for (node, spec, reason, end) in cases {
+        let mut running = asks("2", "2Gi");
+        running["containers"][0]["ports"] =
+            json!([{"containerPort": 2, "hostPort": 80, "hostIP": "127.0.0.1"}]);
+        let world = World::new().node("one", node.clone()).runs("one", running);
+        let expected = format!("0/1 nodes are available: 1 {reason}. {end}");
+        assert_eq!(world.why(spec), expected);
+    }
 }
 
 #[test]
-fn every_reason_is_counted_as_upstream_counts() {
-    let taint = |e: &str| json!({"taints": [{"key": "k", "effect": e}]});
-    let nodes = [
-        node("a", json!({"unschedulable": true}), json!({})),
-        node("b", taint("NoSchedule"), json!({})),
-        node("c", taint("NoExecute"), json!({})),
-        node("d", json!({}), json!({"zone": "x"})),
-        node("e", json!({}), json!({"zone": "y"})),
-    ];
-    let p = pod("p", json!({"nodeSelector": {"zone": "y"}, "containers": [
-        {"name": "c", "resources": {"requests": {"cpu": "5", "example.com/gpu": "1"}}, "ports": [{"containerPort": 1}]}]}));
-    let used = asking("u", json!({"example.com/gpu": "1"}));
-    let got = run(&cluster(&nodes, &[(used, "e")]), &p);
-    let Decision::Rejected(r) = got else { panic!("{got:?}") };
+fn reasons_are_counted_and_sorted_as_text() {
+    let taint = json!({"spec": {"taints": [{"key": "k", "effect": "NoExecute"}]}});
+    let world =
+        World::new().node("a", taint.clone()).node("b", taint).node("c", json!({})).node("d", json!({}));
     assert_eq!(
-        r.message,
-        "0/5 nodes are available: 1 Insufficient cpu, 1 Insufficient example.com/gpu, 1 node(s) didn't match Pod's node \
-         affinity/selector, 1 node(s) were unschedulable, 2 node(s) had untolerated taint(s). preemption: 0/5 nodes are \
-         available: 5 Preemption is not helpful for scheduling."
+        world.why(asks("5", "9Gi")),
+        "0/4 nodes are available: 2 Insufficient cpu, 2 Insufficient memory, 2 node(s) had untolerated taint(s). \
+         preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling."
     );
-    assert_eq!(r.plugins.len(), 4);
-    assert_eq!(chosen(&Snapshot::default(), &p), "no nodes available to schedule pods");
+    assert_eq!(World::new().why(json!({})), "no nodes available to schedule pods");
 }
 
 #[test]
-fn room_ports_and_pods() {
-    let nodes = plain(&["a", "b"]);
-    let full = cluster(&nodes, &[(asking("x", json!({"cpu": "3"})), "a")]);
-    assert_eq!(chosen(&full, &asking("p", json!({"cpu": "2"}))), "b");
-    let port = |name: &str, ip: &str| {
-        pod(name, json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": 80, "hostIP": ip}]}]}))
-    };
-    let ports = cluster(&nodes, &[(port("x", "127.0.0.1"), "a"), (port("y", ""), "b")]);
-    assert_eq!(chosen(&ports, &port("p", "127.0.0.2")), "a");
-    assert!(chosen(&ports, &port("p", "127.0.0.1")).contains("2 node(s) didn't have free ports for the requested pod ports"));
-    let crowd: Vec<_> = (0..3).map(|i| (pod(&format!("x{i}"), json!({})), "a")).collect();
-    assert_eq!(chosen(&cluster(&nodes, &crowd), &pod("p", json!({}))), "b");
+fn what_is_said_about_preemption() {
+    let full = || World::new().node("one", json!({})).runs("one", asks("4", "1"));
+    let mut spec = asks("1", "1");
+    spec["priority"] = 5.into();
+    assert_eq!(full().why(spec.clone()), "0/1 nodes are available: 1 Insufficient cpu.");
+    spec["preemptionPolicy"] = "Never".into();
+    assert_eq!(
+        full().why(spec),
+        "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never."
+    );
 }
 
 #[test]
-fn affinity_and_tolerations() {
-    let nodes = [
-        node("a", json!({"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]}), json!({"n": "5"})),
-        node("b", json!({}), json!({"n": "1"})),
-    ];
-    let s = cluster(&nodes, &[]);
-    let require = |op: &str, values: Value| {
-        let terms = json!([{"matchExpressions": [{"key": "n", "operator": op, "values": values}]}]);
-        json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}})
-    };
-    assert_eq!(chosen(&s, &pod("p", json!({}))), "b");
-    assert_eq!(chosen(&s, &pod("p", json!({"affinity": require("Lt", json!(["3"]))}))), "b");
-    let toleration = json!([{"key": "k", "operator": "Equal", "value": "v"}]);
-    let p = pod("p", json!({"affinity": require("Gt", json!(["3"])), "tolerations": toleration}));
-    assert_eq!(chosen(&s, &p), "a");
-    let field = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
-        {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["a"]}]}]}}});
-    assert_eq!(chosen(&s, &pod("p", json!({"affinity": field, "tolerations": toleration}))), "a");
-}
-
-#[test]
-fn the_emptier_the_preferred_and_the_one_with_the_image() {
-    let nodes = plain(&["a", "b"]);
-    let s = cluster(&nodes, &[(asking("x", json!({"cpu": "1", "memory": "2Gi"})), "a")]);
-    assert_eq!(chosen(&s, &asking("p", json!({"cpu": "1", "memory": "2Gi"}))), "b");
-    let prefer = json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
-        {"weight": 100, "preference": {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["a"]}]}}]}});
-    assert_eq!(chosen(&s, &pod("p", json!({"affinity": prefer}))), "a");
-    let mut with_image = (*nodes[1]).clone();
-    let images = json!([{"names": ["reg/app:latest"], "sizeBytes": 900 << 20}]);
-    with_image.status.as_mut().unwrap().images = serde_json::from_value(images).unwrap();
-    let s = cluster(&[nodes[0].clone(), Arc::new(with_image)], &[]);
-    assert_eq!(chosen(&s, &pod("p", json!({"containers": [{"name": "c", "image": "reg/app"}]}))), "b");
-    let mut soft = (*nodes[0]).clone();
-    soft.spec = serde_json::from_value(json!({"taints": [{"key": "k", "effect": "PreferNoSchedule"}]})).unwrap();
-    assert_eq!(chosen(&cluster(&[Arc::new(soft), nodes[1].clone()], &[]), &pod("p", json!({}))), "b");
-}
-
-#[test]
-fn ties_are_picked_among_all() {
-    let s = cluster(&plain(&["a", "b", "c"]), &[]);
-    let p = pod("p", json!({}));
-    let with = |i: usize| decide(&s, &p, &mut |n| { assert_eq!(n, 3); i });
-    assert_eq!((with(0), with(2)), (Decision::Node("a".into()), Decision::Node("c".into())));
-}
-
-#[test]
-fn replicas_spread_over_hosts_and_zones() {
-    let owned = |name: &str| {
-        let mut p = (*pod(name, json!({})).pod).clone();
-        let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true}]);
-        p.metadata.owner_references = serde_json::from_value(owner).unwrap();
-        Arc::new(PodInfo::new(Arc::new(p)))
-    };
-    let mut s = cluster(&plain(&["a", "b", "c"]), &[]);
-    let mut used = std::collections::BTreeSet::new();
-    for i in 0..3 {
-        let p = owned(&format!("p{i}"));
-        let n = chosen(&s, &p);
-        s.assume(p, &n);
-        used.insert(n);
+fn too_many_pods() {
+    let mut world = World::new().node("one", json!({"status": {"allocatable": {"pods": "2"}}}));
+    for _ in 0..2 {
+        assert_eq!(world.goes_to(json!({})), "one");
+        world.place("one", pod(json!({})));
     }
-    assert_eq!(used.len(), 3);
+    assert_eq!(world.why(json!({})), format!("0/1 nodes are available: 1 Too many pods. {NOBODY}"));
 }
 
 #[test]
-fn hard_spreading() {
-    let zone = |n: &str, z: &str| node(n, json!({}), json!({"zone": z}));
-    let nodes = [zone("a", "1"), zone("b", "1"), zone("c", "2"), node("d", json!({}), json!({}))];
-    let constraint = json!([{"topologyKey": "zone", "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "a"}}}]);
-    let of = |name: &str| pod(name, json!({"topologySpreadConstraints": constraint}));
-    assert_eq!(chosen(&cluster(&nodes, &[(of("x"), "a")]), &of("p")), "c");
-    let message = chosen(&cluster(&nodes[3..], &[]), &of("p"));
-    assert!(message.contains("1 node(s) didn't match pod topology spread constraints (missing required label)"), "{message}");
+fn affinity_to_named_nodes_looks_at_no_others() {
+    let named = |name: &str| {
+        let field = json!({"key": "metadata.name", "operator": "In", "values": [name]});
+        let terms = json!({"nodeSelectorTerms": [{"matchFields": [field]}]});
+        json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}})
+    };
+    let world = World::new().node("a", json!({})).node("b", json!({"spec": {"unschedulable": true}}));
+    assert_eq!(world.prefers(named("a")), "a");
+    let why = world.why(named("b"));
+    let start = "0/2 nodes are available: 1 node(s) didn't satisfy plugin(s) [NodeAffinity], 1 node(s) were unschedulable.";
+    assert!(why.starts_with(start), "{why}");
 }
 
 #[test]
-fn pods_that_keep_together_or_apart() {
-    let term = json!([{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "a"}}}]);
-    let apart = |n: &str| pod(n, json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}}));
-    let near = |n: &str| pod(n, json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}}));
-    let nodes = plain(&["a", "b"]);
-    assert_eq!(chosen(&cluster(&nodes, &[(apart("x"), "a")]), &apart("p")), "b");
-    // the one that is there does not want company either
-    assert_eq!(chosen(&cluster(&nodes, &[(apart("x"), "a")]), &pod("p", json!({}))), "b");
-    let both = cluster(&nodes, &[(apart("x"), "a"), (apart("y"), "b")]);
-    assert!(chosen(&both, &apart("p")).contains("2 node(s) didn't match pod anti-affinity rules"));
-    assert_eq!(chosen(&cluster(&nodes, &[(pod("x", json!({})), "b")]), &near("p")), "b");
-    assert_eq!(chosen(&cluster(&nodes, &[]), &near("p")), "a", "the first of a group");
+fn tolerations_open_nodes() {
+    let taints = json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]);
+    let world = World::new().node("one", json!({"spec": {"taints": taints}}));
+    assert_eq!(world.goes_to(json!({"tolerations": [{"key": "k", "value": "v"}]})), "one");
+    let world = World::new().node("one", json!({"spec": {"unschedulable": true}}));
+    assert_eq!(world.goes_to(json!({"tolerations": [{"operator": "Exists"}]})), "one");
 }
 
 #[test]
-fn assumptions_count_until_taken_back() {
-    let mut s = cluster(&plain(&["a"]), &[]);
-    let p = asking("p", json!({"cpu": "3"}));
-    s.assume(p.clone(), "a");
-    assert!(chosen(&s, &asking("q", json!({"cpu": "2"}))).contains("1 Insufficient cpu"));
-    s.forget("p");
-    assert_eq!(chosen(&s, &asking("q", json!({"cpu": "2"}))), "a");
-    s.assume(p.clone(), "a");
-    s.set_pod(p, "a");
-    s.forget("p");
-    assert!(s.has_pod("p"), "the server has shown it");
+fn pods_keep_others_away_and_first_of_a_group_is_let_in() {
+    let mut guard = json!({"affinity": anti("a", HOST), "labels": {"app": "guard"}});
+    let world = World::new().node("one", json!({})).node("two", json!({})).runs("one", guard.take());
+    assert_eq!(world.prefers(json!({})), "two");
+    let world = World::new().node("one", json!({})).node("two", json!({}));
+    let first = json!({"affinity": near("a", HOST)});
+    world.goes_to(first.clone());
+    let world = world.runs("two", json!({}));
+    assert_eq!(world.prefers(first), "two");
+}
+
+#[test]
+fn namespaces_bound_terms() {
+    let term = json!({"labelSelector": {}, "topologyKey": HOST, "namespaceSelector": {"matchLabels": {"team": "x"}}});
+    let spec =
+        json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}});
+    let world = World::new().node("one", json!({})).node("two", json!({})).runs("two", json!({}));
+    let within = |labels: Value| {
+        let namespaces = vec![("n".to_owned(), serde_json::from_value(labels).unwrap())];
+        world.decide(&pod(spec.clone()).within(Surroundings { namespaces, siblings: None }))
+    };
+    assert_eq!(within(json!({"team": "x"})), Decision::Node("two".into()));
+    assert!(within(json!({})).message().is_some());
+}
+
+#[test]
+fn hard_spread_keeps_the_skew() {
+    let constraint = json!([{"maxSkew": 1, "topologyKey": HOST, "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "a"}}}]);
+    let spec = json!({"topologySpreadConstraints": constraint});
+    let world = World::new().node("a", json!({})).node("b", json!({"spec": {"unschedulable": true}}));
+    let world = world.runs("a", json!({}));
+    // b has none and would have to be next, but it takes nobody
+    let why = world.why(spec);
+    assert!(why.contains("1 node(s) didn't match pod topology spread constraints, 1 node(s) were"), "{why}");
+}
+
+#[test]
+fn replicas_spread_over_nodes() {
+    let mut world = World::new();
+    for name in ["a", "b", "c"] {
+        world = world.node(name, json!({}));
+    }
+    let siblings = LabelSelector::parse("app=a").unwrap();
+    let mut used = BTreeMap::new();
+    for _ in 0..6 {
+        let info =
+            pod(json!({})).within(Surroundings { namespaces: Vec::new(), siblings: Some(siblings.clone()) });
+        let Decision::Node(name) = world.decide(&info) else { panic!("a node") };
+        world.place(&name, info);
+        *used.entry(name).or_insert(0) += 1;
+    }
+    assert_eq!(used.values().copied().collect::<Vec<_>>(), [2, 2, 2]);
+}
+
+#[test]
+fn scores_prefer() {
+    let soft = json!({"spec": {"taints": [{"key": "k", "effect": "PreferNoSchedule"}]}});
+    assert_eq!(World::new().node("a", soft).node("b", json!({})).prefers(json!({})), "b");
+
+    let busy = World::new().node("a", json!({})).node("b", json!({})).runs("a", asks("2", "4Gi"));
+    assert_eq!(busy.prefers(asks("1", "2Gi")), "b");
+
+    let match_ssd = json!({"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]});
+    let preferred = json!([{"weight": 10, "preference": match_ssd}]);
+    let preferred = json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}});
+    let world = World::new().node("a", json!({"metadata": {"labels": {"disk": "ssd"}}})).node("b", json!({}));
+    assert_eq!(world.prefers(json!({"affinity": preferred})), "a");
+
+    let images = json!({"status": {"images": [{"names": ["big:latest"], "sizeBytes": 4_000_000_000i64}]}});
+    let world = World::new().node("a", json!({})).node("b", images);
+    assert_eq!(world.prefers(json!({"containers": [{"name": "c", "image": "big"}]})), "b");
+}
+
+#[test]
+fn equal_nodes_are_chosen_by_chance() {
+    let world = World::new().node("a", json!({})).node("b", json!({}));
+    let seen: std::collections::BTreeSet<_> = (0..64).map(|_| world.goes_to(json!({}))).collect();
+    assert_eq!(seen.len(), 2);
+}
+
+#[test]
+fn large_clusters_are_searched_in_part() {
+    assert_eq!([1, 99, 100, 1000, 5000, 10_000].map(feasible_wanted), [1, 99, 100, 420, 500, 500]);
 }

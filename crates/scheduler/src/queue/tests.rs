@@ -1,3 +1,5 @@
+//! Cases of [`super`].
+
 use super::*;
 use base::clock::{Clock, ManualClock};
 use serde_json::json;

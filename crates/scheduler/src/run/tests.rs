@@ -1,3 +1,5 @@
+//! Cases of [`super`].
+
 use super::*;
 use base::clock::SystemClock;
 use client::fake::FakeApi;

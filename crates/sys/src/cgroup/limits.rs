@@ -63,12 +63,22 @@ impl Cgroups {
         })
     }
 
-    fn put(&self, controller: &str, group: &str, wanted: bool, f: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    fn put(
+        &self,
+        controller: &str,
+        group: &str,
+        wanted: bool,
+        f: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
         let usable = self.path(controller, group).and_then(|dir| {
             let there = self.version == 1
                 || std::fs::read_to_string(dir.join("cgroup.controllers"))
                     .is_ok_and(|t| t.split_ascii_whitespace().any(|c| c == controller));
-            if there { Ok(dir) } else { Err(Error::check(format!("cgroup controller {controller} is not available"))) }
+            if there {
+                Ok(dir)
+            } else {
+                Err(Error::check(format!("cgroup controller {controller} is not available")))
+            }
         });
         match usable {
             Ok(dir) => f(&dir),

@@ -49,6 +49,9 @@ impl Cgroups {
         let file = if self.version() == 2 { "memory.events" } else { "memory.oom_control" };
         let Ok(dir) = self.path("memory", group) else { return 0 };
         let text = std::fs::read_to_string(dir.join(file)).unwrap_or_default();
-        text.lines().find_map(|l| l.strip_prefix("oom_kill ")).and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+        text.lines()
+            .find_map(|l| l.strip_prefix("oom_kill "))
+            .and_then(|n| n.trim().parse().ok())
+            .unwrap_or(0)
     }
 }

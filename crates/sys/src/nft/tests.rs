@@ -1,3 +1,5 @@
+//! Cases of [`super`].
+
 use super::*;
 use crate::{netns, nft::expr as e};
 

@@ -60,7 +60,7 @@ const BY_CAPABILITY: &[(&str, &str)] = &[
     ),
     ("CAP_SYS_BOOT", "reboot"),
     ("CAP_SYS_CHROOT", "chroot"),
-    ("CAP_SYS_MODULE", "delete_module init_module finit_module query_module"),
+    ("CAP_SYS_MODULE", "delete_module init_module finit_module"),
     ("CAP_SYS_NICE", "get_mempolicy mbind set_mempolicy set_mempolicy_home_node"),
     ("CAP_SYS_PACCT", "acct"),
     ("CAP_SYS_PTRACE", "kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev ptrace"),
@@ -72,8 +72,10 @@ const BY_CAPABILITY: &[(&str, &str)] = &[
 
 /// The profile for a container with these capabilities.
 pub fn runtime_default(capabilities: &[String]) -> Profile {
-    let mut rules: Vec<Rule> =
-        [FILES, MEMORY, PROCESSES, EVENTS_AND_TIME, COMMUNICATION, ARCHITECTURE].iter().map(|l| allow(l)).collect();
+    let mut rules: Vec<Rule> = [FILES, MEMORY, PROCESSES, EVENTS_AND_TIME, COMMUNICATION, ARCHITECTURE]
+        .iter()
+        .map(|l| allow(l))
+        .collect();
     for (capability, calls) in BY_CAPABILITY {
         if capabilities.iter().any(|c| c == capability) {
             rules.push(allow(calls));
@@ -116,7 +118,17 @@ mod tests {
     #[test]
     fn dangerous_calls_need_their_capability() {
         let plain = runtime_default(&["CAP_CHOWN".into()]);
-        for call in ["mount", "bpf", "keyctl", "add_key", "io_uring_setup", "userfaultfd", "reboot", "unshare", "setns"] {
+        for call in [
+            "mount",
+            "bpf",
+            "keyctl",
+            "add_key",
+            "io_uring_setup",
+            "userfaultfd",
+            "reboot",
+            "unshare",
+            "setns",
+        ] {
             assert!(!allows(&plain, call), "{call}");
         }
         let admin = runtime_default(&["CAP_SYS_ADMIN".into()]);

@@ -110,7 +110,8 @@ pub fn parse_profile(text: &str, capabilities: &[String]) -> Result<Profile> {
     if text.len() > PROFILE_BYTES_MAX {
         return Err(Error::check(format!("seccomp profile is larger than {PROFILE_BYTES_MAX} bytes")));
     }
-    let json: JsonProfile = serde_json::from_str(text).map_err(|e| Error::check(format!("seccomp profile: {e}")))?;
+    let json: JsonProfile =
+        serde_json::from_str(text).map_err(|e| Error::check(format!("seccomp profile: {e}")))?;
     if !json.listener_path.is_empty() {
         return Err(Error::check("seccomp profile: listenerPath is not supported"));
     }

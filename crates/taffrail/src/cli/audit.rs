@@ -124,7 +124,11 @@ fn query(q: &Query) -> Result<(), String> {
     Ok(())
 }
 
-fn print<'a>(out: &mut impl std::io::Write, lines: impl Iterator<Item = &'a str>, how: Output) -> std::io::Result<()> {
+fn print<'a>(
+    out: &mut impl std::io::Write,
+    lines: impl Iterator<Item = &'a str>,
+    how: Output,
+) -> std::io::Result<()> {
     match how {
         Output::Json => {
             for line in lines {
@@ -138,7 +142,11 @@ fn print<'a>(out: &mut impl std::io::Write, lines: impl Iterator<Item = &'a str>
             }
         }
         Output::Table => {
-            writeln!(out, "{}", row(["TIME", "CODE", "USER", "VERB", "RESOURCE", "NAMESPACE", "NAME"].map(str::to_owned)))?;
+            writeln!(
+                out,
+                "{}",
+                row(["TIME", "CODE", "USER", "VERB", "RESOURCE", "NAMESPACE", "NAME"].map(str::to_owned))
+            )?;
             for line in lines {
                 let value: Value = serde_json::from_str(line)?;
                 writeln!(out, "{}", row(cells(&value)))?;
@@ -162,12 +170,22 @@ fn cells(e: &Value) -> [String; 7] {
     };
     let code = e["responseStatus"]["code"].as_u64().map_or(String::new(), |c| c.to_string());
     let time = text(&e["stageTimestamp"]);
-    [time.get(..19).unwrap_or(&time).to_owned(), code, user, text(&e["verb"]), resource, text(&r["namespace"]), text(&r["name"])]
+    [
+        time.get(..19).unwrap_or(&time).to_owned(),
+        code,
+        user,
+        text(&e["verb"]),
+        resource,
+        text(&r["namespace"]),
+        text(&r["name"]),
+    ]
 }
 
 fn row(c: [String; 7]) -> String {
     let [time, code, user, verb, resource, namespace, name] = c;
-    format!("{time:<20} {code:<4} {user:<50} {verb:<16} {resource:<24} {namespace:<20} {name}").trim_end().to_owned()
+    format!("{time:<20} {code:<4} {user:<50} {verb:<16} {resource:<24} {namespace:<20} {name}")
+        .trim_end()
+        .to_owned()
 }
 
 fn tail(t: &Tail) -> Result<(), String> {
@@ -212,12 +230,20 @@ fn verify(v: &Verify) -> Result<(), String> {
 
 fn say(answer: &Value) -> Result<(), String> {
     if answer["valid"] != true {
-        return Err(format!("the record does not verify: {}", answer["problem"].as_str().unwrap_or("unknown problem")));
+        return Err(format!(
+            "the record does not verify: {}",
+            answer["problem"].as_str().unwrap_or("unknown problem")
+        ));
     }
     let r = &answer["report"];
     println!(
         "the record verifies: {} entries in {} segments, {} to {}, {} gaps, head {}",
-        r["entries"], r["segments"], r["first"], r["last"], r["gaps"], r["head"].as_str().unwrap_or("")
+        r["entries"],
+        r["segments"],
+        r["first"],
+        r["last"],
+        r["gaps"],
+        r["head"].as_str().unwrap_or("")
     );
     Ok(())
 }

@@ -19,7 +19,11 @@ pub fn run(data_dir: &Path) -> Result<(), String> {
         ("network namespaces", "/proc/self/ns/net", "use a kernel with CONFIG_NET_NS"),
         ("process namespaces", "/proc/self/ns/pid", "use a kernel with CONFIG_PID_NS"),
         ("cgroup namespaces", "/proc/self/ns/cgroup", "use a kernel with CONFIG_CGROUPS"),
-        ("IPv6", "/proc/net/if_inet6", "enable IPv6 (sysctl net.ipv6.conf.all.disable_ipv6=0); without it pods have IPv4 alone"),
+        (
+            "IPv6",
+            "/proc/net/if_inet6",
+            "enable IPv6 (sysctl net.ipv6.conf.all.disable_ipv6=0); without it pods have IPv4 alone",
+        ),
     ] {
         check(what, file(path), fix);
     }
@@ -32,9 +36,10 @@ pub fn run(data_dir: &Path) -> Result<(), String> {
     }
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     check("seccomp", status.contains("Seccomp:"), "use a kernel with CONFIG_SECCOMP_FILTER");
-    let writable = data_dir.ancestors().find(|p| p.exists()).is_some_and(|p| {
-        rustix::fs::access(p, rustix::fs::Access::WRITE_OK).is_ok()
-    });
+    let writable = data_dir
+        .ancestors()
+        .find(|p| p.exists())
+        .is_some_and(|p| rustix::fs::access(p, rustix::fs::Access::WRITE_OK).is_ok());
     let fix = "choose another with --data-dir, or check its owner and mount";
     check(&format!("data directory {}", data_dir.display()), writable, fix);
     if missing > 0 {
@@ -50,12 +55,14 @@ fn controllers() -> Vec<String> {
         .split_whitespace()
         .map(str::to_owned)
         .collect();
-    for line in std::fs::read_to_string("/proc/cgroups").unwrap_or_default().lines().filter(|l| !l.starts_with('#')) {
+    for line in
+        std::fs::read_to_string("/proc/cgroups").unwrap_or_default().lines().filter(|l| !l.starts_with('#'))
+    {
         let f: Vec<&str> = line.split_whitespace().collect();
-        if let [name, hierarchy, _, "1"] = f.as_slice() {
-            if *hierarchy != "0" {
-                out.push((*name).to_owned());
-            }
+        if let [name, hierarchy, _, "1"] = f.as_slice()
+            && *hierarchy != "0"
+        {
+            out.push((*name).to_owned());
         }
     }
     out

@@ -33,20 +33,27 @@ pub fn run(i: Images) -> Result<(), String> {
     let store = ImageStore::open(&i.dir.data_dir.join("images")).map_err(super::lifecycle::chain)?;
     match i.command {
         Command::Import { archive } => {
-            let size = std::fs::metadata(&archive).map_err(|e| format!("cannot read {}: {e}", archive.display()))?.len();
+            let size = std::fs::metadata(&archive)
+                .map_err(|e| format!("cannot read {}: {e}", archive.display()))?
+                .len();
             let bar = crate::steps::Steps::new().bar("importing", size);
-            let images =
-                oci::import::import(&store, &archive, &|n| bar.set_position(n)).map_err(super::lifecycle::chain)?;
+            let images = oci::import::import(&store, &archive, &|n| bar.set_position(n))
+                .map_err(super::lifecycle::chain)?;
             bar.finish_and_clear();
             for image in images {
-                println!("{} {}", image.names.first().map_or(image.id.as_str(), String::as_str), short(&image.id));
+                println!(
+                    "{} {}",
+                    image.names.first().map_or(image.id.as_str(), String::as_str),
+                    short(&image.id)
+                );
             }
         }
         Command::Ls => {
             println!("{:<64} {:<12} SIZE", "NAME", "ID");
             for image in store.list() {
                 let size = base::size::human(image.size);
-                let names = if image.names.is_empty() { vec!["<none>".to_owned()] } else { image.names.clone() };
+                let names =
+                    if image.names.is_empty() { vec!["<none>".to_owned()] } else { image.names.clone() };
                 for name in names {
                     println!("{name:<64} {:<12} {size}", short(&image.id));
                 }

@@ -39,7 +39,8 @@ pub fn down(data_dir: &Path) -> Result<(), String> {
     let Some(pid) = running(data_dir) else {
         return Err(format!("no cluster runs from {}", data_dir.display()));
     };
-    kill_process(pid, Signal::TERM).map_err(|e| format!("cannot stop process {}: {e}", pid.as_raw_nonzero()))?;
+    kill_process(pid, Signal::TERM)
+        .map_err(|e| format!("cannot stop process {}: {e}", pid.as_raw_nonzero()))?;
     let end = Instant::now() + STOP_TIMEOUT;
     while running(data_dir).is_some() {
         if Instant::now() > end {
@@ -54,7 +55,10 @@ pub fn down(data_dir: &Path) -> Result<(), String> {
 pub fn reset(r: &Reset) -> Result<(), String> {
     let dir = &r.dir.data_dir;
     if !r.yes {
-        eprint!("Remove the cluster in {} with everything in it, its audit record too? [y/N] ", dir.display());
+        eprint!(
+            "Remove the cluster in {} with everything in it, its audit record too? [y/N] ",
+            dir.display()
+        );
         let mut answer = String::new();
         std::io::stdin().read_line(&mut answer).map_err(|e| e.to_string())?;
         if !matches!(answer.trim(), "y" | "Y" | "yes") {
@@ -85,7 +89,8 @@ pub fn status(data_dir: &Path) -> Result<(), String> {
             // The health endpoints answer in plain text, which is no JSON.
             Err(e) => !matches!(e.code, 500 | 503) && client.raw(Method::GET, "/version", None).await.is_ok(),
         };
-        let count = |v: Result<serde_json::Value, meta::Status>| v.map(|v| v["items"].as_array().map_or(0, Vec::len));
+        let count =
+            |v: Result<serde_json::Value, meta::Status>| v.map(|v| v["items"].as_array().map_or(0, Vec::len));
         let nodes = count(client.raw(Method::GET, "/api/v1/nodes", None).await);
         let pods = count(client.raw(Method::GET, "/api/v1/pods", None).await);
         Ok((ready, nodes, pods))

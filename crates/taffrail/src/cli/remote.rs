@@ -30,6 +30,7 @@ fn config_path(data_dir: &Path) -> PathBuf {
 
 /// Runs async work of a command.
 pub fn block<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(work)
 }

@@ -44,9 +44,17 @@ pub fn run(s: &Stores) -> Result<(), String> {
     match &s.command {
         Command::Verify => {
             let report = store::tools::verify(&disk, &dir, data_dir).map_err(fail)?;
-            println!("revision {}, {} keys, {} segments", report.revision, report.keys, report.segments.len());
+            println!(
+                "revision {}, {} keys, {} segments",
+                report.revision,
+                report.keys,
+                report.segments.len()
+            );
             if report.torn_bytes > 0 {
-                println!("{} bytes of an interrupted write will be cut off when it is opened", report.torn_bytes);
+                println!(
+                    "{} bytes of an interrupted write will be cut off when it is opened",
+                    report.torn_bytes
+                );
             }
             if !report.problems.is_empty() {
                 return Err(report.problems.join("; "));

@@ -19,8 +19,16 @@ pub async fn run(client: &Client, first_ip: IpAddr, options: &UpOptions) -> Resu
         rbac(client, &object).await.map_err(failed)?;
     }
     for (name, value, about) in [
-        ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
-        ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+        (
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
+        (
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
     ] {
         let class = json!({
             "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
@@ -85,7 +93,11 @@ async fn kubernetes_service(client: &Client, first_ip: IpAddr, options: &UpOptio
     ensure(client, "/api/v1/namespaces/default/services", &service).await?;
     let address = node_address();
     // An endpoint may not be a loopback address: a machine with no other has none.
-    let addresses = if address.is_loopback() { json!([]) } else { json!([{"addresses": [address.to_string()], "conditions": {"ready": true}}]) };
+    let addresses = if address.is_loopback() {
+        json!([])
+    } else {
+        json!([{"addresses": [address.to_string()], "conditions": {"ready": true}}])
+    };
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {

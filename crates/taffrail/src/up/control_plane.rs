@@ -104,14 +104,21 @@ impl ControlPlane {
                 authenticator,
                 authorizer,
                 audit,
-                tokens: Arc::new(Tokens { signer, audiences, jwks_uri: format!("https://{advertise}/openid/v1/jwks") }),
+                tokens: Arc::new(Tokens {
+                    signer,
+                    audiences,
+                    jwks_uri: format!("https://{advertise}/openid/v1/jwks"),
+                }),
                 kubelet: Arc::new(KubeletClient::new(kubelet_tls(&pki)?)),
                 clock: clock.clone(),
                 rng: rng.clone(),
                 checks: checks(&store),
                 extensions: vec![record::queries(trail.clone())],
                 advertise,
-                in_flight: InFlight::new(options.max_requests_inflight, options.max_mutating_requests_inflight),
+                in_flight: InFlight::new(
+                    options.max_requests_inflight,
+                    options.max_mutating_requests_inflight,
+                ),
             },
             PermitMaker::take().ok_or("the permit maker is already taken")?,
         );
@@ -123,7 +130,11 @@ impl ControlPlane {
         steps.done(&format!("API server on port {}", options.secure_port), at);
 
         let at = Instant::now();
-        let system = Client::new(InProcess::new(server.clone(), Identity::system(APISERVER, &[SYSTEM_MASTERS]), "apiserver"));
+        let system = Client::new(InProcess::new(
+            server.clone(),
+            Identity::system(APISERVER, &[SYSTEM_MASTERS]),
+            "apiserver",
+        ));
         record::changes(options, &system, &server.audit.policy_hash()).await;
         bootstrap::run(&system, first_ip, options).await?;
         steps.done("first objects", at);
@@ -133,7 +144,17 @@ impl ControlPlane {
         let controllers = start_controllers(options, &server, &pki, &clock, &rng, &cancel);
         let scheduler = start_scheduler(&server, &clock, &rng, &cancel);
         steps.done("controllers and scheduler", at);
-        Ok(Self { pki, server, port: options.secure_port, store, trail, controllers, scheduler, cancel, serving })
+        Ok(Self {
+            pki,
+            server,
+            port: options.secure_port,
+            store,
+            trail,
+            controllers,
+            scheduler,
+            cancel,
+            serving,
+        })
     }
 
     /// Stops what was started, last first.
@@ -169,8 +190,10 @@ async fn bind(options: &UpOptions) -> Result<Vec<TcpListener>, String> {
         format!("cannot listen on {a}: {e}; stop what uses the port, or choose another with --secure-port")
     };
     if !options.bind_address.is_empty() {
-        let ip: IpAddr =
-            options.bind_address.parse().map_err(|_| format!("--bind-address {:?} is not an address", options.bind_address))?;
+        let ip: IpAddr = options
+            .bind_address
+            .parse()
+            .map_err(|_| format!("--bind-address {:?} is not an address", options.bind_address))?;
         let address = SocketAddr::new(ip, port);
         return Ok(vec![TcpListener::bind(address).await.map_err(|e| failed(address, e))?]);
     }
@@ -199,7 +222,12 @@ pub fn service_ranges(options: &UpOptions) -> Result<Vec<Range>, String> {
 }
 
 fn node_ports(options: &UpOptions) -> Result<std::ops::RangeInclusive<u16>, String> {
-    let bad = || format!("--service-node-port-range {:?}: expected FROM-TO such as 30000-32767", options.service_node_port_range);
+    let bad = || {
+        format!(
+            "--service-node-port-range {:?}: expected FROM-TO such as 30000-32767",
+            options.service_node_port_range
+        )
+    };
     let (from, to) = options.service_node_port_range.split_once('-').ok_or_else(bad)?;
     let (from, to) = (from.trim().parse().map_err(|_| bad())?, to.trim().parse().map_err(|_| bad())?);
     if from == 0 || from > to { Err(bad()) } else { Ok(from..=to) }
@@ -227,16 +255,16 @@ pub fn node_address() -> IpAddr {
 /// Names that the serving certificate is good for.
 fn names(options: &UpOptions, ranges: &[Range]) -> Vec<String> {
     let domain = &options.cluster_domain;
-    let mut names: Vec<String> =
-        ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"].map(String::from).to_vec();
+    let mut names: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"]
+        .map(String::from)
+        .to_vec();
     names.push(format!("kubernetes.default.svc.{domain}"));
     names.push(Ipv4Addr::LOCALHOST.to_string());
     names.push(Ipv6Addr::LOCALHOST.to_string());
     names.extend(ranges.iter().map(|r| r.nth(1).to_string()));
-    for ip in std::iter::once(node_address().to_string()).chain(options.node_ip.iter().flat_map(|l| l.split(',')).map(str::to_owned)) {
-        if !names.contains(&ip) {
-            names.push(ip);
-        }
+    let own = node_address().to_string();
+    if !names.contains(&own) {
+        names.push(own);
     }
     names
 }
@@ -250,7 +278,8 @@ fn roots(pki: &Pki) -> Result<Arc<RootCertStore>, String> {
 /// TLS of the API server: client certificates are optional, and verified when given.
 fn server_tls(pki: &Pki, names: &[String]) -> Result<Arc<ServerConfig>, String> {
     let leaf = pki.server("apiserver", "kube-apiserver", names).map_err(text)?;
-    let verifier = WebPkiClientVerifier::builder(roots(pki)?).allow_unauthenticated().build().map_err(text)?;
+    let verifier =
+        WebPkiClientVerifier::builder(roots(pki)?).allow_unauthenticated().build().map_err(text)?;
     let mut config = ServerConfig::builder()
         .with_client_cert_verifier(verifier)
         .with_single_cert(vec![leaf.certificate_der().map_err(text)?], leaf.key_der().map_err(text)?)
@@ -290,11 +319,7 @@ fn checks(store: &Arc<Embedded>) -> Vec<Check> {
     let of_store = store.clone();
     vec![
         Check { name: "ping", live: true, run: Arc::new(|| Ok(())) },
-        Check {
-            name: "etcd",
-            live: true,
-            run: Arc::new(move || of_store.problem().map_or(Ok(()), Err)),
-        },
+        Check { name: "etcd", live: true, run: Arc::new(move || of_store.problem().map_or(Ok(()), Err)) },
         Check { name: "poststarthook/rbac/bootstrap-roles", live: false, run: Arc::new(|| Ok(())) },
     ]
 }
@@ -326,8 +351,10 @@ fn start_controllers(
     };
     // Copies of objects are shared by all controllers, under the controller manager's own name.
     let manager = Identity::system(CONTROLLER_MANAGER, &[]);
-    let informers =
-        Informers::new(Client::new(InProcess::new(server.clone(), manager, "controller-manager")), clock.clone());
+    let informers = Informers::new(
+        Client::new(InProcess::new(server.clone(), manager, "controller-manager")),
+        clock.clone(),
+    );
     let config = controllers::Config {
         root_ca_pem: pki.ca_pem().to_owned(),
         cluster_cidrs: options.cluster_cidr.split(',').map(|c| c.trim().to_owned()).collect(),

@@ -60,7 +60,13 @@ fn load(registry: &Registry, prefix: &str, feed: &Feed) -> Result<u64, String> {
     Ok(page.revision)
 }
 
-async fn follow(registry: Arc<Registry>, prefix: String, mut from: u64, feed: Feed, cancel: CancellationToken) {
+async fn follow(
+    registry: Arc<Registry>,
+    prefix: String,
+    mut from: u64,
+    feed: Feed,
+    cancel: CancellationToken,
+) {
     loop {
         let Ok(mut watcher) = registry.store().watch(&prefix, from) else {
             // Too far behind: what is stored now is what counts.

@@ -21,10 +21,10 @@ pub fn write(options: &UpOptions, plane: &ControlPlane) -> Result<&'static str, 
         token: None,
     };
     merge(&super::admin_kubeconfig(&options.data_dir), &entry).map_err(text)?;
-    if !options.no_kubeconfig {
-        if let Some((path, owner)) = user_file() {
-            merge_for(&path, owner, &entry)?;
-        }
+    if !options.no_kubeconfig
+        && let Some((path, owner)) = user_file()
+    {
+        merge_for(&path, owner, &entry)?;
     }
     Ok(CONTEXT)
 }

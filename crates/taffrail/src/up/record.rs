@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use store::{Embedded, Store};
 use tracing::{info, warn};
-use trail::query::{self, Filter, Order, Pattern};
 use trail::Trail;
+use trail::query::{self, Filter, Order, Pattern};
 
 /// Where queries are answered: a path of the API server, so that asking is authenticated, authorised and recorded.
 pub const PREFIX: &str = "/audit/v1/";
@@ -27,14 +27,22 @@ pub const PREFIX: &str = "/audit/v1/";
 const STATE: &str = "audit-configuration";
 
 /// Opens the trail and completes what a crash left open.
-pub fn open(options: &UpOptions, store: &Arc<Embedded>, clock: &SharedClock) -> Result<(Arc<Trail>, Arc<AuditLog>), String> {
+pub fn open(
+    options: &UpOptions,
+    store: &Arc<Embedded>,
+    clock: &SharedClock,
+) -> Result<(Arc<Trail>, Arc<AuditLog>), String> {
     let policy = policy(options)?;
     for w in &policy.warnings {
         warn!(warning = %w, "the audit policy has something odd in it");
     }
     let finishing = store.clone();
-    let trail = Trail::open(&options.data_dir.join("trail"), clock.clone(), Box::new(move |r| finishing.finish_record(r)))
-        .map_err(text)?;
+    let trail = Trail::open(
+        &options.data_dir.join("trail"),
+        clock.clone(),
+        Box::new(move |r| finishing.finish_record(r)),
+    )
+    .map_err(text)?;
     let log = log_backend(options)?;
     let audit = AuditLog::new(policy, trail.clone(), log, clock.clone());
     for (number, _, core) in store.unfinished_records() {
@@ -52,7 +60,8 @@ pub fn open(options: &UpOptions, store: &Arc<Embedded>, clock: &SharedClock) -> 
 
 fn policy(options: &UpOptions) -> Result<Policy, String> {
     let Some(path) = &options.audit_policy_file else { return Ok(Policy::built_in()) };
-    let bytes = std::fs::read(path).map_err(|e| format!("cannot read the audit policy {}: {e}", path.display()))?;
+    let bytes =
+        std::fs::read(path).map_err(|e| format!("cannot read the audit policy {}: {e}", path.display()))?;
     Policy::parse(&bytes).map_err(|e| format!("the audit policy {}: {e}", path.display()))
 }
 
@@ -77,7 +86,8 @@ fn log_backend(options: &UpOptions) -> Result<Option<LogBackend>, String> {
 
 /// Records a change of the audit configuration since the last start: a write to a ConfigMap, by the server itself.
 pub async fn changes(options: &UpOptions, client: &Client, policy_hash: &str) {
-    let source = options.audit_policy_file.as_ref().map_or_else(|| "built-in".to_owned(), |p| p.display().to_string());
+    let source =
+        options.audit_policy_file.as_ref().map_or_else(|| "built-in".to_owned(), |p| p.display().to_string());
     let data = json!({
         "policy": source, "policySHA256": policy_hash,
         "log": options.audit_log_path.clone().unwrap_or_default(), "logMode": options.audit_log_mode,
@@ -129,8 +139,9 @@ impl Extension for Queries {
                 Ok(Reply::Text { code: 200, content_type: "application/jsonl", body: Bytes::from(body) })
             }
             "verify" => {
-                let checked =
-                    tokio::task::spawn_blocking(move || trail::verify(&dir)).await.map_err(Status::internal)?;
+                let checked = tokio::task::spawn_blocking(move || trail::verify(&dir))
+                    .await
+                    .map_err(Status::internal)?;
                 let value = match checked {
                     Ok(report) => json!({"valid": true, "report": report}),
                     Err(broken) => json!({"valid": false, "problem": broken.to_string()}),
@@ -141,10 +152,15 @@ impl Extension for Queries {
                 let after = ctx.info.query.get("after").parse().unwrap_or_else(|_| self.trail.last());
                 let trail = self.trail.clone();
                 let wait = std::time::Duration::from_secs(20);
-                let lines = tokio::task::spawn_blocking(move || trail.follow(after, wait)).await.map_err(Status::internal)?;
+                let lines = tokio::task::spawn_blocking(move || trail.follow(after, wait))
+                    .await
+                    .map_err(Status::internal)?;
                 let entries: Vec<Value> =
                     lines.iter().filter_map(|(_, line)| serde_json::from_slice(line).ok()).collect();
-                Ok(Reply::Document { code: 200, value: json!({"entries": entries, "last": lines.last().map_or(after, |l| l.0)}) })
+                Ok(Reply::Document {
+                    code: 200,
+                    value: json!({"entries": entries, "last": lines.last().map_or(after, |l| l.0)}),
+                })
             }
             _ => Err(Status::no_such_resource()),
         }
@@ -164,7 +180,10 @@ fn filter(ctx: &Context) -> ApiResult<Filter> {
     };
     let number = |name: &str| match q.get(name) {
         "" => Ok(None),
-        text => text.parse::<usize>().map(Some).map_err(|_| Status::bad_request(format!("{name}={text:?} is not a number"))),
+        text => text
+            .parse::<usize>()
+            .map(Some)
+            .map_err(|_| Status::bad_request(format!("{name}={text:?} is not a number"))),
     };
     Ok(Filter {
         user: pattern("user")?,

@@ -18,10 +18,10 @@ pub fn pod(obj: &Value) -> ErrorList {
 
 fn annotations(obj: &Value, errors: &mut ErrorList) {
     let at = Path::new("metadata").child("annotations");
-    if let Some(source) = object::annotation(obj, "kubernetes.io/config.mirror") {
-        if source.is_empty() {
-            errors.push(Error::invalid(&at.key("kubernetes.io/config.mirror"), source, "must not be empty"));
-        }
+    if let Some(source) = object::annotation(obj, "kubernetes.io/config.mirror")
+        && source.is_empty()
+    {
+        errors.push(Error::invalid(&at.key("kubernetes.io/config.mirror"), source, "must not be empty"));
     }
 }
 
@@ -86,12 +86,17 @@ fn restore(munged: &mut Value, old: &Value, field: &str) {
 /// A deadline may be set and brought nearer.
 fn deadline(new: &Value, old: &Value, munged: &mut Value, errors: &mut ErrorList) {
     let at = Path::new("spec").child("activeDeadlineSeconds");
-    let (n, o) = (new["spec"]["activeDeadlineSeconds"].as_i64(), old["spec"]["activeDeadlineSeconds"].as_i64());
+    let (n, o) =
+        (new["spec"]["activeDeadlineSeconds"].as_i64(), old["spec"]["activeDeadlineSeconds"].as_i64());
     match (n, o) {
         (Some(n), Some(o)) if n > o => {
             errors.push(Error::invalid(&at, n, "must be less than or equal to previous value"));
         }
-        (None, Some(_)) => errors.push(Error::invalid(&at, Value::Null, "must not update from a positive integer to nil value")),
+        (None, Some(_)) => errors.push(Error::invalid(
+            &at,
+            Value::Null,
+            "must not update from a positive integer to nil value",
+        )),
         _ => {}
     }
     restore(munged, &old["spec"], "activeDeadlineSeconds");
@@ -110,7 +115,10 @@ fn tolerations(new: &Value, old: &Value, munged: &mut Value, errors: &mut ErrorL
     };
     if o.iter().any(|was| !n.iter().any(|is| same_but_seconds(is, was))) {
         let at = Path::new("spec").child("tolerations");
-        errors.push(Error::forbidden(&at, "existing toleration can not be modified except its tolerationSeconds"));
+        errors.push(Error::forbidden(
+            &at,
+            "existing toleration can not be modified except its tolerationSeconds",
+        ));
     }
     restore(munged, &old["spec"], "tolerations");
 }
@@ -122,7 +130,10 @@ fn gates(new: &Value, old: &Value, munged: &mut Value, errors: &mut ErrorList) {
     for (i, gate) in n.iter().enumerate() {
         if !o.contains(gate) {
             let detail = "only deletion is allowed, but found new scheduling gate";
-            errors.push(Error::forbidden(&at.index(i).child("name"), format!("{detail} '{}'", text(gate, "name"))));
+            errors.push(Error::forbidden(
+                &at.index(i).child("name"),
+                format!("{detail} '{}'", text(gate, "name")),
+            ));
         }
     }
     restore(munged, &old["spec"], "schedulingGates");
@@ -133,7 +144,9 @@ pub fn status_update(new: &Value, old: &Value) -> ErrorList {
     let mut errors = Vec::new();
     let path = Path::new("status");
     let (n, o) = (&new["status"], &old["status"]);
-    if text(&new["spec"], "nodeName") != text(&old["spec"], "nodeName") && !text(&old["spec"], "nodeName").is_empty() {
+    if text(&new["spec"], "nodeName") != text(&old["spec"], "nodeName")
+        && !text(&old["spec"], "nodeName").is_empty()
+    {
         errors.push(Error::forbidden(&path.child("nodeName"), "may not be changed directly"));
     }
     let nominated = text(n, "nominatedNodeName");
@@ -150,7 +163,11 @@ pub fn status_update(new: &Value, old: &Value) -> ErrorList {
         let ip = text(ip, "ip");
         if ip.parse::<std::net::IpAddr>().is_err() {
             let at = path.child("podIPs").index(i);
-            errors.push(Error::invalid(&at, ip, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"));
+            errors.push(Error::invalid(
+                &at,
+                ip,
+                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+            ));
         }
     }
     errors

@@ -36,21 +36,33 @@ pub fn service(obj: &Value) -> ErrorList {
         errors.push(Error::required(&path.child("sessionAffinity"), ""));
     }
     one_of(spec, "sessionAffinity", &path, &["ClientIP", "None"], &mut errors);
-    if let Some(s) = spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"].as_i64() {
-        if !(1..=AFFINITY_SECONDS_MAX).contains(&s) {
-            let at = path.child("sessionAffinityConfig").child("clientIP").child("timeoutSeconds");
-            errors.push(Error::invalid(&at, s, format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}")));
-        }
+    if let Some(s) = spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"].as_i64()
+        && !(1..=AFFINITY_SECONDS_MAX).contains(&s)
+    {
+        let at = path.child("sessionAffinityConfig").child("clientIP").child("timeoutSeconds");
+        errors.push(Error::invalid(
+            &at,
+            s,
+            format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}"),
+        ));
     }
     cluster_ips(spec, &path, &mut errors);
     for (i, ip) in items(spec, "externalIPs").iter().filter_map(Value::as_str).enumerate() {
         let at = path.child("externalIPs").index(i);
         match ip.parse::<IpAddr>() {
             Ok(a) if a.is_loopback() || a.is_unspecified() => {
-                errors.push(Error::invalid(&at, ip, "may not be in the loopback range (127.0.0.0/8, ::1/128)"));
+                errors.push(Error::invalid(
+                    &at,
+                    ip,
+                    "may not be in the loopback range (127.0.0.0/8, ::1/128)",
+                ));
             }
             Ok(_) => {}
-            Err(_) => errors.push(Error::invalid(&at, ip, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")),
+            Err(_) => errors.push(Error::invalid(
+                &at,
+                ip,
+                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+            )),
         }
     }
     one_of(spec, "type", &path, &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"], &mut errors);
@@ -107,7 +119,11 @@ fn ports(list: &[Value], headless: bool, path: &Path, errors: &mut ErrorList) {
         port_or_name(&p["targetPort"], &at.child("targetPort"), errors);
         if headless && p["targetPort"].is_string() {
             let target = text(p, "targetPort");
-            errors.extend(port_name_errors(target).into_iter().map(|m| Error::invalid(&at.child("targetPort"), target, m)));
+            errors.extend(
+                port_name_errors(target)
+                    .into_iter()
+                    .map(|m| Error::invalid(&at.child("targetPort"), target, m)),
+            );
         }
         let key = (number, text(p, "protocol"));
         if seen.contains(&key) {
@@ -122,15 +138,15 @@ fn cluster_ips(spec: &Value, path: &Path, errors: &mut ErrorList) {
     let list: Vec<&str> = items(spec, "clusterIPs").iter().filter_map(Value::as_str).collect();
     let first = text(spec, "clusterIP");
     let at = path.child("clusterIPs");
-    if let Some(listed) = list.first() {
-        if first != *listed {
-            let detail = if first.is_empty() {
-                "must be empty when `clusterIP` is not specified".to_owned()
-            } else {
-                "first value must match `clusterIP`".to_owned()
-            };
-            errors.push(Error::invalid(&at, spec["clusterIPs"].clone(), detail));
-        }
+    if let Some(listed) = list.first()
+        && first != *listed
+    {
+        let detail = if first.is_empty() {
+            "must be empty when `clusterIP` is not specified".to_owned()
+        } else {
+            "first value must match `clusterIP`".to_owned()
+        };
+        errors.push(Error::invalid(&at, spec["clusterIPs"].clone(), detail));
     }
     if list.len() > 2 {
         let detail = "may only hold up to 2 values";
@@ -138,7 +154,11 @@ fn cluster_ips(spec: &Value, path: &Path, errors: &mut ErrorList) {
     }
     let families = items(spec, "ipFamilies");
     if families.len() > 2 {
-        errors.push(Error::invalid(&path.child("ipFamilies"), spec["ipFamilies"].clone(), "may only hold up to 2 values"));
+        errors.push(Error::invalid(
+            &path.child("ipFamilies"),
+            spec["ipFamilies"].clone(),
+            "may only hold up to 2 values",
+        ));
     }
     for (i, f) in families.iter().filter_map(Value::as_str).enumerate() {
         if !matches!(f, "IPv4" | "IPv6") {
@@ -152,11 +172,18 @@ fn cluster_ips(spec: &Value, path: &Path, errors: &mut ErrorList) {
     if needs_cluster_ip(spec) {
         for (i, ip) in list.iter().enumerate() {
             match ip.parse::<IpAddr>() {
-                Err(_) => errors.push(Error::invalid(&at.index(i), *ip, "must be empty, 'None', or a valid IP address")),
+                Err(_) => errors.push(Error::invalid(
+                    &at.index(i),
+                    *ip,
+                    "must be empty, 'None', or a valid IP address",
+                )),
                 Ok(a) => {
                     let family = if a.is_ipv4() { "IPv4" } else { "IPv6" };
                     if families.get(i).and_then(Value::as_str).is_some_and(|f| f != family) {
-                        let detail = format!("expected an {} value as indicated by `ipFamilies[{i}]`", text_at(families, i));
+                        let detail = format!(
+                            "expected an {} value as indicated by `ipFamilies[{i}]`",
+                            text_at(families, i)
+                        );
                         errors.push(Error::invalid(&at.index(i), *ip, detail));
                     }
                 }
@@ -172,16 +199,26 @@ fn text_at(list: &[Value], i: usize) -> &str {
 fn traffic(spec: &Value, path: &Path, errors: &mut ErrorList) {
     one_of(spec, "internalTrafficPolicy", path, &["Cluster", "Local"], errors);
     one_of(spec, "externalTrafficPolicy", path, &["Cluster", "Local"], errors);
-    let external = matches!(text(spec, "type"), "NodePort" | "LoadBalancer") || !items(spec, "externalIPs").is_empty();
+    let external =
+        matches!(text(spec, "type"), "NodePort" | "LoadBalancer") || !items(spec, "externalIPs").is_empty();
     if !external && !text(spec, "externalTrafficPolicy").is_empty() {
         let detail = "may only be set for externally-accessible services";
-        errors.push(Error::invalid(&path.child("externalTrafficPolicy"), text(spec, "externalTrafficPolicy"), detail));
+        errors.push(Error::invalid(
+            &path.child("externalTrafficPolicy"),
+            text(spec, "externalTrafficPolicy"),
+            detail,
+        ));
     }
     if spec["healthCheckNodePort"].as_i64().unwrap_or(0) != 0 {
         let wanted = text(spec, "type") == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local";
         if !wanted {
-            let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
-            errors.push(Error::invalid(&path.child("healthCheckNodePort"), spec["healthCheckNodePort"].clone(), detail));
+            let detail =
+                "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+            errors.push(Error::invalid(
+                &path.child("healthCheckNodePort"),
+                spec["healthCheckNodePort"].clone(),
+                detail,
+            ));
         }
     }
 }
@@ -193,7 +230,8 @@ pub fn update(new: &Value, old: &Value) -> ErrorList {
     let (n, o) = (&new["spec"], &old["spec"]);
     let same_type = text(n, "type") == text(o, "type");
     if same_type && text(o, "type") != "ExternalName" && !text(o, "clusterIP").is_empty() {
-        let first = |s: &Value| items(s, "clusterIPs").first().cloned().unwrap_or_else(|| s["clusterIP"].clone());
+        let first =
+            |s: &Value| items(s, "clusterIPs").first().cloned().unwrap_or_else(|| s["clusterIP"].clone());
         let mut found = Vec::new();
         immutable(&first(n), &first(o), &path.index(0), &mut found);
         for e in &mut found {

@@ -7,7 +7,8 @@ use k8s_openapi::api::core::v1::{Container, ContainerStatus, PodCondition, PodSt
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// Conditions that nobody else writes.
-pub const OWNED: &[&str] = &["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+pub const OWNED: &[&str] =
+    &["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
 /// Verdict of a condition: status, reason, message.
 type Verdict = (bool, String, String);
@@ -51,7 +52,7 @@ fn build(i: &Inputs<'_>, kind: &str, (status, reason, message): Verdict) -> PodC
         status: status.into(),
         reason: text(reason),
         message: text(message),
-        last_transition_time: since.or_else(|| Some(Time(i.now))),
+        last_transition_time: since.or(Some(Time(i.now))),
         last_probe_time: None,
         observed_generation: i.pod.metadata.generation,
     }
@@ -61,11 +62,12 @@ fn sandbox(i: &Inputs<'_>) -> Verdict {
     if i.local.sandbox == Step::Done && i.local.teardown != Step::Done {
         return yes();
     }
-    let message = if i.local.record.sandbox == 0 { "no pod sandbox exists" } else { "pod sandbox is not ready" };
+    let message =
+        if i.local.record.sandbox == 0 { "no pod sandbox exists" } else { "pod sandbox is not ready" };
     no("PodSandboxNotReady", message.into())
 }
 
-fn all<'a>(s: &'a PodStatus) -> impl Iterator<Item = &'a ContainerStatus> {
+fn all(s: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
     s.init_container_statuses.iter().flatten().chain(s.container_statuses.iter().flatten())
 }
 
@@ -109,7 +111,8 @@ fn gates(i: &Inputs<'_>) -> Verdict {
         let kind = &gate.condition_type;
         let api = i.pod.status.as_ref().and_then(|s| condition(s, kind));
         match api {
-            None => messages.push(format!("corresponding condition of pod readiness gate {kind:?} does not exist.")),
+            None => messages
+                .push(format!("corresponding condition of pod readiness gate {kind:?} does not exist.")),
             Some(c) if c.status != "True" => messages
                 .push(format!("the status of pod readiness gate {kind:?} is not \"True\", but {}", c.status)),
             Some(_) => {}
@@ -137,7 +140,10 @@ fn initialized(i: &Inputs<'_>, s: &PodStatus) -> Verdict {
     let started = s.container_statuses.iter().flatten().any(|st| {
         st.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
     });
-    if started || condition(i.old, "Initialized").is_some_and(|c| c.status == "True") && !is_terminal(s.phase.as_deref()) {
+    if started
+        || condition(i.old, "Initialized").is_some_and(|c| c.status == "True")
+            && !is_terminal(s.phase.as_deref())
+    {
         return yes();
     }
     let mut messages = Vec::new();

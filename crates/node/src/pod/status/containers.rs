@@ -5,8 +5,8 @@ use crate::pod::model::{Exit, Instance, State, from_ns};
 use crate::pod::plan::awaited;
 use crate::pod::spec::{self, Role};
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    ContainerUser, LinuxContainerUser, VolumeMountStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+    ContainerStatus, ContainerUser, LinuxContainerUser, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -35,8 +35,13 @@ fn role(c: &Container, init: bool) -> Role {
 fn one(i: &Inputs<'_>, c: &Container, init: bool, old: Option<&ContainerStatus>) -> ContainerStatus {
     let role = role(c, init);
     let record = &i.local.record;
-    let shown: Vec<&Instance> =
-        record.instances.iter().rev().filter(|x| x.name == c.name && x.state != State::Created).take(2).collect();
+    let shown: Vec<&Instance> = record
+        .instances
+        .iter()
+        .rev()
+        .filter(|x| x.name == c.name && x.state != State::Created)
+        .take(2)
+        .collect();
     let mut status = match shown.first() {
         Some(latest) => from_instance(c, latest),
         None => never_started(i, c, old),
@@ -105,7 +110,9 @@ fn from_instance(c: &Container, instance: &Instance) -> ContainerStatus {
             ContainerState { running: Some(running), ..ContainerState::default() }
         }
         State::Exited(exit) => terminated(instance, exit),
-        State::Created => ContainerState { waiting: Some(ContainerStateWaiting::default()), ..ContainerState::default() },
+        State::Created => {
+            ContainerState { waiting: Some(ContainerStateWaiting::default()), ..ContainerState::default() }
+        }
     };
     let user = &instance.user;
     let linux = LinuxContainerUser {

@@ -37,7 +37,10 @@ pub fn phase(pod: &Pod, statuses: &[ContainerStatus], terminal: bool, initialize
     "Pending"
 }
 
-fn find<'a>(statuses: &'a [ContainerStatus], c: &Container) -> Option<(&'a ContainerState, Option<i32>, bool)> {
+fn find<'a>(
+    statuses: &'a [ContainerStatus],
+    c: &Container,
+) -> Option<(&'a ContainerState, Option<i32>, bool)> {
     let status = statuses.iter().find(|s| s.name == c.name)?;
     let last = status.last_state.as_ref().and_then(|l| l.terminated.as_ref()).map(|t| t.exit_code);
     Some((status.state.as_ref()?, last, status.started == Some(true)))

@@ -138,7 +138,11 @@ impl Worker {
     }
 
     fn pod_ips(&self) -> Vec<std::net::IpAddr> {
-        if spec::host_network(&self.pod) { self.ctx.config.node_ips.clone() } else { self.local.record.ips.clone() }
+        if spec::host_network(&self.pod) {
+            self.ctx.config.node_ips.clone()
+        } else {
+            self.local.record.ips.clone()
+        }
     }
 
     /// One more than the last start that is known of: here, in the API, or by its log.

@@ -131,7 +131,10 @@ impl Worker {
     pub(super) fn has_downward_api(&self) -> bool {
         spec::spec(&self.pod).volumes.iter().flatten().any(|v| {
             v.downward_api.is_some()
-                || v.projected.iter().flat_map(|p| p.sources.iter().flatten()).any(|s| s.downward_api.is_some())
+                || v.projected
+                    .iter()
+                    .flat_map(|p| p.sources.iter().flatten())
+                    .any(|s| s.downward_api.is_some())
         })
     }
 

@@ -18,7 +18,9 @@ impl Worker {
                 self.sandbox_gone();
                 return;
             }
-            Err(e) => tracing::warn!(pod = spec::display(&self.pod), "asking for the pod's state failed: {e}"),
+            Err(e) => {
+                tracing::warn!(pod = spec::display(&self.pod), "asking for the pod's state failed: {e}")
+            }
         }
         let old = self.status.clone();
         let lists = [&old.container_statuses, &old.init_container_statuses];
@@ -46,7 +48,10 @@ impl Worker {
 
     /// Brings the record in line with the runtime.
     pub(super) async fn observe(&mut self) {
-        if self.local.sandbox == Step::Busy || self.local.teardown != Step::Todo || self.local.record.sandbox == 0 {
+        if self.local.sandbox == Step::Busy
+            || self.local.teardown != Step::Todo
+            || self.local.record.sandbox == 0
+        {
             return;
         }
         let states = match self.ctx.runtime.state(spec::uid(&self.pod)).await {
@@ -85,7 +90,8 @@ impl Worker {
             }
         }
         let strangers = states.iter().filter(|s| {
-            !self.starting.values().any(|id| *id == s.id) && !self.local.record.instances.iter().any(|i| i.id == s.id)
+            !self.starting.values().any(|id| *id == s.id)
+                && !self.local.record.instances.iter().any(|i| i.id == s.id)
         });
         let strangers: Vec<String> = strangers.map(|s| s.id.clone()).collect();
         if !ended.is_empty() {

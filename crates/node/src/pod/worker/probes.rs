@@ -54,9 +54,13 @@ impl Worker {
 
     fn start_probe(&mut self, name: String, kind: ProbeKind, id: String, started_ns: i64) {
         let Some((_, container)) = spec::find(&self.pod, &name) else { return };
-        let ips = if spec::host_network(&self.pod) { &self.ctx.config.node_ips } else { &self.local.record.ips };
-        let prober =
-            Prober { runtime: self.ctx.runtime.clone(), api: self.ctx.api.clone(), clock: self.ctx.clock.clone() };
+        let ips =
+            if spec::host_network(&self.pod) { &self.ctx.config.node_ips } else { &self.local.record.ips };
+        let prober = Prober {
+            runtime: self.ctx.runtime.clone(),
+            api: self.ctx.api.clone(),
+            clock: self.ctx.clock.clone(),
+        };
         let target = Target {
             pod: self.pod.clone(),
             pod_uid: spec::uid(&self.pod).to_owned(),
@@ -70,7 +74,8 @@ impl Worker {
     }
 
     pub(super) fn verdict(&mut self, v: &Verdict) {
-        let current = self.local.record.latest(&v.container).is_some_and(|i| i.id == v.container_id && i.running());
+        let current =
+            self.local.record.latest(&v.container).is_some_and(|i| i.id == v.container_id && i.running());
         if !current {
             return;
         }

@@ -44,7 +44,13 @@ pub fn errors(spec: &Value, volumes: &[&str], path: &Path, errors: &mut ErrorLis
     }
 }
 
-fn container<'a>(c: &'a Value, volumes: &[&str], at: &Path, names: &mut Vec<&'a str>, errors: &mut ErrorList) {
+fn container<'a>(
+    c: &'a Value,
+    volumes: &[&str],
+    at: &Path,
+    names: &mut Vec<&'a str>,
+    errors: &mut ErrorList,
+) {
     let name = text(c, "name");
     if name.is_empty() {
         errors.push(Error::required(&at.child("name"), ""));
@@ -60,7 +66,11 @@ fn container<'a>(c: &'a Value, volumes: &[&str], at: &Path, names: &mut Vec<&'a 
     if image.is_empty() {
         errors.push(Error::required(&at.child("image"), ""));
     } else if image.trim() != image {
-        errors.push(Error::invalid(&at.child("image"), image, "must not have leading or trailing whitespace"));
+        errors.push(Error::invalid(
+            &at.child("image"),
+            image,
+            "must not have leading or trailing whitespace",
+        ));
     }
     if text(c, "terminationMessagePolicy").is_empty() {
         errors.push(Error::required(&at.child("terminationMessagePolicy"), ""));
@@ -74,7 +84,12 @@ fn container<'a>(c: &'a Value, volumes: &[&str], at: &Path, names: &mut Vec<&'a 
     for hook in ["postStart", "preStop"] {
         let handler = &c["lifecycle"][hook];
         if !handler.is_null() {
-            action(handler, &at.child("lifecycle").child(hook), &["exec", "httpGet", "tcpSocket", "sleep"], errors);
+            action(
+                handler,
+                &at.child("lifecycle").child(hook),
+                &["exec", "httpGet", "tcpSocket", "sleep"],
+                errors,
+            );
         }
     }
 }
@@ -130,7 +145,8 @@ fn env(c: &Value, at: &Path, errors: &mut ErrorList) {
 fn env_name_error(name: &str) -> Option<String> {
     let fine = name.bytes().all(|b| (0x20..=0x7e).contains(&b) && b != b'=');
     (!fine).then(|| {
-        "a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned()
+        "a valid environment variable name must consist only of printable ASCII characters other than '='"
+            .to_owned()
     })
 }
 
@@ -152,7 +168,9 @@ fn field_ref(r: &Value, at: &Path, errors: &mut ErrorList) {
         errors.push(Error::required(&at.child("fieldPath"), ""));
         return;
     }
-    let subscript = ["metadata.labels['", "metadata.annotations['"].iter().any(|p| path.starts_with(p) && path.ends_with("']"));
+    let subscript = ["metadata.labels['", "metadata.annotations['"]
+        .iter()
+        .any(|p| path.starts_with(p) && path.ends_with("']"));
     if !subscript && !allowed.contains(&path) {
         errors.push(Error::not_supported(&at.child("fieldPath"), path, &allowed));
     }
@@ -207,7 +225,9 @@ fn ports<'a>(
         let at = at.child("ports").index(i);
         let name = text(p, "name");
         if !name.is_empty() {
-            errors.extend(port_name_errors(name).into_iter().map(|m| Error::invalid(&at.child("name"), name, m)));
+            errors.extend(
+                port_name_errors(name).into_iter().map(|m| Error::invalid(&at.child("name"), name, m)),
+            );
             if names.contains(&name) {
                 errors.push(Error::duplicate(&at.child("name"), name));
             }
@@ -224,7 +244,11 @@ fn ports<'a>(
             port(host, &at.child("hostPort"), errors);
             let key = (host, text(p, "protocol"), text(p, "hostIP"));
             if host_network && host != number {
-                errors.push(Error::invalid(&at.child("hostPort"), host, "must match `containerPort` when `hostNetwork` is true"));
+                errors.push(Error::invalid(
+                    &at.child("hostPort"),
+                    host,
+                    "must match `containerPort` when `hostNetwork` is true",
+                ));
             }
             if host_ports.contains(&key) {
                 errors.push(Error::duplicate(&at.child("hostPort"), format!("{}/{}/{host}", key.1, key.2)));
@@ -243,7 +267,9 @@ fn probes(c: &Value, at: &Path, errors: &mut ErrorList) {
         }
         let at = at.child(field);
         action(p, &at, &["exec", "httpGet", "tcpSocket", "grpc"], errors);
-        for n in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
+        for n in
+            ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
+        {
             crate::validate::non_negative(p, n, &at, errors);
         }
         let success = p["successThreshold"].as_i64().unwrap_or(1);
@@ -252,9 +278,17 @@ fn probes(c: &Value, at: &Path, errors: &mut ErrorList) {
         }
         if let Some(s) = p["terminationGracePeriodSeconds"].as_i64() {
             if field == "readinessProbe" {
-                errors.push(Error::invalid(&at.child("terminationGracePeriodSeconds"), s, "must not be set for readinessProbes"));
+                errors.push(Error::invalid(
+                    &at.child("terminationGracePeriodSeconds"),
+                    s,
+                    "must not be set for readinessProbes",
+                ));
             } else if s <= 0 {
-                errors.push(Error::invalid(&at.child("terminationGracePeriodSeconds"), s, "must be greater than 0"));
+                errors.push(Error::invalid(
+                    &at.child("terminationGracePeriodSeconds"),
+                    s,
+                    "must be greater than 0",
+                ));
             }
         }
     }
@@ -285,7 +319,11 @@ fn action(v: &Value, at: &Path, kinds: &[&str], errors: &mut ErrorList) {
         "sleep" => {
             let seconds = a["seconds"].as_i64().unwrap_or(0);
             if seconds < 0 {
-                errors.push(Error::invalid(&at.child("seconds"), seconds, "must be greater than or equal to 0"));
+                errors.push(Error::invalid(
+                    &at.child("seconds"),
+                    seconds,
+                    "must be greater than or equal to 0",
+                ));
             }
         }
         _ => {}
@@ -307,7 +345,9 @@ fn resources(r: &Value, at: &Path, errors: &mut ErrorList) {
         }
     }
     for (name, request) in r["requests"].as_object().into_iter().flatten() {
-        let (Some(request_q), Some(limit)) = (quantity(request), quantity(&r["limits"][name])) else { continue };
+        let (Some(request_q), Some(limit)) = (quantity(request), quantity(&r["limits"][name])) else {
+            continue;
+        };
         if request_q > limit {
             let shown = r["limits"][name].as_str().unwrap_or("");
             let detail = format!("must be less than or equal to {name} limit of {shown}");
@@ -352,7 +392,11 @@ pub fn seccomp(p: &Value, at: &Path, errors: &mut ErrorList) {
         }
         "" => errors.push(Error::required(&at.child("type"), "type is required when seccompProfile is set")),
         other => {
-            errors.push(Error::not_supported(&at.child("type"), other, &["Localhost", "RuntimeDefault", "Unconfined"]));
+            errors.push(Error::not_supported(
+                &at.child("type"),
+                other,
+                &["Localhost", "RuntimeDefault", "Unconfined"],
+            ));
         }
     }
 }
@@ -373,7 +417,8 @@ fn security(s: &Value, at: &Path, errors: &mut ErrorList) {
             errors.push(Error::invalid(&escalation, false, detail));
         }
         if items(&s["capabilities"], "add").iter().any(|c| c == "CAP_SYS_ADMIN") {
-            let detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
+            let detail =
+                "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
             errors.push(Error::invalid(&escalation, false, detail));
         }
     }

@@ -38,11 +38,11 @@ pub fn errors(spec: &Value, path: &Path, own: bool) -> ErrorList {
     for (i, t) in items(spec, "tolerations").iter().enumerate() {
         toleration(t, &path.child("tolerations").index(i), &mut errors);
     }
-    if let Some(seconds) = spec["activeDeadlineSeconds"].as_i64() {
-        if !(1..=DEADLINE_SECONDS_MAX).contains(&seconds) {
-            let detail = format!("must be between 1 and {DEADLINE_SECONDS_MAX}, inclusive");
-            errors.push(Error::invalid(&path.child("activeDeadlineSeconds"), seconds, detail));
-        }
+    if let Some(seconds) = spec["activeDeadlineSeconds"].as_i64()
+        && !(1..=DEADLINE_SECONDS_MAX).contains(&seconds)
+    {
+        let detail = format!("must be between 1 and {DEADLINE_SECONDS_MAX}, inclusive");
+        errors.push(Error::invalid(&path.child("activeDeadlineSeconds"), seconds, detail));
     }
     if let Some(seconds) = spec["terminationGracePeriodSeconds"].as_i64().filter(|s| *s < 0 && own) {
         let detail = "must be greater than or equal to 0";
@@ -155,7 +155,9 @@ fn host_aliases(spec: &Value, path: &Path, errors: &mut ErrorList) {
         }
         for (j, name) in items(alias, "hostnames").iter().filter_map(Value::as_str).enumerate() {
             let messages = helpers::dns_subdomain_errors(name, false);
-            errors.extend(messages.into_iter().map(|m| Error::invalid(&at.child("hostnames").index(j), name, m)));
+            errors.extend(
+                messages.into_iter().map(|m| Error::invalid(&at.child("hostnames").index(j), name, m)),
+            );
         }
     }
 }
@@ -168,7 +170,8 @@ fn toleration(t: &Value, at: &Path, errors: &mut ErrorList) {
         errors.extend(messages.into_iter().map(|m| Error::invalid(&at.child("key"), key, m)));
     }
     if key.is_empty() && operator != "Exists" {
-        let detail = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+        let detail =
+            "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
         errors.push(Error::invalid(&at.child("operator"), operator, detail));
     }
     if !t["tolerationSeconds"].is_null() && text(t, "effect") != "NoExecute" {
@@ -251,7 +254,9 @@ fn node_term(term: &Value, path: &Path, errors: &mut ErrorList) {
                 errors.push(Error::required(&at.child("values"), detail));
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
-            other => errors.push(Error::invalid(&at.child("operator"), other, "not a valid selector operator")),
+            other => {
+                errors.push(Error::invalid(&at.child("operator"), other, "not a valid selector operator"))
+            }
         }
         let key = text(e, "key");
         let messages = helpers::qualified_name_errors(key);

@@ -27,7 +27,8 @@ pub fn errors<'a>(volumes: &'a [Value], path: &Path, errors: &mut ErrorList) -> 
 }
 
 fn source(v: &Value, at: &Path, errors: &mut ErrorList) {
-    let sources: Vec<(&String, &Value)> = v.as_object().into_iter().flatten().filter(|(k, _)| *k != "name").collect();
+    let sources: Vec<(&String, &Value)> =
+        v.as_object().into_iter().flatten().filter(|(k, _)| *k != "name").collect();
     match sources.as_slice() {
         [] => errors.push(Error::required(at, "must specify a volume type")),
         [(kind, s)] => one(kind, s, &at.child(kind), errors),
@@ -47,7 +48,16 @@ fn one(kind: &str, s: &Value, at: &Path, errors: &mut ErrorList) {
                 errors.push(Error::required(&at.child("path"), ""));
             }
             no_backsteps(path, &at.child("path"), errors);
-            let types = ["", "DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice"];
+            let types = [
+                "",
+                "DirectoryOrCreate",
+                "Directory",
+                "FileOrCreate",
+                "File",
+                "Socket",
+                "CharDevice",
+                "BlockDevice",
+            ];
             let kind = text(s, "type");
             if !types.contains(&kind) {
                 errors.push(Error::not_supported(&at.child("type"), kind, &types));
@@ -77,10 +87,8 @@ fn one(kind: &str, s: &Value, at: &Path, errors: &mut ErrorList) {
                 projection(p, &at.child("sources").index(i), errors);
             }
         }
-        "persistentVolumeClaim" => {
-            if text(s, "claimName").is_empty() {
-                errors.push(Error::required(&at.child("claimName"), ""));
-            }
+        "persistentVolumeClaim" if text(s, "claimName").is_empty() => {
+            errors.push(Error::required(&at.child("claimName"), ""));
         }
         _ => {}
     }
@@ -107,10 +115,18 @@ fn projection(p: &Value, at: &Path, errors: &mut ErrorList) {
         let at = at.child("serviceAccountToken");
         let seconds = token["expirationSeconds"].as_i64().unwrap_or(0);
         if seconds < 600 {
-            errors.push(Error::invalid(&at.child("expirationSeconds"), seconds, "may not specify a duration less than 10 minutes"));
+            errors.push(Error::invalid(
+                &at.child("expirationSeconds"),
+                seconds,
+                "may not specify a duration less than 10 minutes",
+            ));
         }
         if seconds > 1 << 32 {
-            errors.push(Error::invalid(&at.child("expirationSeconds"), seconds, "may not specify a duration larger than 2^32 seconds"));
+            errors.push(Error::invalid(
+                &at.child("expirationSeconds"),
+                seconds,
+                "may not specify a duration larger than 2^32 seconds",
+            ));
         }
         if text(token, "path").is_empty() {
             errors.push(Error::required(&at.child("path"), ""));
@@ -140,9 +156,15 @@ fn downward(s: &Value, at: &Path, errors: &mut ErrorList) {
         }
         local_path(text(item, "path"), &at.child("path"), errors);
         match (item["fieldRef"].is_object(), item["resourceFieldRef"].is_object()) {
-            (false, false) => errors.push(Error::required(&at, "one of fieldRef and resourceFieldRef is required")),
+            (false, false) => {
+                errors.push(Error::required(&at, "one of fieldRef and resourceFieldRef is required"))
+            }
             (true, true) => {
-                errors.push(Error::invalid(&at, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"));
+                errors.push(Error::invalid(
+                    &at,
+                    "resource",
+                    "fieldRef and resourceFieldRef can not be specified simultaneously",
+                ));
             }
             _ => {}
         }
