@@ -104,8 +104,8 @@ impl Context {
 }
 
 impl Recorder for Context {
-    fn core(&self, object: Option<&Value>) -> Option<Bytes> {
-        self.audit.core(object)
+    fn core(&self) -> Option<Bytes> {
+        self.audit.core()
     }
 
     fn committed(&self, record: u64) {

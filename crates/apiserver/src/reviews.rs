@@ -2,6 +2,7 @@
 //! (upstream: `pkg/registry/authentication`, `pkg/registry/authorization`).
 
 use crate::context::Context;
+use crate::filters::audit::shown;
 use crate::reply::Reply;
 use crate::verbs;
 use auth::authorize::{Attributes, Decision};
@@ -9,6 +10,7 @@ use auth::identity::Identity;
 use auth::rbac::Rule;
 use kinds::KindDef;
 use meta::field::{Error, Path};
+use meta::object::strings;
 use meta::status::{Result, Status};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -45,18 +47,9 @@ pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     Ok(Reply::Document { code: 201, value: review })
 }
 
+/// The same form as on the audit record (upstream: `authentication/v1.UserInfo`).
 fn user_info(id: &Identity) -> Value {
-    let mut user = json!({"username": id.name});
-    if !id.uid.is_empty() {
-        user["uid"] = id.uid.as_str().into();
-    }
-    if !id.groups.is_empty() {
-        user["groups"] = json!(id.groups);
-    }
-    if !id.extra.is_empty() {
-        user["extra"] = json!(id.extra);
-    }
-    user
+    json!(shown(id))
 }
 
 fn token(ctx: &Context, review: &mut Value) -> Result<()> {
@@ -64,12 +57,7 @@ fn token(ctx: &Context, review: &mut Value) -> Result<()> {
     if text.is_empty() {
         return Err(Status::bad_request("token is required for TokenReview in authentication"));
     }
-    let asked: Vec<String> = review["spec"]["audiences"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|a| a.as_str().map(str::to_owned))
-        .collect();
+    let asked = strings(&review["spec"]["audiences"]);
     let authenticator = &ctx.server.authenticator;
     let audiences = if asked.is_empty() { authenticator.audiences().to_vec() } else { asked.clone() };
     review["status"] = match authenticator.token(&text, &audiences, ctx.server.clock.now()) {
@@ -85,12 +73,7 @@ fn subject(spec: &Value) -> Identity {
     Identity {
         name: text("user"),
         uid: text("uid"),
-        groups: spec["groups"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|g| g.as_str().map(str::to_owned))
-            .collect(),
+        groups: strings(&spec["groups"]),
         extra: serde_json::from_value(spec["extra"].clone()).unwrap_or_default(),
     }
 }
@@ -153,7 +136,7 @@ fn rules(ctx: &Context, review: &mut Value) -> Result<()> {
     if namespace.is_empty() {
         return Err(Status::bad_request("no namespace on request"));
     }
-    let mut held = ctx.server.authorizer.inner.rbac.rules_for(&ctx.user, &namespace);
+    let mut held = ctx.server.authorizer.rbac.rules_for(&ctx.user, &namespace);
     if ctx.user.in_group(auth::identity::SYSTEM_MASTERS) {
         let all = || vec!["*".to_owned()];
         held.push(Rule { verbs: all(), api_groups: all(), resources: all(), ..Rule::default() });

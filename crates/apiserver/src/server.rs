@@ -3,7 +3,6 @@
 use crate::chain::{self, Connection};
 use crate::extension::Extension;
 use crate::filters::audit::AuditLog;
-use crate::filters::authorization::Authorization;
 use crate::filters::flow::InFlight;
 use crate::health::Check;
 use crate::kubelet::KubeletClient;
@@ -12,6 +11,7 @@ use crate::openapi::OpenApi;
 use crate::tokens::Tokens;
 use admission::Chain;
 use auth::authenticate::Authenticator;
+use auth::authorize::Authorizer;
 use base::clock::SharedClock;
 use base::rng::Rng;
 use hyper::body::Incoming;
@@ -47,7 +47,7 @@ pub struct ServerOptions {
     pub registry: Arc<Registry>,
     pub admission: Chain,
     pub authenticator: Arc<Authenticator>,
-    pub authorizer: Arc<Authorization>,
+    pub authorizer: Arc<Authorizer>,
     pub audit: Arc<AuditLog>,
     pub tokens: Arc<Tokens>,
     pub kubelet: Arc<KubeletClient>,
@@ -64,7 +64,7 @@ pub struct Server {
     pub registry: Arc<Registry>,
     pub admission: Chain,
     pub authenticator: Arc<Authenticator>,
-    pub authorizer: Arc<Authorization>,
+    pub authorizer: Arc<Authorizer>,
     pub audit: Arc<AuditLog>,
     pub tokens: Arc<Tokens>,
     pub kubelet: Arc<KubeletClient>,

@@ -121,8 +121,7 @@ impl Services {
         let family_of = |ip: &str| {
             ip.parse::<IpAddr>().ok().map(|a| if a.is_ipv4() { "IPv4" } else { "IPv6" }.to_owned())
         };
-        let mut families: Vec<String> =
-            items(spec, "ipFamilies").iter().filter_map(|f| f.as_str().map(str::to_owned)).collect();
+        let mut families = object::strings(&spec["ipFamilies"]);
         let asked: Vec<String> =
             items(spec, "clusterIPs").iter().filter_map(|i| i.as_str()).filter_map(family_of).collect();
         if families.is_empty() {
@@ -210,8 +209,7 @@ impl Services {
         families: &[String],
         taken: &mut Taken,
     ) -> Result<()> {
-        let asked: Vec<String> =
-            items(&obj["spec"], "clusterIPs").iter().filter_map(|i| i.as_str().map(str::to_owned)).collect();
+        let asked = object::strings(&obj["spec"]["clusterIPs"]);
         let held: Vec<IpAddr> = old.map(|o| addresses(o).collect()).unwrap_or_default();
         let mut ips = Vec::new();
         for (i, family) in families.iter().enumerate() {

@@ -59,12 +59,7 @@ pub async fn request(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let account = server.registry.get_value(&ctx.permit, kind, &info.namespace, &info.name)?;
     let seconds = asked["spec"]["expirationSeconds"].as_i64().unwrap_or(DEFAULT_SECONDS);
     check_seconds(seconds, &info.name)?;
-    let mut audiences: Vec<String> = asked["spec"]["audiences"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|a| a.as_str().map(str::to_owned))
-        .collect();
+    let mut audiences = object::strings(&asked["spec"]["audiences"]);
     if audiences.is_empty() {
         audiences.clone_from(&server.tokens.audiences);
     }

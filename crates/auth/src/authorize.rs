@@ -78,6 +78,17 @@ impl Authorizer {
     }
 }
 
+impl Authorizer {
+    /// # Errors
+    /// The refusal that a client sees, when it is not allowed.
+    pub fn require(&self, a: &Attributes<'_>) -> meta::status::Result<()> {
+        match self.authorize(a) {
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny(reason) => Err(forbidden(a, &reason)),
+        }
+    }
+}
+
 /// The refusal that a client sees (upstream: `responsewriters.Forbidden`).
 pub fn forbidden(a: &Attributes<'_>, reason: &str) -> Status {
     let user = a.user.map_or("", |u| u.name.as_str());

@@ -4,7 +4,6 @@
 use crate::authorize::Attributes;
 use crate::identity::{Identity, split_service_account};
 use arc_swap::ArcSwap;
-use meta::selector::LabelSelector;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
@@ -56,42 +55,53 @@ pub struct Rbac {
     writer: Mutex<()>,
 }
 
-impl Rbac {
-    /// Takes over an object of one of the four kinds; others are ignored.
-    pub fn apply(&self, obj: &Value) {
-        self.change(obj, false);
-    }
-
-    pub fn remove(&self, obj: &Value) {
-        self.change(obj, true);
-    }
-
-    fn change(&self, obj: &Value, gone: bool) {
-        let _one = self.writer.lock();
-        let mut next = Snapshot::clone(&self.current.load());
+impl Snapshot {
+    fn change(&mut self, obj: &Value, gone: bool) {
         let name = meta::object::name(obj).to_owned();
         let namespace = meta::object::namespace(obj).to_owned();
         match obj["kind"].as_str().unwrap_or("") {
             "Role" | "ClusterRole" => {
                 let key = (namespace, name);
                 if gone {
-                    next.roles.remove(&key);
+                    self.roles.remove(&key);
                 } else {
-                    next.roles.insert(key, Arc::new(rules(obj)));
+                    self.roles.insert(key, Arc::new(rules(obj)));
                 }
             }
-            "ClusterRoleBinding" if gone => drop(next.cluster_bindings.remove(&name)),
-            "ClusterRoleBinding" => drop(next.cluster_bindings.insert(name, Arc::new(binding(obj)))),
+            "ClusterRoleBinding" if gone => drop(self.cluster_bindings.remove(&name)),
+            "ClusterRoleBinding" => drop(self.cluster_bindings.insert(name, Arc::new(binding(obj)))),
             "RoleBinding" => {
-                let of = next.bindings.entry(namespace).or_default();
+                let of = self.bindings.entry(namespace).or_default();
                 if gone {
                     of.remove(&name);
                 } else {
                     of.insert(name, Arc::new(binding(obj)));
                 }
             }
-            _ => return,
+            _ => {}
         }
+    }
+}
+
+impl Rbac {
+    /// Takes over an object of one of the four kinds; others are ignored.
+    pub fn apply(&self, obj: &Value) {
+        self.apply_all([obj]);
+    }
+
+    /// Takes over many objects with one new snapshot.
+    pub fn apply_all<'a>(&self, objects: impl IntoIterator<Item = &'a Value>) {
+        self.edit(|next| objects.into_iter().for_each(|o| next.change(o, false)));
+    }
+
+    pub fn remove(&self, obj: &Value) {
+        self.edit(|next| next.change(obj, true));
+    }
+
+    fn edit(&self, change: impl FnOnce(&mut Snapshot)) {
+        let _one = self.writer.lock();
+        let mut next = Snapshot::clone(&self.current.load());
+        change(&mut next);
         self.current.store(Arc::new(next));
     }
 
@@ -283,28 +293,6 @@ fn covers(held: &Rule, one: &Rule) -> bool {
     has(&held.api_groups, &one.api_groups) && resources && names
 }
 
-/// The rules of an aggregated ClusterRole: those of the roles that its selectors select, each rule once
-/// (upstream: `pkg/controller/clusterroleaggregation`). `None` when the role does not aggregate.
-pub fn aggregated(role: &Value, all: &[&Value]) -> Option<Vec<Value>> {
-    let selectors = role["aggregationRule"]["clusterRoleSelectors"].as_array()?;
-    let mut out: Vec<Value> = Vec::new();
-    let mut sorted: Vec<&&Value> = all.iter().collect();
-    sorted.sort_by_key(|r| meta::object::name(r));
-    for selector in selectors.iter().filter_map(|s| LabelSelector::from_value(s).ok()) {
-        for r in &sorted {
-            if meta::object::name(r) == meta::object::name(role) || !selector.matches_object(r) {
-                continue;
-            }
-            for rule in r["rules"].as_array().into_iter().flatten() {
-                if !out.contains(rule) {
-                    out.push(rule.clone());
-                }
-            }
-        }
-    }
-    Some(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -362,13 +350,5 @@ mod tests {
         assert_eq!(uncovered(&held, &[rule(&["get", "delete"], &["pods"])]).len(), 1);
         assert_eq!(uncovered(&held, &[rule(&["*"], &["pods"])]).len(), 1);
         assert!(uncovered(&[rule(&["*"], &["*"])], &[rule(&["get"], &["pods/log"])]).is_empty());
-    }
-
-    #[test]
-    fn aggregation_collects_each_rule_once() {
-        let role = json!({"metadata": {"name": "admin"}, "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"to": "admin"}}]}});
-        let part = |n: &str| json!({"metadata": {"name": n, "labels": {"to": "admin"}}, "rules": [{"verbs": ["get"]}]});
-        let (a, b) = (part("a"), part("b"));
-        assert_eq!(aggregated(&role, &[&a, &b, &role]), Some(vec![json!({"verbs": ["get"]})]));
     }
 }

@@ -79,10 +79,6 @@ impl FakeApi {
         self.0.lock().seen.iter().filter(|s| s.method != Method::GET).cloned().collect()
     }
 
-    pub fn forget_requests(&self) {
-        self.0.lock().seen.clear();
-    }
-
     /// Answers the next request of this method and path so. A `Status` tree answers with its code.
     pub fn rig(&self, method: Method, path: &str, answer: Value) {
         self.0.lock().rigged.entry((method, path.to_owned())).or_default().push(answer);

@@ -115,10 +115,6 @@ impl Error {
         Self::new(ErrorType::Invalid, field, Some(bad.into()), detail)
     }
 
-    pub fn type_invalid(field: &Path, bad: impl Into<Value>, detail: impl Into<String>) -> Self {
-        Self::new(ErrorType::TypeInvalid, field, Some(bad.into()), detail)
-    }
-
     pub fn duplicate(field: &Path, bad: impl Into<Value>) -> Self {
         Self::new(ErrorType::Duplicate, field, Some(bad.into()), "")
     }

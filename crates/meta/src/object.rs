@@ -46,6 +46,11 @@ pub fn annotation<'a>(obj: &'a Value, key: &str) -> Option<&'a str> {
     meta_map(obj, "annotations")?.get(key)?.as_str()
 }
 
+/// The strings of a list, none when it is not one.
+pub fn strings(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
 pub fn finalizers(obj: &Value) -> Vec<&str> {
     obj["metadata"]["finalizers"]
         .as_array()

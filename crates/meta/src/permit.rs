@@ -22,12 +22,6 @@ impl PermitMaker {
         (!TAKEN.swap(true, Ordering::SeqCst)).then_some(Self(()))
     }
 
-    /// A maker for tests, which may build several servers in one process.
-    #[doc(hidden)]
-    pub fn for_test() -> Self {
-        Self(())
-    }
-
     /// Makes the permit of a request that authorisation allowed.
     pub fn permit(&self) -> Permit {
         Permit(())

@@ -123,17 +123,6 @@ impl Quantity {
         self.combine(other, i128::saturating_sub);
     }
 
-    /// Multiplies by a whole number; saturates.
-    pub fn mul(&mut self, by: i64) {
-        self.text = None;
-        self.mantissa = self.mantissa.saturating_mul(by.into());
-    }
-
-    pub fn neg(&mut self) {
-        self.text = None;
-        self.mantissa = -self.mantissa;
-    }
-
     fn combine(&mut self, other: &Self, op: fn(i128, i128) -> i128) {
         self.text = None;
         if self.is_zero() {

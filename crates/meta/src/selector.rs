@@ -180,21 +180,10 @@ impl LabelSelector {
                 "DoesNotExist" => Operator::DoesNotExist,
                 other => return Err(format!("{other:?} is not a valid label selector operator")),
             };
-            let values =
-                e["values"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
-            requirements.push(Requirement::new(e["key"].as_str().unwrap_or(""), operator, values.collect())?);
+            let values = crate::object::strings(&e["values"]);
+            requirements.push(Requirement::new(e["key"].as_str().unwrap_or(""), operator, values)?);
         }
         Ok(Self::of(requirements))
-    }
-
-    /// Exactly these labels, unchecked; none select everything (upstream: `labels.SelectorFromSet`).
-    pub fn from_set(labels: &Map<String, Value>) -> Self {
-        let one = |(k, v): (&String, &Value)| Requirement {
-            key: k.clone(),
-            operator: Operator::Equals,
-            values: vec![v.as_str().unwrap_or("").to_owned()],
-        };
-        Self::of(labels.iter().map(one).collect())
     }
 
     fn of(mut requirements: Vec<Requirement>) -> Self {

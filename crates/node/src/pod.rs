@@ -10,6 +10,7 @@ pub mod field_path;
 pub mod hooks;
 pub mod kill;
 pub mod model;
+pub mod objects;
 pub mod plan;
 pub mod record;
 pub mod references;

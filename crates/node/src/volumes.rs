@@ -11,14 +11,15 @@ pub mod token;
 
 use crate::paths;
 use crate::pod::field_path::Addresses;
+use crate::pod::objects::Objects;
 use crate::pod::security::fs_user;
 use crate::pod::spec::{self, ResourceList};
 use crate::ports::{NodeApi, Reference};
 use base::clock::SharedClock;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Volume};
-use payload::{Objects, Payload};
-use std::collections::BTreeSet;
+use payload::Payload;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use token::Tokens;
@@ -159,34 +160,23 @@ async fn one(ctx: &Context, pod: &Pod, volume: &Volume) -> Result<Option<Timesta
 async fn collect(ctx: &Context, pod: &Pod, volume: &Volume) -> Result<(Payload, Option<Timestamp>), String> {
     let ns = spec::namespace(pod);
     let (maps, secrets) = payload::names(volume);
-    let mut objects = Objects::default();
-    for name in maps {
-        let got = ctx.api.config_map(ns, name).await;
-        objects.config_maps.insert(name.to_owned(), got.map_err(|e| missing(&e)));
-    }
-    for name in secrets {
-        let got = ctx.api.secret(ns, name).await;
-        objects.secrets.insert(name.to_owned(), got.map_err(|e| missing(&e)));
-    }
+    let objects = Objects::read(ctx.api.as_ref(), ns, &maps, &secrets).await;
+    let mut tokens = BTreeMap::new();
     let mut refresh_at = None;
     for request in payload::tokens(volume) {
         let (token, at) = ctx.tokens.get(ctx.api.as_ref(), &ctx.clock, pod, &request).await?;
         refresh_at = Some(refresh_at.map_or(at, |r: Timestamp| r.min(at)));
-        objects.tokens.insert(request, token);
+        tokens.insert(request, token);
     }
     let inputs = payload::Inputs {
         pod,
         objects: &objects,
+        tokens: &tokens,
         addresses: &ctx.addresses,
         allocatable: &ctx.allocatable,
         fs_user: fs_user(pod),
     };
     payload::of(&inputs, volume).map(|p| (p, refresh_at))
-}
-
-/// A failed read as the pure parts take it.
-pub fn missing(status: &meta::Status) -> crate::pod::env::Missing {
-    crate::pod::env::Missing { not_found: status.is_not_found(), message: status.message.clone() }
 }
 
 async fn blocking<T: Send + 'static>(

@@ -131,7 +131,7 @@ impl Registry {
                     }
                     let value = self.stamped(r.kind, &new);
                     let op = Op::Put { key: key.clone(), value, expect: Expect::At(entry.modified) };
-                    if let Some(bytes) = self.commit(r, op, Some(&new)).await? {
+                    if let Some(bytes) = self.commit(r, op).await? {
                         return Ok(Deleted::Pending(bytes));
                     }
                 }
@@ -196,7 +196,7 @@ impl Registry {
         }
         let value = self.stamped(r.kind, last);
         let op = Op::Delete { key: key.to_owned(), last: Some(value), expect: Expect::At(entry.modified) };
-        let removed = self.commit(r, op, Some(last)).await?;
+        let removed = self.commit(r, op).await?;
         if let (Some(_), Some(c)) = (&removed, self.companion(r.kind)) {
             c.released(last, None);
         }

@@ -56,8 +56,8 @@ pub trait Admit: Send + Sync {
 
 /// Makes the audit core that rides in a commit.
 pub trait Recorder: Send + Sync {
-    /// The record of a request that is about to store `object`; `None` when the policy's level is None.
-    fn core(&self, object: Option<&Value>) -> Option<Bytes>;
+    /// The record of a request that is about to be stored; `None` when the policy's level is None.
+    fn core(&self) -> Option<Bytes>;
 
     /// The commit is durable; `record` is the number to finish once the request's events are written.
     fn committed(&self, record: u64);

@@ -108,7 +108,7 @@ impl Registry {
             return Ok(Written { bytes: value.bytes.into(), created: true, deleted: false, warnings });
         }
         let op = Op::Put { key, value, expect: Expect::Absent };
-        match self.commit(r, op, Some(obj)).await? {
+        match self.commit(r, op).await? {
             Some(bytes) => Ok(Written { bytes, created: true, deleted: false, warnings }),
             None => Err(Status::already_exists(&r.kind.group_resource(), name)),
         }
@@ -185,7 +185,7 @@ impl Registry {
             return Ok(Some(Written { bytes, created: false, deleted: false, warnings }));
         }
         let op = Op::Put { key: key.to_owned(), value, expect: Expect::At(entry.modified) };
-        match self.commit(r, op, Some(&new)).await? {
+        match self.commit(r, op).await? {
             Some(bytes) => {
                 if let Some(c) = companion {
                     c.released(old, Some(&new));
@@ -223,8 +223,8 @@ impl Registry {
     }
 
     /// Commits one change with its audit core; `None` when the expectation failed.
-    pub(crate) async fn commit(&self, r: &Request<'_>, op: Op, obj: Option<&Value>) -> Result<Option<Bytes>> {
-        let txn = Txn { ops: vec![op], record: r.recorder.core(obj) };
+    pub(crate) async fn commit(&self, r: &Request<'_>, op: Op) -> Result<Option<Bytes>> {
+        let txn = Txn { ops: vec![op], record: r.recorder.core() };
         match self.store.commit(txn).await {
             Ok(done) => {
                 if let Some(record) = done.record {

@@ -25,7 +25,6 @@ const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
 const DELETE_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
-const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
 const NEW_ELEMENT: u16 = 12;
 const DELETE_ELEMENT: u16 = 14;
@@ -243,12 +242,6 @@ impl Batch {
     pub fn delete_chain(&mut self, family: Family, table: &str, chain: &str) {
         let attrs = Attrs::new().str(1, table).str(3, chain);
         self.operation(DELETE_CHAIN, 0, family, attrs, || format!("delete chain {table} {chain}"));
-    }
-
-    /// Deletes the chain's rules.
-    pub fn flush_chain(&mut self, family: Family, table: &str, chain: &str) {
-        let attrs = Attrs::new().str(1, table).str(2, chain);
-        self.operation(DELETE_RULE, 0, family, attrs, || format!("flush chain {table} {chain}"));
     }
 
     /// Appends a rule.

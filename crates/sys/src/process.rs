@@ -296,13 +296,6 @@ pub fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
     }
 }
 
-/// Sets soft and hard limit of a resource (`libc::RLIMIT_*`).
-pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
-    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: the structure is valid for the call.
-    check(i64::from(unsafe { libc::setrlimit(resource as _, &raw const limit) }), "setrlimit")
-}
-
 /// Sets the file mode creation mask.
 pub fn set_umask(mask: u32) {
     // SAFETY: cannot fail.

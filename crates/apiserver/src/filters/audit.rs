@@ -163,7 +163,8 @@ fn object_ref(info: &RequestInfo) -> ObjectRef {
     }
 }
 
-fn shown(id: &Identity) -> User {
+/// An identity in the wire's form.
+pub fn shown(id: &Identity) -> User {
     User {
         username: id.name.clone(),
         uid: id.uid.clone(),
@@ -218,7 +219,7 @@ impl AuditScope {
     }
 
     /// What rides in the commit of this request's write.
-    pub fn core(&self, _object: Option<&Value>) -> Option<Bytes> {
+    pub fn core(&self) -> Option<Bytes> {
         self.context.lock().core().map(Bytes::from)
     }
 

@@ -3,7 +3,7 @@
 use crate::filters::audit::AuditScope;
 use crate::request_info::RequestInfo;
 use crate::server::Server;
-use auth::authorize::{Attributes, Authorizer, Decision, forbidden};
+use auth::authorize::{Attributes, Decision, forbidden};
 use auth::identity::Identity;
 use meta::permit::Permit;
 use meta::status::Result;
@@ -12,28 +12,6 @@ use std::sync::Arc;
 /// Upstream: `pkg/endpoints/filters/authorization.go`.
 const DECISION: &str = "authorization.k8s.io/decision";
 const REASON: &str = "authorization.k8s.io/reason";
-
-pub struct Authorization {
-    pub inner: Authorizer,
-}
-
-impl Authorization {
-    pub fn new(inner: Authorizer) -> Self {
-        Self { inner }
-    }
-
-    pub fn authorize(&self, a: &Attributes<'_>) -> Decision {
-        self.inner.authorize(a)
-    }
-
-    /// Refuses what is not allowed.
-    pub fn require(&self, a: &Attributes<'_>) -> Result<()> {
-        match self.inner.authorize(a) {
-            Decision::Allow(_) => Ok(()),
-            Decision::Deny(reason) => Err(forbidden(a, &reason)),
-        }
-    }
-}
 
 /// The attributes of a request.
 pub fn attributes<'a>(info: &'a RequestInfo, user: &'a Identity) -> Attributes<'a> {

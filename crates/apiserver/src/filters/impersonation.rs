@@ -7,7 +7,7 @@ use super::authorization::attributes;
 use crate::filters::audit::AuditScope;
 use crate::request_info::RequestInfo;
 use crate::server::Server;
-use auth::authorize::{Attributes, Decision, forbidden};
+use auth::authorize::Attributes;
 use auth::identity::{Identity, split_service_account};
 use auth::impersonate::{self, Need};
 use http::HeaderMap;
@@ -27,7 +27,10 @@ pub fn resolve(
     match constrained(server, info, &user, kind, &needs) {
         Ok(()) => scope.impersonated(&wanted, &format!("impersonate:{kind}")),
         Err(refused) => {
-            if !needs.iter().all(|n| allowed(server, &user, "impersonate", n.group, n)) {
+            let plain = |n: &Need| {
+                server.authorizer.require(&need_attributes(&user, "impersonate", n.group, n)).is_ok()
+            };
+            if !needs.iter().all(plain) {
                 return Err(refused);
             }
             scope.impersonated(&wanted, "");
@@ -56,21 +59,11 @@ fn constrained(
 ) -> Result<()> {
     let verb = format!("impersonate-on:{kind}:{}", info.verb);
     let on = Attributes { verb: &verb, ..attributes(info, user) };
-    if let Decision::Deny(reason) = server.authorizer.authorize(&on) {
-        return Err(forbidden(&on, &reason));
-    }
+    server.authorizer.require(&on)?;
     let verb = format!("impersonate:{kind}");
-    for need in needs {
-        let a = need_attributes(user, &verb, "authentication.k8s.io", need);
-        if let Decision::Deny(reason) = server.authorizer.authorize(&a) {
-            return Err(forbidden(&a, &reason));
-        }
-    }
-    Ok(())
-}
-
-fn allowed(server: &Server, user: &Identity, verb: &str, group: &str, need: &Need) -> bool {
-    matches!(server.authorizer.authorize(&need_attributes(user, verb, group, need)), Decision::Allow(_))
+    needs.iter().try_for_each(|n| {
+        server.authorizer.require(&need_attributes(user, &verb, "authentication.k8s.io", n))
+    })
 }
 
 fn need_attributes<'a>(user: &'a Identity, verb: &'a str, group: &'a str, need: &'a Need) -> Attributes<'a> {

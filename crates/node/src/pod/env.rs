@@ -4,25 +4,12 @@
 
 use super::expand::expand;
 use super::field_path::{self, Addresses};
+use super::objects::Objects;
 use super::resources;
 use super::spec::{self, ResourceList};
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod, Service};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// Objects that were asked for; an absent one carries the API's text.
-#[derive(Debug, Clone, Default)]
-pub struct Objects {
-    pub config_maps: BTreeMap<String, Result<Arc<ConfigMap>, Missing>>,
-    pub secrets: BTreeMap<String, Result<Arc<Secret>, Missing>>,
-}
-
-/// An object that could not be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Missing {
-    pub not_found: bool,
-    pub message: String,
-}
 
 /// Everything that the environment of a container is made of.
 #[derive(Debug, Clone, Copy)]
@@ -60,13 +47,13 @@ pub fn variables(i: &Inputs<'_>) -> Result<BTreeMap<String, String>, String> {
     for from in i.container.env_from.as_deref().unwrap_or_default() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
         if let Some(r) = &from.config_map_ref
-            && let Some(map) = config_map(i.objects, &r.name, r.optional.unwrap_or(false))?
+            && let Some(map) = i.objects.config_map(&r.name, r.optional.unwrap_or(false))?
         {
             let data = map.data.iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), v.clone()));
             vars.extend(data);
         }
         if let Some(r) = &from.secret_ref
-            && let Some(secret) = secret(i.objects, &r.name, r.optional.unwrap_or(false))?
+            && let Some(secret) = i.objects.secret(&r.name, r.optional.unwrap_or(false))?
         {
             let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
             vars.extend(secret.data.iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), text(&v.0))));
@@ -100,7 +87,7 @@ fn from_source(i: &Inputs<'_>, from: &EnvVarSource) -> Result<Option<String>, St
     }
     if let Some(r) = &from.config_map_key_ref {
         let optional = r.optional.unwrap_or(false);
-        let Some(map) = config_map(i.objects, &r.name, optional)? else { return Ok(None) };
+        let Some(map) = i.objects.config_map(&r.name, optional)? else { return Ok(None) };
         return match map.data.as_ref().and_then(|d| d.get(&r.key)) {
             Some(v) => Ok(Some(v.clone())),
             None if optional => Ok(None),
@@ -109,7 +96,7 @@ fn from_source(i: &Inputs<'_>, from: &EnvVarSource) -> Result<Option<String>, St
     }
     if let Some(r) = &from.secret_key_ref {
         let optional = r.optional.unwrap_or(false);
-        let Some(secret) = secret(i.objects, &r.name, optional)? else { return Ok(None) };
+        let Some(secret) = i.objects.secret(&r.name, optional)? else { return Ok(None) };
         return match secret.data.as_ref().and_then(|d| d.get(&r.key)) {
             Some(v) => Ok(Some(String::from_utf8_lossy(&v.0).into_owned())),
             None if optional => Ok(None),
@@ -120,24 +107,6 @@ fn from_source(i: &Inputs<'_>, from: &EnvVarSource) -> Result<Option<String>, St
         return Err("fileKeyRef is not supported on this node".into());
     }
     Ok(Some(String::new()))
-}
-
-fn config_map<'a>(o: &'a Objects, name: &str, optional: bool) -> Result<Option<&'a ConfigMap>, String> {
-    match o.config_maps.get(name) {
-        Some(Ok(map)) => Ok(Some(map)),
-        Some(Err(e)) if e.not_found && optional => Ok(None),
-        Some(Err(e)) => Err(e.message.clone()),
-        None => Err(format!("configmap {name:?} was not read")),
-    }
-}
-
-fn secret<'a>(o: &'a Objects, name: &str, optional: bool) -> Result<Option<&'a Secret>, String> {
-    match o.secrets.get(name) {
-        Some(Ok(secret)) => Ok(Some(secret)),
-        Some(Err(e)) if e.not_found && optional => Ok(None),
-        Some(Err(e)) => Err(e.message.clone()),
-        None => Err(format!("secret {name:?} was not read")),
-    }
 }
 
 /// Variables of the namespace's Services and always of `default/kubernetes` (upstream: `getServiceEnvVarMap`).
@@ -192,7 +161,9 @@ fn one_service(service: &Service) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::objects::Missing;
     use super::*;
+    use k8s_openapi::api::core::v1::{ConfigMap, Secret};
     use serde_json::{Value, json};
 
     fn run(container: Value, pod_extra: Value) -> Result<BTreeMap<String, String>, String> {

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Capabilities, Container, Pod, SeccompProfile};
 use std::path::Path;
 
 /// containerd's default set.
-const DEFAULT_CAPABILITIES: &[&str] = &[
+pub const DEFAULT_CAPABILITIES: &[&str] = &[
     "CAP_AUDIT_WRITE",
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",

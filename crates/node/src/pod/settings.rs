@@ -1,9 +1,10 @@
 //! A container's settings for the runtime, from its specification and image
 //! (upstream: `kuberuntime_container.go#generateContainerConfig`, `kubelet_pods.go#makeMounts`).
 
-use super::env::{self, Inputs, Objects};
+use super::env::{self, Inputs};
 use super::expand::expand;
 use super::field_path::Addresses;
+use super::objects::Objects;
 use super::users::{Accounts, User};
 use super::{resources, security, spec};
 use crate::context::NodeContext;
@@ -101,20 +102,7 @@ async fn environment(
     ips: &[IpAddr],
 ) -> Result<BTreeMap<String, String>, String> {
     let (maps, secrets) = env::references(container);
-    let ns = spec::namespace(pod);
-    let mut objects = Objects::default();
-    for name in maps {
-        if !objects.config_maps.contains_key(name) {
-            let got = ctx.api.config_map(ns, name).await.map_err(|e| volumes::missing(&e));
-            objects.config_maps.insert(name.to_owned(), got);
-        }
-    }
-    for name in secrets {
-        if !objects.secrets.contains_key(name) {
-            let got = ctx.api.secret(ns, name).await.map_err(|e| volumes::missing(&e));
-            objects.secrets.insert(name.to_owned(), got);
-        }
-    }
+    let objects = Objects::read(ctx.api.as_ref(), spec::namespace(pod), &maps, &secrets).await;
     let host = ctx.config.node_ips.clone();
     let pod_ips = if spec::host_network(pod) { host.clone() } else { ips.to_vec() };
     let allocatable = ctx.allocatable.read().clone();

@@ -1,14 +1,14 @@
 //! The files of configMap, secret, downwardAPI and projected volumes: pure, from objects already read.
 
-use crate::pod::env::Missing;
 use crate::pod::field_path::{self, Addresses};
+use crate::pod::objects::Objects;
 use crate::pod::resources;
 use crate::pod::spec::{self, ResourceList};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Secret, Volume, VolumeProjection,
+    DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, ServiceAccountTokenProjection, Volume,
+    VolumeProjection,
 };
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// One file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,18 +28,11 @@ pub struct TokenRequest {
     pub expiration_seconds: i64,
 }
 
-/// Objects that were read.
-#[derive(Debug, Clone, Default)]
-pub struct Objects {
-    pub config_maps: BTreeMap<String, Result<Arc<ConfigMap>, Missing>>,
-    pub secrets: BTreeMap<String, Result<Arc<Secret>, Missing>>,
-    pub tokens: BTreeMap<TokenRequest, String>,
-}
-
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
     pub pod: &'a Pod,
     pub objects: &'a Objects,
+    pub tokens: &'a BTreeMap<TokenRequest, String>,
     pub addresses: &'a Addresses,
     pub allocatable: &'a ResourceList,
     /// Owner of token files.
@@ -65,11 +58,14 @@ pub fn names(volume: &Volume) -> (Vec<&str>, Vec<&str>) {
 /// Tokens that a volume projects.
 pub fn tokens(volume: &Volume) -> Vec<TokenRequest> {
     let all = sources(volume).iter().filter_map(|s| s.service_account_token.as_ref());
-    all.map(|t| TokenRequest {
+    all.map(token_request).collect()
+}
+
+fn token_request(t: &ServiceAccountTokenProjection) -> TokenRequest {
+    TokenRequest {
         audience: t.audience.clone().unwrap_or_default(),
         expiration_seconds: t.expiration_seconds.unwrap_or(3600),
-    })
-    .collect()
+    }
 }
 
 /// The files of a volume.
@@ -136,13 +132,7 @@ fn config_map(
     mode: i32,
     optional: bool,
 ) -> Result<Payload, String> {
-    let empty = Arc::new(ConfigMap::default());
-    let map = match i.objects.config_maps.get(name) {
-        Some(Ok(map)) => map,
-        Some(Err(e)) if e.not_found && optional => &empty,
-        Some(Err(e)) => return Err(e.message.clone()),
-        None => return Err(format!("configmap {name:?} was not read")),
-    };
+    let Some(map) = i.objects.config_map(name, optional)? else { return Ok(Payload::new()) };
     let text = map.data.iter().flatten().map(|(k, v)| (k.as_str(), v.as_bytes()));
     let binary = map.binary_data.iter().flatten().map(|(k, v)| (k.as_str(), v.0.as_slice()));
     pick(&text.chain(binary).collect(), items, mode, optional, "configmap references non-existent config key")
@@ -155,13 +145,7 @@ fn secret(
     mode: i32,
     optional: bool,
 ) -> Result<Payload, String> {
-    let empty = Arc::new(Secret::default());
-    let secret = match i.objects.secrets.get(name) {
-        Some(Ok(secret)) => secret,
-        Some(Err(e)) if e.not_found && optional => &empty,
-        Some(Err(e)) => return Err(e.message.clone()),
-        None => return Err(format!("secret {name:?} was not read")),
-    };
+    let Some(secret) = i.objects.secret(name, optional)? else { return Ok(Payload::new()) };
     let data = secret.data.iter().flatten().map(|(k, v)| (k.as_str(), v.0.as_slice())).collect();
     pick(&data, items, mode, optional, "references non-existent secret key")
 }
@@ -213,11 +197,7 @@ fn projection(i: &Inputs<'_>, s: &VolumeProjection, mode: i32) -> Result<Payload
         return downward(i, d.items.as_deref().unwrap_or_default(), mode);
     }
     if let Some(t) = &s.service_account_token {
-        let key = TokenRequest {
-            audience: t.audience.clone().unwrap_or_default(),
-            expiration_seconds: t.expiration_seconds.unwrap_or(3600),
-        };
-        let token = i.objects.tokens.get(&key).ok_or("the service account token was not fetched")?;
+        let token = i.tokens.get(&token_request(t)).ok_or("the service account token was not fetched")?;
         let grouped = spec::spec(i.pod).security_context.as_ref().is_some_and(|c| c.fs_group.is_some());
         let mode = if i.fs_user.is_some() || grouped { 0o600 } else { mode };
         let file = File { user: i.fs_user, ..file(token.as_bytes(), mode) };
@@ -249,7 +229,9 @@ fn aggregate(errors: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::objects::Missing;
     use serde_json::{Value, json};
+    use std::sync::Arc;
 
     fn run(volume: Value) -> Result<Vec<(String, String, u32)>, String> {
         let volume: Volume = serde_json::from_value(volume).unwrap();
@@ -266,12 +248,13 @@ mod tests {
             ]
             .into(),
             secrets: [("none".to_owned(), Err(gone("secret \"none\" not found")))].into(),
-            tokens: [(TokenRequest { audience: String::new(), expiration_seconds: 3607 }, "jwt".to_owned())]
-                .into(),
         };
+        let tokens =
+            [(TokenRequest { audience: String::new(), expiration_seconds: 3607 }, "jwt".to_owned())].into();
         let i = Inputs {
             pod: &pod,
             objects: &objects,
+            tokens: &tokens,
             addresses: &Addresses::default(),
             allocatable: &ResourceList::new(),
             fs_user: Some(7),

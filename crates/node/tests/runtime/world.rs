@@ -1,6 +1,7 @@
 //! A place for one test: a runtime below a directory of its own, cgroups below a group of their own, and a check that
 //! nothing of it stays.
 
+use node::pod::security::DEFAULT_CAPABILITIES;
 use node::runtime::{
     ContainerSpec, ContainerState, Phase, PidNamespace, Resources, Runtime as _, RuntimeError, SandboxSpec,
     Seccomp, Security, ShimRuntime,
@@ -13,24 +14,6 @@ use std::time::{Duration, Instant};
 use sys::cgroup;
 
 pub const POD: &str = "pod-1";
-/// Capabilities that a container has by default in Kubernetes.
-pub const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "CAP_AUDIT_WRITE",
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_MKNOD",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_RAW",
-    "CAP_SETFCAP",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYS_CHROOT",
-];
-
 /// An image layer that holds this program at /bin/act.
 pub struct Layer(tempfile::TempDir);
 

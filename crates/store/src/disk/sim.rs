@@ -80,12 +80,6 @@ impl SimDisk {
         self.0.lock().operations
     }
 
-    /// Whether the chosen crash has happened.
-    pub fn crashed(&self) -> bool {
-        let s = self.0.lock();
-        s.crash_at.is_some_and(|at| s.operations > at)
-    }
-
     /// Room for all files together; `None` is endless.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.0.lock().capacity_bytes = bytes;

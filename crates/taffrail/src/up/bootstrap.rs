@@ -9,12 +9,17 @@ use meta::Status;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
-pub async fn run(client: &Client, first_ip: IpAddr, options: &UpOptions) -> Result<(), String> {
-    let failed = |e: Status| format!("cannot make the cluster's first objects: {e}");
+/// The namespaces that everything else lives in.
+pub async fn namespaces(client: &Client) -> Result<(), String> {
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         ensure(client, "/api/v1/namespaces", &namespace).await.map_err(failed)?;
     }
+    Ok(())
+}
+
+/// Everything else.
+pub async fn run(client: &Client, first_ip: IpAddr, options: &UpOptions) -> Result<(), String> {
     for object in auth::bootstrap::objects() {
         rbac(client, &object).await.map_err(failed)?;
     }
@@ -38,6 +43,10 @@ pub async fn run(client: &Client, first_ip: IpAddr, options: &UpOptions) -> Resu
     }
     kubernetes_service(client, first_ip, options).await.map_err(failed)?;
     Ok(())
+}
+
+fn failed(e: Status) -> String {
+    format!("cannot make the cluster's first objects: {e}")
 }
 
 /// Makes an object unless one of its name is there.

@@ -4,7 +4,6 @@
 use super::{bootstrap, feed, record};
 use crate::config::UpOptions;
 use crate::steps::Steps;
-use apiserver::filters::authorization::Authorization;
 use apiserver::filters::flow::InFlight;
 use apiserver::health::Check;
 use apiserver::inprocess::InProcess;
@@ -80,7 +79,7 @@ impl ControlPlane {
         let (rbac, nodes) = (Arc::new(Rbac::default()), Arc::new(NodeGraph::default()));
         let cancel = CancellationToken::new();
         feed::start(&registry, &rbac, &nodes, cancel.clone())?;
-        let authorizer = Arc::new(Authorization::new(Authorizer { nodes, rbac }));
+        let authorizer = Arc::new(Authorizer { nodes, rbac });
 
         let signer = Arc::new(Signer::new(ISSUER, &pki.service_account_key().map_err(text)?).map_err(text)?);
         let static_tokens = match &options.token_auth_file {
@@ -135,6 +134,7 @@ impl ControlPlane {
             Identity::system(APISERVER, &[SYSTEM_MASTERS]),
             "apiserver",
         ));
+        bootstrap::namespaces(&system).await?;
         record::changes(options, &system, &server.audit.policy_hash()).await;
         bootstrap::run(&system, first_ip, options).await?;
         steps.done("first objects", at);

@@ -24,6 +24,14 @@ struct Feed {
 }
 
 impl Feed {
+    fn apply_all(&self, objects: &[Value]) {
+        let (pods, others): (Vec<_>, Vec<_>) = objects.iter().partition(|o| o["kind"] == "Pod");
+        pods.into_iter().for_each(|p| self.nodes.apply_pod(p));
+        if !others.is_empty() {
+            self.rbac.apply_all(others);
+        }
+    }
+
     fn apply(&self, obj: &Value) {
         if obj["kind"] == "Pod" { self.nodes.apply_pod(obj) } else { self.rbac.apply(obj) }
     }
@@ -53,10 +61,10 @@ pub fn start(
 
 fn load(registry: &Registry, prefix: &str, feed: &Feed) -> Result<u64, String> {
     let page = registry.store().list(&Range { prefix, ..Range::default() }).map_err(|e| e.to_string())?;
-    for entry in &page.entries {
-        let obj: Value = serde_json::from_slice(&entry.value).map_err(|e| format!("{}: {e}", entry.key))?;
-        feed.apply(&obj);
-    }
+    let parse =
+        |e: &store::Entry| serde_json::from_slice(&e.value).map_err(|why| format!("{}: {why}", e.key));
+    let objects: Vec<Value> = page.entries.iter().map(parse).collect::<Result<_, _>>()?;
+    feed.apply_all(&objects);
     Ok(page.revision)
 }
 

@@ -92,8 +92,6 @@ pub async fn changes(options: &UpOptions, client: &Client, policy_hash: &str) {
         "policy": source, "policySHA256": policy_hash,
         "log": options.audit_log_path.clone().unwrap_or_default(), "logMode": options.audit_log_mode,
     });
-    let namespaces = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}});
-    let _ = client.raw(Method::POST, "/api/v1/namespaces", Some(&namespaces)).await;
     let collection = "/api/v1/namespaces/kube-system/configmaps";
     let path = format!("{collection}/{STATE}");
     let wanted = json!({
