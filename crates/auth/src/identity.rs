@@ -11,6 +11,7 @@ pub const NODES: &str = "system:nodes";
 pub const APISERVER: &str = "system:apiserver";
 pub const SCHEDULER: &str = "system:kube-scheduler";
 pub const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
+pub const KUBE_PROXY: &str = "system:kube-proxy";
 const SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
 const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 const NODE_PREFIX: &str = "system:node:";

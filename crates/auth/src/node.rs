@@ -2,10 +2,12 @@
 //! (upstream: `plugin/pkg/auth/authorizer/node/node_authorizer.go`, `graph.go`).
 
 use crate::authorize::Attributes;
+use crate::rbac::Rule;
 use meta::object;
 use parking_lot::RwLock;
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
+use std::sync::OnceLock;
 
 /// The namespace of node leases.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
@@ -112,9 +114,18 @@ impl NodeGraph {
                     && matches!(a.verb, "get" | "create" | "update" | "patch" | "delete");
                 allow(own, "can only use its own lease")
             }
-            _ => NoOpinion("no node rule"),
+            _ => allow(node_rules().iter().any(|r| crate::rbac::allows(r, a)), "no node rule"),
         }
     }
+}
+
+/// What every node may do alike (upstream: `bootstrappolicy.NodeRules`).
+fn node_rules() -> &'static [Rule] {
+    static RULES: OnceLock<Vec<Rule>> = OnceLock::new();
+    RULES.get_or_init(|| {
+        let role = |o: &Value| o["kind"] == "ClusterRole" && object::name(o) == "system:node";
+        crate::bootstrap::objects().iter().find(|o| role(o)).map(crate::rbac::rules).unwrap_or_default()
+    })
 }
 
 impl Inner {

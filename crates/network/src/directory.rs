@@ -109,6 +109,11 @@ impl State {
         self.slices.get(service).into_iter().flat_map(BTreeMap::values).map(Arc::as_ref)
     }
 
+    /// The slices that are known.
+    pub fn slice_keys(&self) -> impl Iterator<Item = &Key> {
+        self.slice_owner.keys()
+    }
+
     pub fn synced(&self) -> bool {
         self.synced
     }

@@ -11,6 +11,22 @@ use std::path::{Path, PathBuf};
 /// The name of the built-in image.
 pub const NAME: &str = "taffrail.io/hello:1";
 
+/// Where a program looks for its loader, for the loaders that live elsewhere on some systems.
+const LOADERS: [&str; 2] = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"];
+
+/// The libraries that this process has loaded, with its loader under the name by which it is found.
+pub fn libraries() -> Vec<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let mapped = maps.lines().filter_map(|l| l.split_whitespace().nth(5)).filter(|p| p.contains(".so"));
+    let mut all: Vec<PathBuf> = mapped.map(PathBuf::from).collect();
+    let known = |loader: &&Path| all.iter().any(|p| p.file_name() == loader.file_name()) && loader.exists();
+    let loaders: Vec<PathBuf> = LOADERS.iter().map(Path::new).filter(known).map(PathBuf::from).collect();
+    all.extend(loaders);
+    all.sort();
+    all.dedup();
+    all
+}
+
 /// Makes (or finds) the image: the program as `/taffrail` with the libraries that it needs, started as its own demo
 /// server. `libraries` are host paths that keep their place.
 pub fn ensure(store: &ImageStore, program: &Path, libraries: &[PathBuf]) -> Result<Image> {
@@ -19,6 +35,7 @@ pub fn ensure(store: &ImageStore, program: &Path, libraries: &[PathBuf]) -> Resu
     if let Some(image) = store.find(NAME).filter(|i| i.diff_ids.first() == Some(&diff_id)) {
         return Ok(image);
     }
+    let _adding = store.adding()?;
     let (digest, size) = store.put_blob(Cursor::new(&layer), None)?;
     let config = json!({
         "architecture": crate::import::architecture(), "os": "linux",

@@ -25,6 +25,7 @@ pub fn architecture() -> &'static str {
 
 /// Imports every image of an archive; `done` is told the bytes read so far.
 pub fn import(store: &ImageStore, path: &Path, done: &dyn Fn(u64)) -> Result<Vec<Image>> {
+    let _adding = store.adding()?;
     if path.is_dir() {
         return directory(store, path);
     }

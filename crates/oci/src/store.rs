@@ -1,6 +1,9 @@
 //! The content store: blobs by digest, unpacked layers by their content, images by name.
 //!
 //! Layout under the root: `blobs/sha256/HEX`, `layers/HEX/` (unpacked, named by diff id chain), `images.json`.
+//!
+//! Several processes may use one store: the index is read again when another has written it, its writers take turns by
+//! a lock on `index.lock`, and nothing is collected while somebody adds (`content.lock`).
 
 use crate::error::{Error, IoContext as _, Result, invalid};
 use crate::reference::Reference;
@@ -11,9 +14,11 @@ use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufReader, Read, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 /// The largest manifest or configuration that is read (registries agree on 4 MiB).
 const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
@@ -54,9 +59,21 @@ struct Index {
     images: BTreeMap<String, Image>,
 }
 
+/// The index, and the file state that it was read at.
+#[derive(Default)]
+struct Loaded {
+    index: Index,
+    stamp: Option<(u64, SystemTime)>,
+}
+
+/// Keeps what was just added from being collected before an image names it.
+pub struct Adding {
+    _lock: File,
+}
+
 pub struct ImageStore {
     root: PathBuf,
-    index: Mutex<Index>,
+    index: Mutex<Loaded>,
     /// One unpacking at a time: layers of different images are often the same.
     unpacking: Mutex<()>,
     temporary: AtomicU64,
@@ -68,29 +85,60 @@ impl ImageStore {
             let path = root.join(dir);
             fs::create_dir_all(&path).at("create", &path)?;
         }
-        let path = root.join("images.json");
-        let index = match fs::read(&path) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map_err(|e| invalid(path.display().to_string(), e))?
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Index::default(),
-            Err(e) => return Err(e).at("read", &path),
-        };
         let store = Self {
             root: root.to_owned(),
-            index: Mutex::new(index),
+            index: Mutex::default(),
             unpacking: Mutex::new(()),
             temporary: AtomicU64::new(0),
         };
+        store.refresh(&mut store.lock())?;
         store.sweep();
         Ok(store)
     }
 
+    /// Reads the index again if it is another file than the one read last.
+    fn refresh(&self, loaded: &mut Loaded) -> Result<()> {
+        let path = self.root.join("images.json");
+        let meta = match fs::metadata(&path) {
+            Ok(meta) => meta,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                *loaded = Loaded::default();
+                return Ok(());
+            }
+            Err(e) => return Err(e).at("read", &path),
+        };
+        let stamp = Some((meta.ino(), meta.modified().at("read", &path)?));
+        if loaded.stamp != stamp {
+            let bytes = fs::read(&path).at("read", &path)?;
+            loaded.index =
+                serde_json::from_slice(&bytes).map_err(|e| invalid(path.display().to_string(), e))?;
+            loaded.stamp = stamp;
+        }
+        Ok(())
+    }
+
+    fn lock_file(&self, name: &str) -> Result<File> {
+        let path = self.root.join(name);
+        File::options().create(true).truncate(false).write(true).open(&path).at("open", &path)
+    }
+
+    /// To be held from the first blob stored until its image is registered.
+    pub fn adding(&self) -> Result<Adding> {
+        let file = self.lock_file("content.lock")?;
+        file.lock_shared().at("lock", &self.root)?;
+        Ok(Adding { _lock: file })
+    }
+
     /// Removes what an earlier run left half done.
     fn sweep(&self) {
+        // Temporary names hold the process that writes them.
+        let over = |name: &str| {
+            let process = name.strip_prefix(".tmp").and_then(|rest| rest.split('-').next());
+            process.is_some_and(|p| !Path::new("/proc").join(p).exists())
+        };
         for dir in ["blobs/sha256", "layers"] {
             for entry in fs::read_dir(self.root.join(dir)).into_iter().flatten().flatten() {
-                if entry.file_name().to_string_lossy().starts_with(".tmp") {
+                if over(&entry.file_name().to_string_lossy()) {
                     let path = entry.path();
                     let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
                 }
@@ -195,7 +243,10 @@ impl ImageStore {
     }
 
     fn add(&self, mut image: Image) -> Result<Image> {
-        let mut index = self.lock();
+        let _turn = self.turn()?;
+        let mut loaded = self.lock();
+        self.refresh(&mut loaded)?;
+        let index = &mut loaded.index;
         // A name points to one image.
         for other in index.images.values_mut() {
             other.names.retain(|n| !image.names.contains(n));
@@ -205,12 +256,26 @@ impl ImageStore {
             merge(&mut image.repo_digests, &known.repo_digests);
         }
         index.images.insert(image.id.clone(), image.clone());
-        self.save(&index)?;
+        self.save(index)?;
         Ok(image)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Index> {
+    /// The turn to write the index, among all processes.
+    fn turn(&self) -> Result<File> {
+        let file = self.lock_file("index.lock")?;
+        file.lock().at("lock", &self.root)?;
+        Ok(file)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Loaded> {
         self.index.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The index as it is now; one that cannot be read leaves the one known.
+    fn current(&self) -> std::sync::MutexGuard<'_, Loaded> {
+        let mut loaded = self.lock();
+        let _ = self.refresh(&mut loaded);
+        loaded
     }
 
     fn save(&self, index: &Index) -> Result<()> {
@@ -222,12 +287,13 @@ impl ImageStore {
     }
 
     pub fn list(&self) -> Vec<Image> {
-        self.lock().images.values().cloned().collect()
+        self.current().index.images.values().cloned().collect()
     }
 
     /// Finds an image by name, id, or name with digest.
     pub fn find(&self, text: &str) -> Option<Image> {
-        let index = self.lock();
+        let loaded = self.current();
+        let index = &loaded.index;
         if let Some(image) = index.images.get(text) {
             return Some(image.clone());
         }
@@ -301,13 +367,24 @@ impl ImageStore {
             let _ = fs::remove_dir_all(&tmp);
             return Err(e);
         }
-        fs::rename(&tmp, dir).at("rename", dir)
+        match fs::rename(&tmp, dir) {
+            // Another process was faster; what it made is the same.
+            Err(_) if dir.is_dir() => {
+                let _ = fs::remove_dir_all(&tmp);
+                Ok(())
+            }
+            other => other.at("rename", dir),
+        }
     }
 
     /// Forgets a name, and the image with its blobs and layers when that was its last. `true` when something was there.
     pub fn remove(&self, text: &str) -> Result<bool> {
+        let content = self.lock_file("content.lock")?;
+        content.lock().at("lock", &self.root)?;
+        let _turn = self.turn()?;
         let Some(image) = self.find(text) else { return Ok(false) };
-        let mut index = self.lock();
+        let mut loaded = self.lock();
+        let index = &mut loaded.index;
         let full = Reference::parse(text).map(|r| r.to_string()).unwrap_or_default();
         let Some(entry) = index.images.get_mut(&image.id) else { return Ok(false) };
         if entry.names.len() > 1 && entry.names.contains(&full) {
@@ -315,8 +392,8 @@ impl ImageStore {
         } else {
             index.images.remove(&image.id);
         }
-        self.save(&index)?;
-        self.collect(&index);
+        self.save(index)?;
+        self.collect(index);
         Ok(true)
     }
 

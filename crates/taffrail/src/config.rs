@@ -33,6 +33,18 @@ pub struct UpOptions {
     #[arg(long, default_value = "10.244.0.0/16,fd00:244::/48", value_name = "CIDRS")]
     pub cluster_cidr: String,
 
+    /// Nodes on this machine; 0 runs the control plane alone
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=1))]
+    pub nodes: u8,
+
+    /// Name of the first node; the machine's host name by default
+    #[arg(long, default_value = "", value_name = "NAME", hide_default_value = true)]
+    pub hostname_override: String,
+
+    /// Addresses of this machine's nodes on their own link, IPv4 and IPv6
+    #[arg(long, default_value = "10.89.0.0/24,fd00:89::/64", value_name = "CIDRS")]
+    pub node_cidr: String,
+
     /// Ports of NodePort Services
     #[arg(long, default_value = "30000-32767", value_name = "FROM-TO")]
     pub service_node_port_range: String,

@@ -15,16 +15,31 @@ use tracing_subscriber::layer::{Context, Layer};
 
 const FILE_BYTES_MAX: u64 = 10 << 20;
 
-/// The component that code of a crate belongs to.
-fn component(target: &str) -> &'static str {
-    match target.split("::").next().unwrap_or("") {
-        "controllers" => "controller-manager",
-        "scheduler" => "scheduler",
-        "node" | "oci" => "kubelet",
-        "store" => "store",
-        "network" => "network",
-        _ => "apiserver",
-    }
+/// Our crates, with the components that they belong to.
+const CRATES: &[(&str, &str)] = &[
+    ("admission", APISERVER),
+    ("apiserver", APISERVER),
+    ("audit", APISERVER),
+    ("auth", APISERVER),
+    ("client", APISERVER),
+    ("controllers", "controller-manager"),
+    ("kinds", APISERVER),
+    ("meta", APISERVER),
+    ("network", "network"),
+    ("node", "kubelet"),
+    ("oci", "kubelet"),
+    ("registry", APISERVER),
+    ("scheduler", "scheduler"),
+    ("store", "store"),
+    ("taffrail", APISERVER),
+    ("trail", APISERVER),
+];
+const APISERVER: &str = "apiserver";
+
+/// The component that an event is of, and whether it was logged by a crate of ours.
+fn component(target: &str) -> (&'static str, bool) {
+    let name = target.split("::").next().unwrap_or("");
+    CRATES.iter().find(|(n, _)| *n == name).map_or((APISERVER, false), |(_, component)| (component, true))
 }
 
 /// The log file of a component.
@@ -68,7 +83,7 @@ impl Files {
 impl<S: Subscriber> Layer<S> for Files {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let meta = event.metadata();
-        let ours = crate_is_ours(meta.target());
+        let (component, ours) = component(meta.target());
         // Other people's crates only speak up when something is wrong.
         if *meta.level() > (if ours { self.level } else { Level::WARN }) {
             return;
@@ -80,7 +95,7 @@ impl<S: Subscriber> Layer<S> for Files {
         let now = jiff::Timestamp::now();
         line.insert("ts".into(), meta::time::rfc3339_micro(now).into());
         line.insert("level".into(), meta.level().as_str().to_lowercase().into());
-        line.insert("component".into(), component(meta.target()).into());
+        line.insert("component".into(), component.into());
         if let Some(message) = fields.0.remove("message") {
             line.insert("msg".into(), message);
         }
@@ -88,25 +103,8 @@ impl<S: Subscriber> Layer<S> for Files {
         let mut bytes = Value::Object(line).to_string().into_bytes();
         bytes.push(b'\n');
         // A log that cannot be written must not stop the cluster.
-        let _ = self.write(component(meta.target()), &bytes);
+        let _ = self.write(component, &bytes);
     }
-}
-
-fn crate_is_ours(target: &str) -> bool {
-    let name = target.split("::").next().unwrap_or("");
-    matches!(
-        name,
-        "apiserver"
-            | "controllers"
-            | "scheduler"
-            | "node"
-            | "network"
-            | "store"
-            | "registry"
-            | "client"
-            | "taffrail"
-            | "oci"
-    )
 }
 
 struct Fields(Map<String, Value>);

@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod hello;
 mod logging;
+mod node;
 mod steps;
 mod up;
 
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     match args.get(1).map(String::as_str) {
+        Some("__shim") => code(::node::runtime::shim_main(&args[2..])),
         Some("__hello") => code(hello::main()),
         _ => cli::main(args),
     }

@@ -4,6 +4,7 @@ mod bootstrap;
 mod control_plane;
 mod feed;
 mod kubeconfig;
+mod nodes;
 mod record;
 
 use crate::config::UpOptions;
@@ -15,6 +16,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 /// File that holds the process id of the running cluster.
 pub fn pid_file(data_dir: &Path) -> PathBuf {
@@ -48,7 +50,23 @@ pub fn run(options: &UpOptions) -> Result<(), String> {
 
 async fn serve(options: &UpOptions, steps: &Steps) -> Result<(), String> {
     let begun = Instant::now();
-    let plane = ControlPlane::start(options, steps).await?;
+    let link = match options.nodes {
+        0 => None,
+        _ => Some(nodes::link(options).await?),
+    };
+    let addresses = match link {
+        Some(_) => nodes::ips(options, 1)?,
+        None => vec![control_plane::machine_address()],
+    };
+    let plane = ControlPlane::start(options, &addresses, steps).await?;
+    tokio::task::spawn_blocking(builtin_image(options));
+    let cancel = CancellationToken::new();
+    let mut node = None;
+    if link.is_some() {
+        let at = Instant::now();
+        node = Some(nodes::start(options, &plane, &cancel).await?);
+        steps.done("node ready", at);
+    }
     fs::write(pid_file(&options.data_dir), std::process::id().to_string())
         .map_err(|e| format!("cannot write {}: {e}", pid_file(&options.data_dir).display()))?;
     let at = Instant::now();
@@ -56,14 +74,35 @@ async fn serve(options: &UpOptions, steps: &Steps) -> Result<(), String> {
     steps.done("kubeconfig written", at);
     tracing::info!(took_ms = begun.elapsed().as_millis() as u64, "the cluster is up");
     steps.note(&format!(
-        "\nThe cluster is up after {}. Try:\n\n  kubectl --context {context} get namespaces\n  taffrail audit query --since 10m\n",
-        crate::steps::short(steps.total())
+        "\nThe cluster is up after {}. Try:\n\n  kubectl --context {context} create deployment hello --image={image}\n  kubectl --context {context} get pods\n  taffrail audit query --since 10m\n",
+        crate::steps::short(steps.total()),
+        image = oci::builtin::NAME,
     ));
     wait_for_signal().await;
     steps.note("stopping");
+    if let Some(node) = node {
+        node.stop().await;
+    }
     plane.stop().await;
     let _ = fs::remove_file(pid_file(&options.data_dir));
     Ok(())
+}
+
+/// Puts the image that is made of this program into the store: work for another thread, and nothing waits for it.
+fn builtin_image(options: &UpOptions) -> impl FnOnce() + Send + 'static {
+    let root = options.data_dir.join("images");
+    move || {
+        let make = || -> Result<(), String> {
+            let program = std::env::current_exe().map_err(|e| e.to_string())?;
+            let store = oci::ImageStore::open(&root).map_err(|e| e.to_string())?;
+            oci::builtin::ensure(&store, &program, &oci::builtin::libraries())
+                .map(drop)
+                .map_err(|e| e.to_string())
+        };
+        if let Err(error) = make() {
+            tracing::warn!(%error, "the built-in image is not there");
+        }
+    }
 }
 
 async fn wait_for_signal() {

@@ -2,7 +2,7 @@
 //! (upstream: `k8s.io/cri-streaming/pkg/streaming/remotecommand`).
 
 use super::spdy;
-use super::websocket::{Incoming, Protocol, Socket};
+use super::websocket::{self, Incoming, Protocol, Socket};
 use crate::runtime::{Runtime, RuntimeError, Streams};
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
@@ -25,6 +25,9 @@ const READ_BYTES: usize = 16 << 10;
 const OUTPUT_PIECES_MAX: usize = 16;
 /// How long a SPDY client may take to open its streams (upstream: `DefaultStreamCreationTimeout`).
 const STREAM_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a client may take to answer a closure.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A running exec or attach, and how it ends.
 pub struct Session {
@@ -106,7 +109,7 @@ pub async fn websocket(
         Ok(session) => session,
         Err(e) => {
             let _ = sink.send(protocol.encode(ERROR, &error_bytes(protocol.status, Err(e)))).await;
-            let _ = sink.close().await;
+            let _ = sink.send(websocket::normal_closure()).await;
             return;
         }
     };
@@ -135,14 +138,18 @@ pub async fn websocket(
                 return;
             }
         }
-        let _ = sink.close().await;
+        let _ = sink.send(websocket::normal_closure()).await;
     });
     let result = run(session, inputs, &output, options).await;
     let data = error_bytes(protocol.status, result).into();
     let _ = output.send(Output { channel: ERROR, data }).await;
     drop(output);
     let _ = writer.await;
-    reader.abort();
+    // The client's answer to the closure: a connection that goes before it could take the last messages with it.
+    let ends = reader.abort_handle();
+    if tokio::time::timeout(CLOSE_TIMEOUT, reader).await.is_err() {
+        ends.abort();
+    }
 }
 
 fn error_bytes(status: bool, result: Result<i32, RuntimeError>) -> Vec<u8> {

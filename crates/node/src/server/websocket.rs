@@ -13,7 +13,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 /// The largest message of a client.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -87,6 +88,11 @@ impl Protocol {
             _ => None,
         }
     }
+}
+
+/// The closure of a stream that ended as it should; without a code clients take it for a failure.
+pub fn normal_closure() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
 /// A byte stream inside binary messages: the tunnel of `SPDY/3.1+portforward.k8s.io`.

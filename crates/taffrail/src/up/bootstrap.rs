@@ -1,13 +1,16 @@
 //! The objects that every cluster starts with, made through the API under the API server's own name
 //! (upstream: `pkg/controlplane`, `pkg/registry/rbac/rest`, `pkg/registry/scheduling/rest`).
 
-use super::control_plane::node_address;
 use crate::config::UpOptions;
+use apiserver::services::Range;
 use client::Client;
 use http::Method;
 use meta::Status;
 use serde_json::{Value, json};
 use std::net::IpAddr;
+
+/// Offset of the DNS Service's addresses in the Service ranges (upstream: kubeadm's `GetDNSIP`).
+pub const DNS_OFFSET: u128 = 10;
 
 /// The namespaces that everything else lives in.
 pub async fn namespaces(client: &Client) -> Result<(), String> {
@@ -19,7 +22,12 @@ pub async fn namespaces(client: &Client) -> Result<(), String> {
 }
 
 /// Everything else.
-pub async fn run(client: &Client, first_ip: IpAddr, options: &UpOptions) -> Result<(), String> {
+pub async fn run(
+    client: &Client,
+    ranges: &[Range],
+    addresses: &[IpAddr],
+    options: &UpOptions,
+) -> Result<(), String> {
     for object in auth::bootstrap::objects() {
         rbac(client, &object).await.map_err(failed)?;
     }
@@ -41,8 +49,8 @@ pub async fn run(client: &Client, first_ip: IpAddr, options: &UpOptions) -> Resu
         });
         ensure(client, "/apis/scheduling.k8s.io/v1/priorityclasses", &class).await.map_err(failed)?;
     }
-    kubernetes_service(client, first_ip, options).await.map_err(failed)?;
-    Ok(())
+    kubernetes_service(client, ranges[0].nth(1), addresses, options).await.map_err(failed)?;
+    dns_service(client, ranges).await.map_err(failed)
 }
 
 fn failed(e: Status) -> String {
@@ -51,10 +59,11 @@ fn failed(e: Status) -> String {
 
 /// Makes an object unless one of its name is there.
 async fn ensure(client: &Client, collection: &str, object: &Value) -> Result<(), Status> {
-    match client.raw(Method::POST, collection, Some(object)).await {
-        Ok(_) => Ok(()),
-        Err(e) if e.is_already_exists() => Ok(()),
-        Err(e) => Err(e),
+    // Asked first: a Service's address counts as taken before its name does.
+    let name = object["metadata"]["name"].as_str().unwrap_or("");
+    match client.raw(Method::GET, &format!("{collection}/{name}"), None).await {
+        Err(e) if e.is_not_found() => client.raw(Method::POST, collection, Some(object)).await.map(drop),
+        other => other.map(drop),
     }
 }
 
@@ -66,12 +75,10 @@ async fn rbac(client: &Client, object: &Value) -> Result<(), Status> {
         "Role" => "roles",
         _ => "rolebindings",
     };
-    let base = "/apis/rbac.authorization.k8s.io/v1";
-    let collection = match object["metadata"]["namespace"].as_str() {
-        Some(ns) => format!("{base}/namespaces/{ns}/{plural}"),
-        None => format!("{base}/{plural}"),
-    };
-    let path = format!("{collection}/{}", escape(object["metadata"]["name"].as_str().unwrap_or("")));
+    let ns = object["metadata"]["namespace"].as_str().unwrap_or("");
+    let path = |name: &str| client::kind::path("rbac.authorization.k8s.io", "v1", plural, ns, name, "");
+    let collection = path("");
+    let path = path(object["metadata"]["name"].as_str().unwrap_or(""));
     match client.raw(Method::GET, &path, None).await {
         Ok(existing) => match auth::bootstrap::reconcile(&existing, object) {
             Some(fixed) => client.raw(Method::PUT, &path, Some(&fixed)).await.map(drop),
@@ -82,12 +89,35 @@ async fn rbac(client: &Client, object: &Value) -> Result<(), Status> {
     }
 }
 
-fn escape(name: &str) -> String {
-    name.replace(':', "%3A")
+/// The Service of the cluster's DNS; the nodes answer on its addresses themselves, so it selects nothing.
+async fn dns_service(client: &Client, ranges: &[Range]) -> Result<(), Status> {
+    let ips: Vec<String> = ranges.iter().map(|r| r.nth(DNS_OFFSET as u64).to_string()).collect();
+    let families: Vec<&str> = ranges.iter().map(|r| if r.is_ipv4() { "IPv4" } else { "IPv6" }).collect();
+    let labels = json!({
+        "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS",
+    });
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": labels},
+        "spec": {
+            "clusterIP": ips[0], "clusterIPs": ips, "ipFamilies": families,
+            "ipFamilyPolicy": if ranges.len() == 2 { "RequireDualStack" } else { "SingleStack" },
+            "ports": [
+                {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
+                {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
+            ],
+        },
+    });
+    ensure(client, "/api/v1/namespaces/kube-system/services", &service).await
 }
 
 /// The Service by which pods reach this server, and its endpoint.
-async fn kubernetes_service(client: &Client, first_ip: IpAddr, options: &UpOptions) -> Result<(), Status> {
+async fn kubernetes_service(
+    client: &Client,
+    first_ip: IpAddr,
+    addresses: &[IpAddr],
+    options: &UpOptions,
+) -> Result<(), Status> {
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let family = if first_ip.is_ipv4() { "IPv4" } else { "IPv6" };
     let service = json!({
@@ -100,20 +130,19 @@ async fn kubernetes_service(client: &Client, first_ip: IpAddr, options: &UpOptio
         },
     });
     ensure(client, "/api/v1/namespaces/default/services", &service).await?;
-    let address = node_address();
     // An endpoint may not be a loopback address: a machine with no other has none.
-    let addresses = if address.is_loopback() {
-        json!([])
-    } else {
-        json!([{"addresses": [address.to_string()], "conditions": {"ready": true}}])
-    };
+    let of_family = |ip: &&IpAddr| ip.is_ipv4() == first_ip.is_ipv4() && !ip.is_loopback();
+    let endpoints = addresses.iter().find(of_family).map_or_else(
+        || json!([]),
+        |ip| json!([{"addresses": [ip.to_string()], "conditions": {"ready": true}}]),
+    );
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
             "name": "kubernetes", "namespace": "default",
             "labels": {"kubernetes.io/service-name": "kubernetes"},
         },
-        "addressType": "IPv4", "endpoints": addresses,
+        "addressType": family, "endpoints": endpoints,
         "ports": [{"name": "https", "port": options.secure_port, "protocol": "TCP"}],
     });
     let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";

@@ -55,7 +55,8 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    pub async fn start(options: &UpOptions, steps: &Steps) -> Result<Self, String> {
+    /// `addresses` are those under which the server is reached from pods and nodes, the primary family first.
+    pub async fn start(options: &UpOptions, addresses: &[IpAddr], steps: &Steps) -> Result<Self, String> {
         let clock = SystemClock::shared();
         let rng = Arc::new(Rng::from_os());
         let at = Instant::now();
@@ -94,8 +95,8 @@ impl ControlPlane {
             Arc::new(Stored(registry.clone())),
         ));
         let (trail, audit) = record::open(options, &store, &clock)?;
-        let first_ip = ranges[0].nth(1);
-        let advertise = format!("{}:{}", node_address(), options.secure_port);
+        let own = addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let advertise = SocketAddr::new(own, options.secure_port).to_string();
         let server = Server::new(
             ServerOptions {
                 registry: registry.clone(),
@@ -121,7 +122,7 @@ impl ControlPlane {
             },
             PermitMaker::take().ok_or("the permit maker is already taken")?,
         );
-        let tls = server_tls(&pki, &names(options, &ranges))?;
+        let tls = server_tls(&pki, &names(options, &ranges, addresses))?;
         let mut serving = Vec::new();
         for listener in listeners {
             serving.push(tokio::spawn(server.clone().serve(listener, tls.clone())));
@@ -136,12 +137,12 @@ impl ControlPlane {
         ));
         bootstrap::namespaces(&system).await?;
         record::changes(options, &system, &server.audit.policy_hash()).await;
-        bootstrap::run(&system, first_ip, options).await?;
+        bootstrap::run(&system, &ranges, addresses, options).await?;
         steps.done("first objects", at);
 
         tokio::spawn(compact(store.clone(), cancel.clone()));
         let at = Instant::now();
-        let controllers = start_controllers(options, &server, &pki, &clock, &rng, &cancel);
+        let controllers = start_controllers(options, &server, &pki, &clock, &rng, &cancel)?;
         let scheduler = start_scheduler(&server, &clock, &rng, &cancel);
         steps.done("controllers and scheduler", at);
         Ok(Self {
@@ -209,16 +210,11 @@ async fn bind(options: &UpOptions) -> Result<Vec<TcpListener>, String> {
 }
 
 pub fn service_ranges(options: &UpOptions) -> Result<Vec<Range>, String> {
-    let all: Vec<Range> = options
-        .service_cluster_ip_range
-        .split(',')
-        .map(|c| Range::parse(c.trim()).map_err(|e| format!("--service-cluster-ip-range: {e}")))
-        .collect::<Result<_, _>>()?;
-    let two_of_one = all.len() == 2 && all[0].is_ipv4() == all[1].is_ipv4();
-    if all.is_empty() || all.len() > 2 || two_of_one {
-        return Err("--service-cluster-ip-range: one range, or one of each family".into());
-    }
-    Ok(all)
+    const FLAG: &str = "service-cluster-ip-range";
+    super::nodes::cidrs(FLAG, &options.service_cluster_ip_range)?
+        .iter()
+        .map(|c| Range::parse(&c.to_string()).map_err(|e| format!("--{FLAG}: {e}")))
+        .collect()
 }
 
 fn node_ports(options: &UpOptions) -> Result<std::ops::RangeInclusive<u16>, String> {
@@ -241,8 +237,8 @@ fn restore_services(registry: &Registry, services: &Services) {
     services.restore(&all);
 }
 
-/// The address under which this machine's API server is reached.
-pub fn node_address() -> IpAddr {
+/// The address of this machine, for a control plane without nodes.
+pub fn machine_address() -> IpAddr {
     // Connecting a datagram socket sends nothing; it asks the kernel which address it would use.
     let ask = || {
         let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
@@ -253,7 +249,7 @@ pub fn node_address() -> IpAddr {
 }
 
 /// Names that the serving certificate is good for.
-fn names(options: &UpOptions, ranges: &[Range]) -> Vec<String> {
+fn names(options: &UpOptions, ranges: &[Range], addresses: &[IpAddr]) -> Vec<String> {
     let domain = &options.cluster_domain;
     let mut names: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"]
         .map(String::from)
@@ -262,14 +258,15 @@ fn names(options: &UpOptions, ranges: &[Range]) -> Vec<String> {
     names.push(Ipv4Addr::LOCALHOST.to_string());
     names.push(Ipv6Addr::LOCALHOST.to_string());
     names.extend(ranges.iter().map(|r| r.nth(1).to_string()));
-    let own = node_address().to_string();
-    if !names.contains(&own) {
-        names.push(own);
+    for own in addresses.iter().copied().chain([machine_address()]).map(|ip| ip.to_string()) {
+        if !names.contains(&own) {
+            names.push(own);
+        }
     }
     names
 }
 
-fn roots(pki: &Pki) -> Result<Arc<RootCertStore>, String> {
+pub fn roots(pki: &Pki) -> Result<Arc<RootCertStore>, String> {
     let mut roots = RootCertStore::empty();
     roots.add(pki.ca_der().map_err(text)?).map_err(text)?;
     Ok(Arc::new(roots))
@@ -343,7 +340,7 @@ fn start_controllers(
     clock: &SharedClock,
     rng: &Arc<Rng>,
     cancel: &CancellationToken,
-) -> controllers::Handles {
+) -> Result<controllers::Handles, String> {
     let of_server = server.clone();
     let clients = move |name: &str| {
         let identity = Identity::service_account("kube-system", name);
@@ -355,10 +352,13 @@ fn start_controllers(
         Client::new(InProcess::new(server.clone(), manager, "controller-manager")),
         clock.clone(),
     );
+    let cluster_cidrs = super::nodes::cidrs("cluster-cidr", &options.cluster_cidr)?;
+    let cluster_cidrs = cluster_cidrs.iter().map(ToString::to_string).collect();
     let config = controllers::Config {
         root_ca_pem: pki.ca_pem().to_owned(),
-        cluster_cidrs: options.cluster_cidr.split(',').map(|c| c.trim().to_owned()).collect(),
+        cluster_cidrs,
         ..controllers::Config::default()
     };
-    controllers::start(Arc::new(clients), informers, config, clock.clone(), rng.clone(), cancel.clone())
+    let clients = Arc::new(clients);
+    Ok(controllers::start(clients, informers, config, clock.clone(), rng.clone(), cancel.clone()))
 }
