@@ -3,11 +3,14 @@
 //! Everything is ECDSA P-256. A certificate that ends within [`RENEW_BEFORE_DAYS`] is made anew when it is opened.
 
 use base::clock::SharedClock;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
+use ring::rand::SecureRandom as _;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::fs;
@@ -131,6 +134,18 @@ impl Pki {
             write(&path, &new_key()?.serialize_pem())?;
         }
         KeyPair::from_pem(&read(&path)?).map_err(crypto("read sa.key"))
+    }
+
+    /// The administrator's bearer token. Unlike a client certificate it can be withdrawn: the next start after its file
+    /// was removed makes another.
+    pub fn admin_token(&self) -> Result<String, PkiError> {
+        let path = self.dir.join("admin.token");
+        if !path.exists() {
+            let mut secret = [0u8; 32];
+            ring::rand::SystemRandom::new().fill(&mut secret).map_err(crypto("make a token"))?;
+            write(&path, &URL_SAFE_NO_PAD.encode(secret))?;
+        }
+        Ok(read(&path)?.trim().to_owned())
     }
 
     fn sign(&self, params: CertificateParams) -> Result<Leaf, PkiError> {

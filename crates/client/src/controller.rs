@@ -26,6 +26,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+/// What the loop logs is the controllers', whichever crate they are of.
+const LOG: &str = "controllers";
+
 /// Namespace and name of an object; the namespace is empty for cluster-scoped ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
@@ -186,7 +189,7 @@ impl<R: Reconcile> Controller<R> {
                 () = cancel.cancelled() => return,
             }
         }
-        tracing::debug!(controller = self.name, "started");
+        tracing::info!(target: LOG, controller = self.name, "started");
         let mut workers = JoinSet::new();
         for _ in 0..self.workers {
             let (queue, reconciler, clock) =
@@ -205,7 +208,7 @@ impl<R: Reconcile> Controller<R> {
         }
         while workers.join_next().await.is_some() {}
         // the feeds end as their set is dropped
-        tracing::debug!(controller = self.name, "stopped");
+        tracing::info!(target: LOG, controller = self.name, "stopped");
     }
 }
 
@@ -233,9 +236,9 @@ async fn work<R: Reconcile>(
             // a conflict means that our copy is behind: the change that is on its way mends it
             let text = base::error::chain(e.as_ref());
             if conflict {
-                tracing::debug!(controller = name, ?key, "reconcile met a newer object: {text}");
+                tracing::debug!(target: LOG, controller = name, ?key, "reconcile met a newer object: {text}");
             } else {
-                tracing::warn!(controller = name, ?key, "reconcile failed: {text}");
+                tracing::warn!(target: LOG, controller = name, ?key, "reconcile failed: {text}");
             }
             metrics.reconciled(took, Some(false));
             queue.add_rate_limited(key.clone());
@@ -243,7 +246,7 @@ async fn work<R: Reconcile>(
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text");
-            tracing::error!(controller = name, ?key, "reconcile panicked: {text}");
+            tracing::error!(target: LOG, controller = name, ?key, "reconcile panicked: {text}");
             metrics.reconciled(took, Some(true));
             queue.add_rate_limited(key.clone());
         }
@@ -269,7 +272,7 @@ impl Handle {
         if let Err(e) = self.task.await
             && e.is_panic()
         {
-            tracing::error!(controller = self.name, "ended by a panic");
+            tracing::error!(target: LOG, controller = self.name, "ended by a panic");
         }
     }
 }

@@ -86,6 +86,7 @@ impl PodNetwork {
             Ok(table(&config).commit(&Socket::open()?)?)
         })??;
         let routes = links.our_gateway_routes().await?.into_iter().collect();
+        tracing::info!(target: "network", pod_cidrs = ?config.pod_cidrs, "pod network is up");
         let peers = Mutex::new(Peers { routes, nodes: BTreeSet::new() });
         Ok(Self { config, links, proxy, peers })
     }
@@ -138,6 +139,7 @@ impl PodNetwork {
         if let Some(proxy) = &self.proxy {
             proxy.set_host_ports(pod_uid, ips, host_ports);
         }
+        tracing::info!(target: "network", pod_uid, ?ips, "pod connected");
         Ok(())
     }
 
@@ -173,6 +175,7 @@ impl PodNetwork {
         if let Some(proxy) = &self.proxy {
             proxy.remove_host_ports(pod_uid);
         }
+        tracing::info!(target: "network", pod_uid, "pod disconnected");
         self.links.delete(&link_name(pod_uid)).await
     }
 

@@ -44,6 +44,7 @@ pub fn start(
             () = cancel.cancelled() => return,
             () = async { pods.synced().await; nodes.synced().await; lookup.synced().await } => {}
         }
+        tracing::info!("started");
         let scheduler = Scheduler {
             cache: Cache::default(),
             queue: Queue::default(),
@@ -122,7 +123,7 @@ impl Scheduler {
                 self.bound(outcome);
             }
         }
-        tracing::debug!("scheduler stopped");
+        tracing::info!("stopped");
     }
 
     /// Takes in a change and those that are there already, up to a limit.
@@ -240,13 +241,14 @@ impl Scheduler {
         let decision = decide(self.cache.snapshot(), &info, &self.rng);
         let message = decision.message().unwrap_or_default();
         if let Decision::Node(node) = decision {
+            tracing::info!(pod = %bind::key(&pod), node, "placed");
             self.cache.assume(Arc::new(info), &node);
             self.binding.spawn(self.binder.clone().bind(pod, node));
             return;
         }
         let uid = pod.metadata.uid.as_deref().unwrap_or("");
         self.queue.unschedulable(uid, info.looks_at_others(), self.clock.monotonic());
-        tracing::debug!(pod = %bind::key(&pod), "no node: {message}");
+        tracing::info!(pod = %bind::key(&pod), "no node: {message}");
         self.binding.spawn(self.binder.clone().refuse(pod, "Unschedulable", message));
     }
 

@@ -25,7 +25,13 @@ struct Cli {
 #[derive(clap::Args, Clone, Debug)]
 struct DataDir {
     /// The cluster's data directory
-    #[arg(long, default_value = "/var/lib/taffrail", value_name = "DIR", env = "TAFFRAIL_DATA_DIR")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "/var/lib/taffrail",
+        value_name = "DIR",
+        env = "TAFFRAIL_DATA_DIR"
+    )]
     data_dir: PathBuf,
 }
 

@@ -83,21 +83,14 @@ pub fn status(data_dir: &Path) -> Result<(), String> {
     let pid = running(data_dir);
     let client = remote::client(data_dir)?;
     let (ready, nodes, pods) = remote::block(async move {
-        let ready = client.raw(Method::GET, "/readyz", None).await;
-        let ready = match ready {
-            Ok(_) => true,
-            // The health endpoints answer in plain text, which is no JSON.
-            Err(e) => !matches!(e.code, 500 | 503) && client.raw(Method::GET, "/version", None).await.is_ok(),
-        };
+        let ready = client.stream("/readyz", None).await.map(drop);
         let count =
             |v: Result<serde_json::Value, meta::Status>| v.map(|v| v["items"].as_array().map_or(0, Vec::len));
         let nodes = count(client.raw(Method::GET, "/api/v1/nodes", None).await);
         let pods = count(client.raw(Method::GET, "/api/v1/pods", None).await);
         Ok((ready, nodes, pods))
     })?;
-    if !ready {
-        return Err("the API server is not ready".into());
-    }
+    ready.map_err(|e| format!("the API server is not ready: {e}"))?;
     let process = pid.map_or_else(|| "elsewhere".to_owned(), |p| format!("process {}", p.as_raw_nonzero()));
     println!("cluster: up ({process}), Kubernetes {}", apiserver::version::KUBERNETES);
     println!("nodes:   {}", nodes.map_err(|e| e.to_string())?);

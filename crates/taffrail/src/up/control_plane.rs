@@ -41,11 +41,16 @@ const COMPACT_EVERY: std::time::Duration = std::time::Duration::from_secs(300);
 /// The issuer of service account tokens, and the audience of the API server.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
+/// The administrator whom the kubeconfig is for (upstream: kubeadm's).
+const ADMIN: &str = "kubernetes-admin";
+
 /// The running server side.
 pub struct ControlPlane {
     pub pki: Pki,
     pub server: Arc<Server>,
     pub port: u16,
+    /// The administrator's token.
+    pub admin_token: String,
     store: Arc<Embedded>,
     trail: Arc<Trail>,
     controllers: controllers::Handles,
@@ -83,10 +88,12 @@ impl ControlPlane {
         let authorizer = Arc::new(Authorizer { nodes, rbac });
 
         let signer = Arc::new(Signer::new(ISSUER, &pki.service_account_key().map_err(text)?).map_err(text)?);
-        let static_tokens = match &options.token_auth_file {
+        let mut static_tokens = match &options.token_auth_file {
             Some(path) => token_file(path)?,
             None => HashMap::new(),
         };
+        let admin_token = pki.admin_token().map_err(text)?;
+        static_tokens.insert(admin_token.clone(), Identity::new(ADMIN, &[SYSTEM_MASTERS]).authenticated());
         let audiences = vec![ISSUER.to_owned()];
         let authenticator = Arc::new(Authenticator::new(
             static_tokens,
@@ -149,6 +156,7 @@ impl ControlPlane {
             pki,
             server,
             port: options.secure_port,
+            admin_token,
             store,
             trail,
             controllers,
@@ -181,7 +189,10 @@ fn open_store(options: &UpOptions, clock: &SharedClock, rng: &Arc<Rng>) -> Resul
     settings.data_dir.clone_from(&options.data_dir);
     settings.quota_bytes = options.quota_backend_bytes;
     settings.rng = rng.clone();
-    Embedded::open(settings, Arc::new(store::disk::RealDisk), clock.clone()).map_err(text)
+    let dir = settings.dir.clone();
+    let store = Embedded::open(settings, Arc::new(store::disk::RealDisk), clock.clone()).map_err(text)?;
+    tracing::info!(target: "store", dir = %dir.display(), revision = store.revision(), "opened");
+    Ok(store)
 }
 
 /// Binds the secure port: the address asked for, or every address of both families.
@@ -305,8 +316,9 @@ async fn compact(store: Arc<Embedded>, cancel: CancellationToken) {
             () = cancel.cancelled() => return,
             () = tokio::time::sleep(COMPACT_EVERY) => {}
         }
-        if let Err(error) = store.compact(before) {
-            tracing::warn!(%error, "compaction failed");
+        match store.compact(before) {
+            Ok(()) => tracing::info!(target: "store", revision = before, "compacted"),
+            Err(error) => tracing::warn!(target: "store", %error, "compaction failed"),
         }
         before = store.revision();
     }

@@ -2,7 +2,6 @@
 
 use super::control_plane::{ControlPlane, text};
 use crate::config::UpOptions;
-use auth::identity::SYSTEM_MASTERS;
 use client::kubeconfig::{Entry, merge};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -12,13 +11,12 @@ pub const CONTEXT: &str = "taffrail";
 
 /// Writes both; the name of the context.
 pub fn write(options: &UpOptions, plane: &ControlPlane) -> Result<&'static str, String> {
-    let leaf = plane.pki.client("admin", "kubernetes-admin", &[SYSTEM_MASTERS]).map_err(text)?;
     let entry = Entry {
         name: CONTEXT.to_owned(),
         server: format!("https://127.0.0.1:{}", plane.port),
         ca_pem: plane.pki.ca_pem().as_bytes().to_vec(),
-        identity_pem: Some((leaf.certificate_pem.into_bytes(), leaf.key_pem.into_bytes())),
-        token: None,
+        identity_pem: None,
+        token: Some(plane.admin_token.clone()),
     };
     merge(&super::admin_kubeconfig(&options.data_dir), &entry).map_err(text)?;
     if !options.no_kubeconfig
