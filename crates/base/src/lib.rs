@@ -2,5 +2,6 @@
 
 pub mod clock;
 pub mod error;
+pub mod hash;
 pub mod rng;
 pub mod size;

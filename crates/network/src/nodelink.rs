@@ -8,6 +8,7 @@
 use crate::cidr::Cidr;
 use crate::error::{Error, Result};
 use crate::links::{EEXIST, LOOPBACK, Links, Mac, Pair, Route};
+use base::hash::fnv1a;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -98,16 +99,11 @@ fn outer_name(netns_pin: &Path) -> String {
 
 /// 13 hexadecimal digits for a name: with two letters before them as long as a link's name may be.
 pub(crate) fn short_hash(bytes: &[u8]) -> String {
-    format!("{:016x}", hash(bytes)).chars().take(13).collect()
+    format!("{:016x}", fnv1a(bytes)).chars().take(13).collect()
 }
 
 /// A hardware address for a name: locally administered, unicast, the same at every start.
 pub(crate) fn mac_of(name: &[u8]) -> Mac {
-    let h = hash(name).to_be_bytes();
+    let h = fnv1a(name).to_be_bytes();
     [0x02, h[3], h[4], h[5], h[6], h[7]]
-}
-
-/// FNV-1a: stable over restarts and versions, which names of links must be.
-fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -4,6 +4,7 @@
 //! process of its own are made by the same code. Stopping it leaves containers, links and tables as they are: the next
 //! start finds them.
 
+pub mod cleanup;
 mod services;
 
 use base::clock::SharedClock;

@@ -36,9 +36,28 @@ fn running(data_dir: &Path) -> Option<Pid> {
 }
 
 pub fn down(data_dir: &Path) -> Result<(), String> {
-    let Some(pid) = running(data_dir) else {
+    let pid = running(data_dir);
+    if pid.is_none() && !data_dir.join("nodes").exists() {
         return Err(format!("no cluster runs from {}", data_dir.display()));
-    };
+    }
+    if let Some(pid) = pid {
+        stop(data_dir, pid)?;
+    }
+    clean(data_dir)?;
+    println!("the cluster is down");
+    Ok(())
+}
+
+/// Ends what a stopped cluster leaves running.
+fn clean(data_dir: &Path) -> Result<(), String> {
+    if !data_dir.join("nodes").exists() {
+        return Ok(());
+    }
+    remote::block(crate::node::cleanup::run(data_dir))
+        .map_err(|e| format!("not everything could be ended: {e}"))
+}
+
+fn stop(data_dir: &Path, pid: Pid) -> Result<(), String> {
     kill_process(pid, Signal::TERM)
         .map_err(|e| format!("cannot stop process {}: {e}", pid.as_raw_nonzero()))?;
     let end = Instant::now() + STOP_TIMEOUT;
@@ -48,7 +67,6 @@ pub fn down(data_dir: &Path) -> Result<(), String> {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    println!("the cluster is down");
     Ok(())
 }
 
@@ -65,9 +83,10 @@ pub fn reset(r: &Reset) -> Result<(), String> {
             return Err("nothing was removed".into());
         }
     }
-    if running(dir).is_some() {
-        down(dir)?;
+    if let Some(pid) = running(dir) {
+        stop(dir, pid)?;
     }
+    clean(dir)?;
     // Only a directory that a cluster made is removed.
     if dir.exists() && !(dir.join("store").exists() || dir.join("pki").exists()) {
         return Err(format!("{} is not a cluster's data directory", dir.display()));

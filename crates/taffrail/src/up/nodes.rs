@@ -2,7 +2,7 @@
 
 use super::control_plane::{ControlPlane, roots, text};
 use crate::config::UpOptions;
-use crate::node::{NodeOptions, RunningNode};
+use crate::node::{NodeOptions, RunningNode, cleanup};
 use apiserver::inprocess::InProcess;
 use auth::identity::{Identity, KUBE_PROXY};
 use auth::pki::Pki;
@@ -103,7 +103,7 @@ fn node_options(options: &UpOptions, n: usize) -> Result<NodeOptions, String> {
         dns_ips: service_cidrs.iter().filter_map(|c| c.nth(super::bootstrap::DNS_OFFSET)).collect(),
         service_cidrs,
         domain: options.cluster_domain.clone(),
-        cgroup_root: if n == 1 { String::new() } else { format!("taffrail-{n}") },
+        cgroup_root: format!("{}/{n}", cleanup::cgroup_root(&options.data_dir)),
     })
 }
 

@@ -1,0 +1,171 @@
+//! The whole program: a cluster comes up, runs pods, loses its process, goes down, and leaves nothing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use client::typed::DeleteOptions;
+use client::{Client, Patch};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+use support::{Cluster, SOON, root};
+
+/// Asks until the answer is there.
+async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(begun.elapsed() < SOON, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn hello(replicas: i32) -> Deployment {
+    serde_json::from_value(json!({
+        "metadata": {"name": "hello", "namespace": "default"},
+        "spec": {
+            "replicas": replicas, "selector": {"matchLabels": {"app": "hello"}},
+            "template": {
+                "metadata": {"labels": {"app": "hello"}},
+                "spec": {"terminationGracePeriodSeconds": 1, "containers": [{
+                    "name": "hello", "image": "taffrail.io/hello:1",
+                    "readinessProbe": {"httpGet": {"path": "/readyz", "port": 8080}, "periodSeconds": 1},
+                }]},
+            },
+        },
+    }))
+    .expect("a deployment")
+}
+
+async fn pods(client: &Client) -> Vec<Pod> {
+    client.list::<Pod>(Some("default"), &Default::default()).await.expect("pods").items
+}
+
+/// Container ids of the running pods by pod name, when that many are ready.
+async fn ready(client: &Client, wanted: usize) -> Option<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    for pod in pods(client).await.iter().filter(|p| p.metadata.deletion_timestamp.is_none()) {
+        let status = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
+        if status.ready {
+            found.push((pod.metadata.name.clone()?, status.container_id.clone()?));
+        }
+    }
+    found.sort();
+    (found.len() == wanted).then_some(found)
+}
+
+/// A plain HTTP request.
+fn get(address: &str) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&address.parse().ok()?, Duration::from_secs(1)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: hello\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer.split("\r\n\r\n").nth(1)?.trim().to_owned())
+}
+
+#[test]
+fn a_deployment_runs_survives_the_program_and_nothing_is_left_of_it() {
+    if !root() {
+        return;
+    }
+    let mut cluster = Cluster::new();
+    cluster.up(&[]);
+    let before = cluster.with(async |client| {
+        client.create(&hello(2)).await.expect("created");
+        let service = json!({
+            "metadata": {"name": "hello", "namespace": "default"},
+            "spec": {"selector": {"app": "hello"}, "ports": [{"port": 80, "targetPort": 8080}]},
+        });
+        let service: Service = serde_json::from_value(service).expect("a service");
+        let service: Service = client.create(&service).await.expect("created");
+        let before = until("two ready pods", async || ready(&client, 2).await).await;
+        let ip = service.spec.and_then(|s| s.cluster_ip).expect("an address");
+        let answer = until("an answer of the Service", async || get(&format!("{ip}:80"))).await;
+        assert!(answer.starts_with("Hello from hello-"), "{answer}");
+        let path = format!("/api/v1/namespaces/default/pods/{}/log", before[0].0);
+        let log = client.stream(&path, None).await.expect("a log");
+        let log = http_body_util::BodyExt::collect(log).await.expect("a log").to_bytes();
+        assert_eq!(log, "listening on port 8080\n");
+        before
+    });
+
+    // Who did what is on the record, the cluster's own components included.
+    let record = |args: &[&str]| -> Vec<Value> {
+        let mut all = vec!["audit", "query", "--since", "10m", "--output", "json"];
+        all.extend(args);
+        cluster.ok(&all).lines().map(|l| serde_json::from_str(l).expect("an event")).collect()
+    };
+    let created = record(&["--verb", "create", "--resource", "deployments", "--name", "hello"]);
+    assert_eq!(created.len(), 1);
+    assert_eq!(created[0]["user"]["username"], "kubernetes-admin");
+    assert!(
+        !record(&["--user", "system:kube-scheduler", "--verb", "create", "--resource", "pods/binding"])
+            .is_empty()
+    );
+    assert!(!record(&["--user", "system:node:*", "--verb", "patch", "--resource", "pods/status"]).is_empty());
+    cluster.ok(&["audit", "verify"]);
+
+    // The program dies; its containers do not.
+    cluster.kill();
+    cluster.up(&[]);
+    cluster.with(async |client| {
+        let after = until("the same two pods", async || ready(&client, 2).await).await;
+        assert_eq!(after, before);
+        client
+            .patch::<Deployment>("default", "hello", None, Patch::Merge(json!({"spec": {"replicas": 3}})))
+            .await
+            .expect("scaled");
+        until("a third pod", async || ready(&client, 3).await).await;
+    });
+    cluster.ok(&["status"]);
+    cluster.ok(&["audit", "verify"]);
+
+    // Down: nothing runs, everything is kept.
+    cluster.ok(&["down"]);
+    cluster.ended();
+    assert_eq!(cluster.residue(), Default::default());
+    cluster.up(&[]);
+    cluster.with(async |client| {
+        until("three pods again", async || ready(&client, 3).await).await;
+        client.delete::<Deployment>("default", "hello", &DeleteOptions::default()).await.expect("deleted");
+        until("no pods", async || pods(&client).await.is_empty().then_some(())).await;
+        let nodes = client.list::<Node>(None, &Default::default()).await.expect("nodes").items;
+        assert_eq!(nodes.len(), 1);
+    });
+
+    cluster.ok(&["reset", "--yes"]);
+    cluster.ended();
+    assert_eq!(cluster.residue(), Default::default());
+    assert!(!cluster.data_dir().exists());
+}
+
+#[test]
+fn what_cannot_work_is_told_in_one_line() {
+    if !root() {
+        return;
+    }
+    let cluster = Cluster::new();
+    let data = cluster.data_dir();
+    let data = data.to_str().expect("a path");
+    let refused = |args: &[&str]| -> String {
+        let mut all = vec!["up", "--no-kubeconfig", "--data-dir", data];
+        all.extend(args);
+        let out = cluster.taffrail(&all);
+        assert!(!out.status.success(), "{args:?}");
+        String::from_utf8_lossy(&out.stderr).lines().last().unwrap_or("").to_owned()
+    };
+    let taken = cluster.inside(|| std::net::TcpListener::bind("[::]:6443").expect("bound"));
+    assert!(refused(&[]).contains("cannot listen on"), "a port in use");
+    drop(taken);
+    assert!(refused(&["--node-cidr", "nonsense"]).contains("--node-cidr"));
+    assert!(refused(&["--audit-policy-file", "/no/such"]).contains("/no/such"));
+    assert!(refused(&["--hostname-override", "Not_A_Name"]).contains("--hostname-override"));
+    assert!(refused(&["--token-auth-file", "/no/such"]).contains("/no/such"));
+}

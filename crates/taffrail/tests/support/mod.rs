@@ -1,0 +1,186 @@
+//! A cluster of the test's own: its program in a network namespace and a data directory that go with the test.
+
+use client::https::HttpsApi;
+use client::{Client, kubeconfig};
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long anything may take on a machine that does other things as well.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// Whether tests that need root can run; says so when not.
+pub fn root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        let _ = writeln!(std::io::stderr(), "skipped: needs root");
+    }
+    root
+}
+
+pub struct Cluster {
+    /// Holds the namespace's pin and the data directory.
+    home: tempfile::TempDir,
+    /// In which every step runs, as sockets belong to the namespace of the thread that makes them.
+    process: Option<Child>,
+    started: Instant,
+}
+
+impl Cluster {
+    /// A place for a cluster; nothing runs yet.
+    pub fn new() -> Self {
+        let home = tempfile::tempdir().expect("a directory");
+        sys::netns::create(&home.path().join("netns")).expect("a namespace");
+        Self { home, process: None, started: Instant::now() }
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.home.path().join("data")
+    }
+
+    /// Runs work inside the namespace, with a client of the cluster's administrator.
+    pub fn with<T: Send>(&self, work: impl AsyncFnOnce(Client) -> T + Send) -> T {
+        let file = self.data_dir().join("admin.kubeconfig");
+        self.inside(move || {
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio");
+            tokio.block_on(async {
+                let config = kubeconfig::load(&file, None).expect("a kubeconfig");
+                work(Client::new(Arc::new(HttpsApi::new(&config).expect("a client")))).await
+            })
+        })
+    }
+
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        sys::netns::run_in(Some(&self.home.path().join("netns")), work).expect("inside the namespace")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_taffrail"));
+        command.args(args).env("TAFFRAIL_DATA_DIR", self.data_dir()).env_remove("KUBECONFIG");
+        command
+    }
+
+    /// Runs a command of the program to its end.
+    pub fn taffrail(&self, args: &[&str]) -> Output {
+        self.inside(|| self.command(args).output().expect("run"))
+    }
+
+    /// As [`Self::taffrail`], for what must succeed: its output.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let out = self.taffrail(args);
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(out.status.success(), "{args:?}: {text}{}", String::from_utf8_lossy(&out.stderr));
+        text
+    }
+
+    /// Starts the cluster and waits until it says that it is up.
+    pub fn up(&mut self, args: &[&str]) {
+        let log = std::fs::File::create(self.home.path().join("up.log")).expect("a log");
+        let data = self.data_dir();
+        let mut all = vec!["up", "--no-kubeconfig", "--data-dir", data.to_str().expect("a path")];
+        all.extend(args);
+        self.started = Instant::now();
+        let child = self.inside(|| {
+            self.command(&all)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(log)
+                .spawn()
+                .expect("started")
+        });
+        self.process = Some(child);
+        while !self.said().contains("The cluster is up") {
+            let ended = self.process.as_mut().and_then(|p| p.try_wait().ok().flatten());
+            assert!(ended.is_none(), "the cluster ended: {}", self.said());
+            assert!(self.started.elapsed() < SOON, "not up: {}", self.said());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What `up` has printed.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(self.home.path().join("up.log")).unwrap_or_default()
+    }
+
+    /// Ends the program as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("killed");
+            process.wait().expect("ended");
+        }
+    }
+
+    /// Waits for the program after `down` or `reset` has ended it.
+    pub fn ended(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            assert!(process.wait().expect("ended").success());
+        }
+    }
+
+    /// Everything of this cluster that is on the machine, but for files.
+    pub fn residue(&self) -> BTreeSet<String> {
+        let home = std::fs::canonicalize(self.home.path()).expect("a path");
+        let home = home.to_str().expect("a path").to_owned();
+        let mut found = BTreeSet::new();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+        let own = format!("{home}/netns");
+        let points = mounts.lines().filter_map(|l| l.split(' ').nth(4));
+        found.extend(points.filter(|p| p.starts_with(&home) && **p != own).map(|p| format!("mount {p}")));
+        for process in std::fs::read_dir("/proc").expect("/proc").flatten() {
+            let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            if command.contains(&home) {
+                found.insert(format!("process {command}"));
+            }
+        }
+        walk(Path::new("/sys/fs/cgroup"), 4, &mut |dir| {
+            let text = dir.to_string_lossy().into_owned();
+            if text.contains(&taffrail_group(&self.data_dir())) {
+                found.insert(format!("cgroup {text}"));
+            }
+        });
+        let links = self.inside(|| std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default());
+        let names = links.lines().skip(2).filter_map(|l| l.split(':').next()).map(str::trim);
+        found.extend(names.filter(|n| *n != "lo").map(|n| format!("link {n}")));
+        for (family, table) in
+            sys::nft::Family::BOTH.into_iter().flat_map(|f| [(f, "taffrail"), (f, "taffrail-pods")])
+        {
+            // There is no list to read: a table that is not there cannot be deleted.
+            let mut batch = sys::nft::Batch::new();
+            batch.delete_table(family, table);
+            if self.inside(|| batch.commit(&sys::nft::Socket::open().expect("netlink"))).is_ok() {
+                found.insert(format!("table {table} of {family:?}"));
+            }
+        }
+        found
+    }
+}
+
+/// The name of the cgroup of a data directory's nodes.
+fn taffrail_group(data_dir: &Path) -> String {
+    let path = std::fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+    format!("taffrail-{:08x}", base::hash::fnv1a(path.as_os_str().as_encoded_bytes()) >> 32)
+}
+
+fn walk(dir: &Path, depth: u32, each: &mut dyn FnMut(&Path)) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            each(&entry.path());
+            if depth > 0 {
+                walk(&entry.path(), depth - 1, each);
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = self.taffrail(&["reset", "--yes"]);
+        let _ = sys::netns::delete(&self.home.path().join("netns"));
+    }
+}
