@@ -47,6 +47,8 @@ pub struct PodNetworkConfig {
     pub cluster_cidrs: Vec<Cidr>,
     /// This node's addresses, at most one per family: the source of its own packets to pods.
     pub node_ips: Vec<IpAddr>,
+    /// Blocks besides the pods' whose packets leave under this node's address (other nodes behind it).
+    pub masqueraded: Vec<Cidr>,
 }
 
 /// Another node.
@@ -317,7 +319,7 @@ fn replace_table(batch: &mut Batch, family: Family, config: &PodNetworkConfig) {
         e::verdict(Verdict::Return),
     ];
     batch.add_rule(family, TABLE, CHAIN, to_node);
-    for cidr in of_family(&config.pod_cidrs) {
+    for cidr in of_family(&config.pod_cidrs).into_iter().chain(of_family(&config.masqueraded)) {
         let mut rule = in_block(family, Side::Source, &cidr);
         rule.push(e::masquerade());
         batch.add_rule(family, TABLE, CHAIN, rule);

@@ -295,7 +295,7 @@ pub async fn run(ctx: Arc<NodeContext>, facts: Facts, node: watch::Sender<Option
     node.send_replace(Some(old.clone()));
     let mut reported = ctx.clock.monotonic();
     loop {
-        wait(&ctx).await;
+        wait(&ctx, is_ready(&old)).await;
         let due = ctx.clock.monotonic().saturating_sub(reported) >= ctx.config.node_status_report_frequency;
         match update(&ctx, &facts, due).await {
             Ok((now, wrote)) => {
@@ -309,15 +309,23 @@ pub async fn run(ctx: Arc<NodeContext>, facts: Facts, node: watch::Sender<Option
                 old = now;
                 node.send_replace(Some(old.clone()));
             }
-            Err(e) => tracing::warn!(node = ctx.config.node_name, "updating the node's status failed: {e}"),
+            Err(e) => {
+                tracing::warn!(node = ctx.config.node_name, "updating the node's status failed: {e}");
+                tokio::time::sleep(PAUSE_MIN).await;
+            }
         }
     }
 }
 
-/// Waits for the next look at the node, or until the network comes up.
-async fn wait(ctx: &NodeContext) {
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// Waits for the next look at the node, or until the network is up that was not when the node was `reported_ready`.
+async fn wait(ctx: &NodeContext, reported_ready: bool) {
     let whole = tokio::time::sleep(ctx.config.node_status_update_frequency);
-    if ctx.net.not_ready().is_none() {
+    if reported_ready {
         return whole.await;
     }
     tokio::pin!(whole);

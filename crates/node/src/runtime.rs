@@ -9,7 +9,7 @@ mod pods;
 mod shim;
 mod wire;
 
-pub use pods::ShimRuntime;
+pub use pods::{ShimRuntime, living_shim};
 pub use shim::shim_main;
 
 use async_trait::async_trait;

@@ -122,6 +122,11 @@ impl ImageStore {
         File::options().create(true).truncate(false).write(true).open(&path).at("open", &path)
     }
 
+    /// The store's directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// To be held from the first blob stored until its image is registered.
     pub fn adding(&self) -> Result<Adding> {
         let file = self.lock_file("content.lock")?;

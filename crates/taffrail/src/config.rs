@@ -34,7 +34,7 @@ pub struct UpOptions {
     pub cluster_cidr: String,
 
     /// Nodes on this machine; 0 runs the control plane alone
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=1))]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=32))]
     pub nodes: u8,
 
     /// Name of the first node; the machine's host name by default

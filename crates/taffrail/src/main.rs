@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     match args.get(1).map(String::as_str) {
         Some("__shim") => code(::node::runtime::shim_main(&args[2..])),
+        Some("__node") => code(node::process::main(&args[2..])),
         Some("__hello") => code(hello::main()),
         _ => cli::main(args),
     }

@@ -5,6 +5,7 @@
 //! start finds them.
 
 pub mod cleanup;
+pub mod process;
 mod services;
 
 use base::clock::SharedClock;
@@ -52,6 +53,12 @@ pub struct NodeOptions {
     pub service_cidrs: Vec<Cidr>,
     pub dns_ips: Vec<IpAddr>,
     pub domain: String,
+    /// Where DNS is also answered, for the other nodes of this machine.
+    pub dns_listen: Vec<SocketAddr>,
+    /// Servers for names outside of the cluster; the machine's own when there are none.
+    pub dns_upstream: Vec<SocketAddr>,
+    /// Blocks that leave the machine under this node's address, besides its pods.
+    pub masqueraded: Vec<Cidr>,
     /// Parent of the node's cgroups; empty for the root.
     pub cgroup_root: String,
 }
@@ -66,6 +73,9 @@ impl NodeOptions {
 pub fn pins(dir: &Path) -> PathBuf {
     dir.join("netns")
 }
+
+/// File below a node's directory that pins the node's own network namespace, when it has one.
+pub const NODE_PIN: &str = "node.netns";
 
 /// Directories of the pods' shims.
 pub fn shims(dir: &Path) -> PathBuf {
@@ -174,6 +184,7 @@ impl RunningNode {
             pod_cidrs: pod_cidrs.clone(),
             cluster_cidrs: o.cluster_cidrs.clone(),
             node_ips: o.ips.clone(),
+            masqueraded: o.masqueraded.clone(),
         };
         let pods = PodNetwork::new(pods, Some(proxy)).await.map_err(because("start the pod network"))?;
         let pods = Arc::new(pods);
@@ -185,8 +196,11 @@ impl RunningNode {
             netns: None,
             domain: o.domain.clone(),
             service_ips: o.dns_ips.clone(),
-            listen: Vec::new(),
-            upstream: Upstream::File("/etc/resolv.conf".into()),
+            listen: o.dns_listen.clone(),
+            upstream: match o.dns_upstream.as_slice() {
+                [] => Upstream::File("/etc/resolv.conf".into()),
+                servers => Upstream::Fixed(servers.to_vec()),
+            },
             own_cidrs: o.cluster_cidrs.iter().chain(&o.service_cidrs).copied().collect(),
         };
         self.dns = Some(DnsServer::bind(dns, directory.clone()).await.map_err(because("start DNS"))?);

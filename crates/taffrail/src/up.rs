@@ -11,6 +11,7 @@ use crate::config::UpOptions;
 use crate::logging;
 use crate::steps::Steps;
 use control_plane::ControlPlane;
+use nodes::Nodes;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -59,13 +60,22 @@ async fn serve(options: &UpOptions, steps: &Steps) -> Result<(), String> {
         None => vec![control_plane::machine_address()],
     };
     let plane = ControlPlane::start(options, &addresses, steps).await?;
-    tokio::task::spawn_blocking(builtin_image(options));
     let cancel = CancellationToken::new();
-    let mut node = None;
-    if link.is_some() {
+    let mut nodes = None;
+    if let Some(link) = &link {
+        let image = tokio::task::spawn_blocking(builtin_image(options));
         let at = Instant::now();
-        node = Some(nodes::start(options, &plane, &cancel).await?);
-        steps.done("node ready", at);
+        nodes = Some(Nodes::start(options, &plane, link, &cancel).await?);
+        let what = if options.nodes == 1 {
+            "node ready".to_owned()
+        } else {
+            format!("{} nodes ready", options.nodes)
+        };
+        steps.done(&what, at);
+        // Its name is in the commands that are shown below.
+        let at = Instant::now();
+        let _ = image.await;
+        steps.done(&format!("image {}", oci::builtin::NAME), at);
     }
     fs::write(pid_file(&options.data_dir), std::process::id().to_string())
         .map_err(|e| format!("cannot write {}: {e}", pid_file(&options.data_dir).display()))?;
@@ -80,8 +90,8 @@ async fn serve(options: &UpOptions, steps: &Steps) -> Result<(), String> {
     ));
     wait_for_signal().await;
     steps.note("stopping");
-    if let Some(node) = node {
-        node.stop().await;
+    if let Some(nodes) = nodes {
+        nodes.stop().await;
     }
     plane.stop().await;
     let _ = fs::remove_file(pid_file(&options.data_dir));

@@ -80,6 +80,7 @@ impl Node {
                 pod_cidrs: vec![cidr("10.244.0.0/24"), cidr("fd00:10:244::/64")],
                 cluster_cidrs: vec![cidr("10.244.0.0/16"), cidr("fd00:10:244::/48")],
                 node_ips: vec![ip("192.168.50.1"), ip("fd00:50::1")],
+                masqueraded: vec![],
             },
             Some(proxy.clone()),
         )

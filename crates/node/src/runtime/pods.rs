@@ -33,6 +33,12 @@ const OUTPUT_BYTES_MAX: usize = 16 << 10;
 /// How long the output of a command that has ended may still come from processes that it left.
 const OUTPUT_LINGER: Duration = Duration::from_millis(200);
 
+/// The process of some shim below a runtime's directory that still runs.
+pub fn living_shim(root: &Path) -> Option<i32> {
+    let pods = std::fs::read_dir(root).ok()?.flatten().map(|e| PodDir::at(e.path()));
+    pods.filter_map(|p| p.shim().ok().flatten()).find(disk::ShimRecord::alive).map(|s| s.pid)
+}
+
 /// The shims of one node, below one directory.
 pub struct ShimRuntime {
     root: PathBuf,

@@ -1,6 +1,6 @@
 //! Ends what nodes leave running on purpose: containers, links, tables, mounts, cgroups. Files stay.
 
-use super::{network_state, pins, shims};
+use super::{NODE_PIN, network_state, pins, shims};
 use network::PodNetwork;
 use node::runtime::{Runtime as _, ShimRuntime};
 use std::fs;
@@ -23,6 +23,7 @@ pub async fn run(data_dir: &Path) -> Result<(), String> {
     dirs.sort();
     for dir in &dirs {
         failures.extend(sandboxes(dir).await.err());
+        failures.extend(netns::delete(&dir.join(NODE_PIN)).err().map(|e| e.to_string()));
         for pin in fs::read_dir(pins(dir)).into_iter().flatten().flatten() {
             failures.extend(netns::delete(&pin.path()).err().map(|e| e.to_string()));
         }

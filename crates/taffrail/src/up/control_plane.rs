@@ -277,7 +277,7 @@ fn names(options: &UpOptions, ranges: &[Range], addresses: &[IpAddr]) -> Vec<Str
     names
 }
 
-pub fn roots(pki: &Pki) -> Result<Arc<RootCertStore>, String> {
+fn roots(pki: &Pki) -> Result<Arc<RootCertStore>, String> {
     let mut roots = RootCertStore::empty();
     roots.add(pki.ca_der().map_err(text)?).map_err(text)?;
     Ok(Arc::new(roots))
