@@ -97,6 +97,7 @@ impl Context {
             name,
             subresource: &self.info.subresource,
             dry_run: admit.dry_run,
+            is_patch: self.info.verb == "patch",
             admit,
             recorder: self,
         }

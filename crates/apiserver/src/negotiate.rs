@@ -57,6 +57,16 @@ pub fn accept(headers: &HeaderMap) -> Result<Accepted> {
     clauses.iter().find_map(serve).ok_or_else(|| Status::not_acceptable(OBJECT_TYPES))
 }
 
+/// As [`accept`], for what can only be shown as it is (upstream: a scope without table conversion).
+pub fn accept_object(headers: &HeaderMap) -> Result<()> {
+    let header = headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let mut clauses = header.split(',').map(clause).filter_map(|c| serve(&c));
+    if header.trim().is_empty() || clauses.any(|a| a.view == View::Object) {
+        return Ok(());
+    }
+    Err(Status::not_acceptable(OBJECT_TYPES))
+}
+
 fn clause(text: &str) -> Clause<'_> {
     let mut parts = text.split(';').map(str::trim);
     let media = parts.next().unwrap_or("");

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
+    crate::negotiate::accept_object(&ctx.headers)?;
     let mut review = verbs::object_of(ctx, kind)?;
     verbs::record(ctx, &review);
     match &*kind.kind {

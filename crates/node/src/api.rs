@@ -139,6 +139,9 @@ impl NodeApi for ClientApi {
 
     fn event(&self, about: &ObjectReference, warning: bool, reason: &str, message: &str) {
         let kind = if warning { EventType::Warning } else { EventType::Normal };
+        let object =
+            format!("{}/{}", about.namespace.as_deref().unwrap_or(""), about.name.as_deref().unwrap_or(""));
+        tracing::info!(kind = about.kind.as_deref(), object, reason, "{message}");
         self.recorder.event(about, kind, reason, message);
     }
 

@@ -29,6 +29,8 @@ pub struct Request<'a> {
     /// Empty for the object itself.
     pub subresource: &'a str,
     pub dry_run: bool,
+    /// The new object is made from the current one: its version is the current one unless the client named another.
+    pub is_patch: bool,
     pub admit: &'a dyn Admit,
     pub recorder: &'a dyn Recorder,
 }
@@ -345,7 +347,7 @@ fn pinned_version(r: &Request<'_>, new: &Value, old: &Value) -> Result<bool> {
     if asked != object::resource_version(old) {
         return Err(Status::modified(&r.kind.group_resource(), r.name));
     }
-    Ok(true)
+    Ok(!r.is_patch)
 }
 
 fn restore(new: &mut Value, old: &Value, field: &str) {

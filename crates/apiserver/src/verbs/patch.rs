@@ -87,17 +87,12 @@ fn checked(ctx: &Context, kind: &KindDef, patched: Value, old: &Value) -> Result
             ctx.info.name
         )));
     }
-    let mut obj = body::typed(ctx, kind, patched).map_err(|mut s| {
+    body::typed(ctx, kind, patched).map_err(|mut s| {
         // Upstream calls a patch that makes an object of the wrong shape unprocessable.
         if s.code == 400 && !s.message.starts_with("strict decoding") {
             s.code = 422;
             s.reason = meta::Reason::Invalid;
         }
         s
-    })?;
-    // An object whose version the patch did not name is updated at whatever version it has.
-    if object::resource_version(&obj) == object::resource_version(old) {
-        object::remove_meta(&mut obj, "resourceVersion");
-    }
-    Ok(obj)
+    })
 }
