@@ -4,6 +4,7 @@
 //! Plugins see an object's tree and decide from it and from the registry; they do not know HTTP.
 
 pub mod chain;
+pub mod escalation;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod priority;
@@ -12,17 +13,19 @@ pub mod taints;
 
 pub use chain::{Attributes, Chain, Notes, Plugin};
 
+use auth::Authorizer;
 use registry::Registry;
 use std::sync::Arc;
 
 /// The default plugins, in upstream's order.
-pub fn default_chain(registry: &Arc<Registry>) -> Chain {
+pub fn default_chain(registry: &Arc<Registry>, authorizer: &Arc<Authorizer>) -> Chain {
     Chain::new(vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle::new(registry.clone())),
         Arc::new(service_account::ServiceAccount::new(registry.clone())),
-        Arc::new(node_restriction::NodeRestriction::new(registry.clone())),
+        Arc::new(node_restriction::NodeRestriction::new(registry.clone(), authorizer.clone())),
         Arc::new(taints::TaintNodesByCondition),
         Arc::new(priority::Priority::new(registry.clone())),
         Arc::new(taints::DefaultTolerationSeconds),
+        Arc::new(escalation::Escalation::new(registry.clone(), authorizer.clone())),
     ])
 }

@@ -80,8 +80,8 @@ async fn handle(
     let info = RequestInfo::parse(&parts.method, &parts.uri);
     let accepted = negotiate::accept(&parts.headers);
     // Who it is comes first: the audit record needs a name, and a failed login has a record of its own shape.
-    let user = match authentication::identify(&server, &from, &parts.headers) {
-        Ok(user) => user,
+    let known = match authentication::identify(&server, &from, &parts.headers, &info.path) {
+        Ok(known) => known,
         Err(refused) => {
             let scope = audit::begin(&server, &info, &parts, from.peer, None);
             let rendered =
@@ -91,7 +91,9 @@ async fn handle(
         }
     };
     // From here on everything is on the record: refusals by later filters, panics, cut connections.
+    let user = known.identity;
     let scope = audit::begin(&server, &info, &parts, from.peer, Some(&user));
+    known.annotations.iter().for_each(|(key, value)| scope.annotate(key, value));
     if !scope.received() {
         let refused = Status::internal("failed to store audit event");
         return finish(
@@ -142,7 +144,7 @@ async fn authorized(
     server: &Arc<Server>,
     from: &Connection,
     info: &RequestInfo,
-    parts: http::request::Parts,
+    mut parts: http::request::Parts,
     body: impl Future<Output = Result<Bytes>> + Send,
     upgrade: Option<hyper::upgrade::OnUpgrade>,
     user: Arc<Identity>,
@@ -154,7 +156,7 @@ async fn authorized(
     let mut warnings = Vec::new();
     let result: Result<Rendered> = async {
         // Acting as somebody else needs a permission of its own, and authorisation then sees that somebody.
-        let user = impersonation::resolve(server, info, &parts.headers, user, scope)?;
+        let user = impersonation::resolve(server, info, &mut parts.headers, user, scope)?;
         // The permit is the only key to the registry.
         let permit = authorization::permit(server, info, &user, scope)?;
         let body = body.await?;

@@ -1,7 +1,8 @@
 //! Who somebody is and what they may do.
 //!
 //! Invariants: an [`identity::Identity`] comes from a verified credential only; authorisation reads one consistent
-//! snapshot; what no rule allows is refused. No I/O beyond the key files, no async.
+//! snapshot; what no rule allows is refused. No I/O beyond the key files and the token file, no async, no clock of
+//! its own.
 
 pub mod authenticate;
 pub mod authorize;
@@ -9,6 +10,13 @@ pub mod bootstrap;
 pub mod identity;
 pub mod impersonate;
 pub mod node;
+pub mod node_restriction;
 pub mod pki;
 pub mod rbac;
+pub mod review;
+mod text;
 pub mod tokens;
+
+pub use authenticate::Authenticator;
+pub use authorize::{Attributes, Authorizer, Decision};
+pub use identity::Identity;

@@ -1,36 +1,46 @@
 //! The cluster's certificate authority and keys, on disk with owner-only modes.
 //!
-//! Everything is ECDSA P-256. A certificate that ends within [`RENEW_BEFORE_DAYS`] is made anew when it is opened.
+//! Everything is ECDSA P-256. Invariant: what is handed out was issued by the present authority, belongs to its key, has
+//! the names asked for and at least [`RENEW_BEFORE_DAYS`] left; what on disk does not is made anew.
+
+mod disk;
 
 use base::clock::SharedClock;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use disk::{directory, read, write};
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData as _, SanType,
 };
 use ring::rand::SecureRandom as _;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use std::fs;
-use std::io::Write as _;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::{FromDer as _, SubjectPublicKeyInfo, X509Certificate};
 
 const CA_DAYS: i64 = 3650;
 const LEAF_DAYS: i64 = 365;
-const RENEW_BEFORE_DAYS: i64 = 30;
+/// A certificate with less time left is made anew when it is next asked for.
+pub const RENEW_BEFORE_DAYS: i64 = 30;
 /// Certificates are valid from a little before now, for clocks that are behind.
 const BACKDATE_MINUTES: i64 = 5;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
-    #[error("{what} {}: {source}", path.display())]
+    #[error("cannot {what} {}: {source}", path.display())]
     Io { what: &'static str, path: PathBuf, source: std::io::Error },
-    #[error("{what}: {why}")]
+    #[error("cannot {what}: {why}")]
     Crypto { what: &'static str, why: String },
+    /// Half of the authority is lost; a new one would cut off every node and user.
+    #[error("{} is there but {} is not: restore it, or remove both for a new authority", there.display(), lost.display())]
+    HalfLost { there: PathBuf, lost: PathBuf },
+    #[error("the certificate authority {} ends in less than {RENEW_BEFORE_DAYS} days: remove ca.crt and ca.key for a new one", path.display())]
+    Expired { path: PathBuf },
 }
 
 fn crypto<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> PkiError {
@@ -42,6 +52,8 @@ fn crypto<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> PkiError {
 pub struct Leaf {
     pub certificate_pem: String,
     pub key_pem: String,
+    /// From when on the next call makes another.
+    pub renew_at: Timestamp,
 }
 
 impl Leaf {
@@ -54,33 +66,67 @@ impl Leaf {
     }
 }
 
+/// What a certificate is for.
+struct Wanted<'a> {
+    name: &'a str,
+    groups: &'a [&'a str],
+    usage: ExtendedKeyUsagePurpose,
+    /// DNS names and addresses.
+    sans: BTreeSet<String>,
+}
+
 /// The cluster's keys.
 pub struct Pki {
     dir: PathBuf,
     clock: SharedClock,
     ca_pem: String,
+    /// The authority's public key, DER.
+    ca_key: Vec<u8>,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Pki {
     /// Opens or makes the authority in a directory.
+    ///
+    /// # Errors
+    /// The directory cannot be used, or what is in it is damaged.
     pub fn open(dir: &Path, clock: SharedClock) -> Result<Self, PkiError> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| PkiError::Io {
-            what: "create",
-            path: dir.into(),
-            source,
-        })?;
+        directory(dir)?;
         let (cert, key) = (dir.join("ca.crt"), dir.join("ca.key"));
-        if !(cert.exists() && key.exists()) {
-            let pair = new_key()?;
-            let made = ca_params(clock.now())?.self_signed(&pair).map_err(crypto("make the cluster's CA"))?;
-            write(&key, &pair.serialize_pem())?;
-            write(&cert, &made.pem())?;
+        match (cert.exists(), key.exists()) {
+            (true, true) => {}
+            // The certificate is written last: a key alone is a start that was cut off. With the same key, what was
+            // issued before stays good.
+            (false, kept) => {
+                let pair = if kept {
+                    KeyPair::from_pem(&read(&key)?).map_err(crypto("read ca.key"))?
+                } else {
+                    let pair = new_key()?;
+                    write(&key, &pair.serialize_pem())?;
+                    pair
+                };
+                let made =
+                    ca_params(clock.now())?.self_signed(&pair).map_err(crypto("make the cluster's CA"))?;
+                write(&cert, &made.pem())?;
+            }
+            (true, false) => return Err(PkiError::HalfLost { there: cert, lost: key }),
         }
         let ca_pem = read(&cert)?;
         let pair = KeyPair::from_pem(&read(&key)?).map_err(crypto("read ca.key"))?;
+        let ca_key = pair.subject_public_key_info();
+        let der = CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(crypto("read ca.crt"))?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(crypto("read ca.crt"))?;
+        if parsed.public_key().raw != ca_key.as_slice() {
+            return Err(PkiError::Crypto {
+                what: "use ca.crt",
+                why: "it does not belong to ca.key".to_owned(),
+            });
+        }
+        if renew_at(&parsed) <= clock.now() {
+            return Err(PkiError::Expired { path: cert });
+        }
         let issuer = Issuer::from_ca_cert_pem(&ca_pem, pair).map_err(crypto("read ca.crt"))?;
-        Ok(Self { dir: dir.into(), clock, ca_pem, issuer })
+        Ok(Self { dir: dir.into(), clock, ca_pem, ca_key, issuer })
     }
 
     pub fn ca_pem(&self) -> &str {
@@ -91,43 +137,72 @@ impl Pki {
         CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).map_err(crypto("read ca.crt"))
     }
 
-    /// A serving certificate; found on disk when it still has these names and time left.
+    /// The API server's serving certificate. `more` are the service addresses, the nodes' addresses and names, and the
+    /// machine's name; the names by which pods and local clients know the server are added.
+    ///
+    /// # Errors
+    /// A name cannot be in a certificate, or the files cannot be written.
+    pub fn apiserver(&self, more: &[String]) -> Result<Leaf, PkiError> {
+        const ALWAYS: [&str; 7] = [
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "kubernetes.default.svc.cluster.local",
+            "localhost",
+            "127.0.0.1",
+            "::1",
+        ];
+        let all: Vec<String> = ALWAYS.iter().map(|s| (*s).to_owned()).chain(more.iter().cloned()).collect();
+        self.server("apiserver", "kube-apiserver", &all)
+    }
+
+    /// The serving certificate of a node's kubelet, for the node's name and addresses.
+    ///
+    /// # Errors
+    /// As [`Self::apiserver`].
+    pub fn kubelet_server(&self, node: &str, addresses: &[String]) -> Result<Leaf, PkiError> {
+        let sans =
+            std::iter::once(node).chain(addresses.iter().map(String::as_str)).map(str::to_owned).collect();
+        let wanted = Wanted {
+            name: &format!("system:node:{node}"),
+            groups: &["system:nodes"],
+            usage: ExtendedKeyUsagePurpose::ServerAuth,
+            sans,
+        };
+        self.leaf(&format!("kubelet-server-{node}"), &wanted)
+    }
+
+    /// The certificate with which a node's kubelet calls the API server.
+    ///
+    /// # Errors
+    /// As [`Self::apiserver`].
+    pub fn kubelet_client(&self, node: &str) -> Result<Leaf, PkiError> {
+        self.client(&format!("kubelet-client-{node}"), &format!("system:node:{node}"), &["system:nodes"])
+    }
+
+    /// A serving certificate for DNS names and addresses, kept as `FILE.crt` and `FILE.key`.
+    ///
+    /// # Errors
+    /// As [`Self::apiserver`].
     pub fn server(&self, file: &str, common_name: &str, names: &[String]) -> Result<Leaf, PkiError> {
-        let names_file = self.dir.join(format!("{file}.names"));
-        let wanted = names.join("\n");
-        let same = fs::read_to_string(&names_file).is_ok_and(|n| n == wanted);
-        if let Some(leaf) = self.stored(file).filter(|_| same) {
-            return Ok(leaf);
-        }
-        let mut params = leaf_params(common_name, &[], self.clock.now());
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        for name in names {
-            params.subject_alt_names.push(match name.parse::<IpAddr>() {
-                Ok(ip) => SanType::IpAddress(ip),
-                Err(_) => {
-                    SanType::DnsName(name.as_str().try_into().map_err(crypto("use a name in a certificate"))?)
-                }
-            });
-        }
-        let leaf = self.sign(params)?;
-        self.store(file, &leaf)?;
-        write(&names_file, &wanted)?;
-        Ok(leaf)
+        let sans = names.iter().cloned().collect();
+        let usage = ExtendedKeyUsagePurpose::ServerAuth;
+        self.leaf(file, &Wanted { name: common_name, groups: &[], usage, sans })
     }
 
-    /// A client certificate of a user with groups.
+    /// A client certificate of a user with groups, kept as `FILE.crt` and `FILE.key`.
+    ///
+    /// # Errors
+    /// As [`Self::apiserver`].
     pub fn client(&self, file: &str, user: &str, groups: &[&str]) -> Result<Leaf, PkiError> {
-        if let Some(leaf) = self.stored(file) {
-            return Ok(leaf);
-        }
-        let mut params = leaf_params(user, groups, self.clock.now());
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let leaf = self.sign(params)?;
-        self.store(file, &leaf)?;
-        Ok(leaf)
+        let usage = ExtendedKeyUsagePurpose::ClientAuth;
+        self.leaf(file, &Wanted { name: user, groups, usage, sans: BTreeSet::new() })
     }
 
-    /// The key that signs service account tokens, PKCS#8 PEM.
+    /// The key that signs service account tokens; made when absent.
+    ///
+    /// # Errors
+    /// It cannot be read or written.
     pub fn service_account_key(&self) -> Result<KeyPair, PkiError> {
         let path = self.dir.join("sa.key");
         if !path.exists() {
@@ -138,6 +213,9 @@ impl Pki {
 
     /// The administrator's bearer token. Unlike a client certificate it can be withdrawn: the next start after its file
     /// was removed makes another.
+    ///
+    /// # Errors
+    /// It cannot be read or written.
     pub fn admin_token(&self) -> Result<String, PkiError> {
         let path = self.dir.join("admin.token");
         if !path.exists() {
@@ -148,37 +226,109 @@ impl Pki {
         Ok(read(&path)?.trim().to_owned())
     }
 
-    fn sign(&self, params: CertificateParams) -> Result<Leaf, PkiError> {
+    fn leaf(&self, file: &str, wanted: &Wanted<'_>) -> Result<Leaf, PkiError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if file.is_empty() || file.starts_with('.') || !file.chars().all(plain) {
+            let why = format!("{file:?} is no file name");
+            return Err(PkiError::Crypto { what: "keep a certificate", why });
+        }
+        if let Some(leaf) = self.stored(file, wanted) {
+            return Ok(leaf);
+        }
+        let leaf = self.issue(wanted)?;
+        write(&self.dir.join(format!("{file}.key")), &leaf.key_pem)?;
+        write(&self.dir.join(format!("{file}.crt")), &leaf.certificate_pem)?;
+        Ok(leaf)
+    }
+
+    fn issue(&self, wanted: &Wanted<'_>) -> Result<Leaf, PkiError> {
+        let mut params = CertificateParams::default();
+        let mut name = DistinguishedName::new();
+        // One attribute each: rcgen's names hold a kind once.
+        let mut groups = wanted.groups.iter();
+        if let Some(group) = groups.next() {
+            name.push(DnType::OrganizationName, *group);
+        }
+        if groups.next().is_some() {
+            let why = format!("{:?} has more than one group", wanted.name);
+            return Err(PkiError::Crypto { what: "make a certificate", why });
+        }
+        name.push(DnType::CommonName, wanted.name);
+        params.distinguished_name = name;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![wanted.usage.clone()];
+        params.use_authority_key_identifier_extension = true;
+        for san in &wanted.sans {
+            params.subject_alt_names.push(match san.parse::<IpAddr>() {
+                Ok(ip) => SanType::IpAddress(ip),
+                Err(_) => {
+                    SanType::DnsName(san.as_str().try_into().map_err(crypto("use a name in a certificate"))?)
+                }
+            });
+        }
+        validity(&mut params, self.clock.now(), LEAF_DAYS);
         let pair = new_key()?;
         let cert = params.signed_by(&pair, &self.issuer).map_err(crypto("sign a certificate"))?;
-        Ok(Leaf { certificate_pem: cert.pem(), key_pem: pair.serialize_pem() })
+        let (_, parsed) =
+            x509_parser::parse_x509_certificate(cert.der()).map_err(crypto("read a certificate"))?;
+        let renew_at = renew_at(&parsed);
+        Ok(Leaf { certificate_pem: cert.pem(), key_pem: pair.serialize_pem(), renew_at })
     }
 
-    /// A stored certificate that has time left.
-    fn stored(&self, file: &str) -> Option<Leaf> {
-        let certificate_pem = fs::read_to_string(self.dir.join(format!("{file}.crt"))).ok()?;
-        let key_pem = fs::read_to_string(self.dir.join(format!("{file}.key"))).ok()?;
-        let leaf = Leaf { certificate_pem, key_pem };
-        let der = leaf.certificate_der().ok()?;
+    /// What is on disk, when it is all that is wanted.
+    fn stored(&self, file: &str, wanted: &Wanted<'_>) -> Option<Leaf> {
+        let certificate_pem = read(&self.dir.join(format!("{file}.crt"))).ok()?;
+        let key_pem = read(&self.dir.join(format!("{file}.key"))).ok()?;
+        let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).ok()?;
         let (_, cert) = x509_parser::parse_x509_certificate(&der).ok()?;
-        let left = cert.validity().not_after.timestamp() - self.clock.now().as_second();
-        (left > RENEW_BEFORE_DAYS * 86_400).then_some(leaf)
+        let pair = KeyPair::from_pem(&key_pem).ok()?;
+        let (_, ca_key) = SubjectPublicKeyInfo::from_der(&self.ca_key).ok()?;
+        let ours = cert.public_key().raw == pair.subject_public_key_info().as_slice()
+            && cert.verify_signature(Some(&ca_key)).is_ok();
+        let renew_at = renew_at(&cert);
+        let good = ours && renew_at > self.clock.now() && is_wanted(&cert, wanted);
+        good.then_some(Leaf { certificate_pem, key_pem, renew_at })
     }
+}
 
-    fn store(&self, file: &str, leaf: &Leaf) -> Result<(), PkiError> {
-        write(&self.dir.join(format!("{file}.key")), &leaf.key_pem)?;
-        write(&self.dir.join(format!("{file}.crt")), &leaf.certificate_pem)
+/// Whether a certificate has the subject and names that are wanted.
+fn is_wanted(cert: &X509Certificate<'_>, wanted: &Wanted<'_>) -> bool {
+    let subject = cert.subject();
+    let name: Vec<&str> = subject.iter_common_name().filter_map(|a| a.as_str().ok()).collect();
+    let groups: Vec<&str> = subject.iter_organization().filter_map(|a| a.as_str().ok()).collect();
+    let mut sans = BTreeSet::new();
+    for e in cert.extensions() {
+        if let ParsedExtension::SubjectAlternativeName(all) = e.parsed_extension() {
+            sans.extend(all.general_names.iter().filter_map(|n| match n {
+                GeneralName::DNSName(name) => Some((*name).to_owned()),
+                GeneralName::IPAddress(bytes) => address(bytes).map(|ip| ip.to_string()),
+                _ => None,
+            }));
+        }
     }
+    let plain = |s: &String| s.parse::<IpAddr>().map_or_else(|_| s.clone(), |ip| ip.to_string());
+    name == [wanted.name] && groups == wanted.groups && sans == wanted.sans.iter().map(plain).collect()
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
+    v4.or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
+}
+
+fn renew_at(cert: &X509Certificate<'_>) -> Timestamp {
+    let end = Timestamp::from_second(cert.validity().not_after.timestamp()).unwrap_or(Timestamp::MIN);
+    end.saturating_sub(SignedDuration::from_hours(24 * RENEW_BEFORE_DAYS)).unwrap_or(Timestamp::MIN)
 }
 
 fn new_key() -> Result<KeyPair, PkiError> {
     KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(crypto("make a key"))
 }
 
+/// From the day of now to the end of the day that is `days` later.
 fn validity(params: &mut CertificateParams, now: Timestamp, days: i64) {
     let at = |t: Timestamp| {
         let date = t.to_zoned(jiff::tz::TimeZone::UTC).date();
-        rcgen::date_time_ymd(i32::from(date.year()), date.month() as u8, date.day() as u8)
+        rcgen::date_time_ymd(i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs())
     };
     let from = now.saturating_sub(SignedDuration::from_mins(BACKDATE_MINUTES)).unwrap_or(now);
     let to = now.saturating_add(SignedDuration::from_hours(24 * (days + 1))).unwrap_or(now);
@@ -192,71 +342,12 @@ fn ca_params(now: Timestamp) -> Result<CertificateParams, PkiError> {
     name.push(DnType::CommonName, "kubernetes");
     params.distinguished_name = name;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![
-        KeyUsagePurpose::DigitalSignature,
-        KeyUsagePurpose::KeyEncipherment,
-        KeyUsagePurpose::KeyCertSign,
-    ];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign];
     params.subject_alt_names =
         vec![SanType::DnsName("kubernetes".try_into().map_err(crypto("use a name in a certificate"))?)];
     validity(&mut params, now, CA_DAYS);
     Ok(params)
 }
 
-fn leaf_params(common_name: &str, organizations: &[&str], now: Timestamp) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    let mut name = DistinguishedName::new();
-    for o in organizations {
-        name.push(DnType::OrganizationName, *o);
-    }
-    name.push(DnType::CommonName, common_name);
-    params.distinguished_name = name;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-    params.use_authority_key_identifier_extension = true;
-    validity(&mut params, now, LEAF_DAYS);
-    params
-}
-
-fn read(path: &Path) -> Result<String, PkiError> {
-    fs::read_to_string(path).map_err(|source| PkiError::Io { what: "read", path: path.into(), source })
-}
-
-/// Writes a file that only its owner can read, whole or not at all.
-fn write(path: &Path, text: &str) -> Result<(), PkiError> {
-    let tmp = path.with_extension("tmp");
-    let io = |what, source| PkiError::Io { what, path: path.into(), source };
-    let mut file = fs::OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&tmp)
-        .map_err(|e| io("create", e))?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|e| io("write", e))?;
-    fs::rename(&tmp, path).map_err(|e| io("rename", e))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use base::clock::SystemClock;
-    use std::os::unix::fs::PermissionsExt as _;
-
-    #[test]
-    fn keys_are_made_once_and_private() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let pki = Pki::open(dir.path(), SystemClock::shared()).expect("made");
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-        let first = pki.server("apiserver", "kube-apiserver", &names).expect("signed");
-        let again = Pki::open(dir.path(), SystemClock::shared()).expect("opened");
-        assert_eq!(again.ca_pem(), pki.ca_pem());
-        let same = again.server("apiserver", "kube-apiserver", &names).expect("found");
-        assert_eq!(same.certificate_pem, first.certificate_pem);
-        let other = again.server("apiserver", "kube-apiserver", &names[..1]).expect("signed");
-        assert_ne!(other.certificate_pem, first.certificate_pem, "other names need another certificate");
-        for file in ["ca.key", "apiserver.key"] {
-            let mode = fs::metadata(dir.path().join(file)).expect("there").permissions().mode();
-            assert_eq!(mode & 0o777, 0o600, "{file}");
-        }
-    }
-}
+mod tests;

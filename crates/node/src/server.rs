@@ -128,7 +128,7 @@ impl Server {
         let token =
             request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).map(str::to_owned);
         if let Err((code, why)) =
-            self.access.check(certificate.as_deref(), token.as_deref(), verb, &path).await
+            self.access.check(certificate.as_deref(), token.as_deref(), verb, &path, self.clock.now()).await
         {
             return text(StatusCode::from_u16(code).unwrap_or(StatusCode::FORBIDDEN), why);
         }

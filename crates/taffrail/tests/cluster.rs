@@ -169,3 +169,62 @@ fn what_cannot_work_is_told_in_one_line() {
     assert!(refused(&["--hostname-override", "Not_A_Name"]).contains("--hostname-override"));
     assert!(refused(&["--token-auth-file", "/no/such"]).contains("/no/such"));
 }
+
+#[test]
+fn nobody_grants_more_than_they_have() {
+    if !root() {
+        return;
+    }
+    let mut cluster = Cluster::new();
+    cluster.up(&[]);
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let binding = |name: &str, role: &str| {
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": "clerk", "namespace": "default"}],
+        })
+    };
+    let token = cluster.with(async |client| {
+        let post = async |path: &str, body: Value| {
+            client.raw(http::Method::POST, path, Some(&body)).await.expect("created")
+        };
+        let core = "/api/v1/namespaces/default/serviceaccounts";
+        post(core, json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "clerk"}})).await;
+        let clerk = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "clerk"},
+            "rules": [
+                {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["rolebindings", "roles"], "verbs": ["create"]},
+                {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]},
+            ],
+        });
+        post(&format!("{rbac}/clusterroles"), clerk).await;
+        post(&format!("{rbac}/namespaces/default/rolebindings"), binding("clerk", "clerk")).await;
+        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+        let answer = post(&format!("{core}/clerk/token"), request).await;
+        answer["status"]["token"].as_str().expect("a token").to_owned()
+    });
+    cluster.as_bearer(&token, async |client| {
+        let bindings = format!("{rbac}/namespaces/default/rolebindings");
+        let post = async |path: &str, body: Value| client.raw(http::Method::POST, path, Some(&body)).await;
+        let again = until("the clerk may bind what it has", async || {
+            post(&bindings, binding("again", "clerk")).await.ok()
+        });
+        again.await;
+        let refused = post(&bindings, binding("root", "cluster-admin")).await.expect_err("refused");
+        assert_eq!(refused.code, 403);
+        assert!(
+            refused.message.contains("is attempting to grant RBAC permissions not currently held"),
+            "{}",
+            refused.message
+        );
+        let role = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "mine"},
+            "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}],
+        });
+        let roles = format!("{rbac}/namespaces/default/roles");
+        assert_eq!(post(&roles, role).await.expect_err("refused").code, 403);
+        let secrets = client.raw(http::Method::GET, "/api/v1/namespaces/default/secrets", None).await;
+        assert_eq!(secrets.expect_err("refused").code, 403);
+    });
+}

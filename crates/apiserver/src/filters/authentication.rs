@@ -2,24 +2,25 @@
 
 use crate::chain::Connection;
 use crate::server::Server;
-use auth::authenticate::Outcome;
-use auth::identity::Identity;
+use auth::authenticate::{Credentials, Known, Outcome};
 use http::HeaderMap;
 use meta::status::{Result, Status};
-use std::sync::Arc;
 use tracing::debug;
 
-/// The caller's identity. A credential that is not accepted is refused, never taken for none.
-pub fn identify(server: &Server, from: &Connection, headers: &HeaderMap) -> Result<Arc<Identity>> {
+/// The caller. A credential that is not accepted is refused, never taken for none.
+pub fn identify(server: &Server, from: &Connection, headers: &HeaderMap, path: &str) -> Result<Known> {
     if let Some(identity) = &from.identity {
-        return Ok(identity.clone());
+        return Ok(Known { identity: identity.clone(), ..Known::default() });
     }
-    let header = headers.get(http::header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-    let now = server.clock.now();
-    match server.authenticator.authenticate(from.certificate.as_deref(), header, now) {
-        Outcome::Known(identity) => Ok(Arc::new(identity)),
-        // Anonymous callers get what RBAC grants to system:unauthenticated: health and version.
-        Outcome::Anonymous => Ok(Arc::new(Identity::anonymous())),
+    let header = |name| headers.get(name).and_then(|v: &http::HeaderValue| v.to_str().ok());
+    let credentials = Credentials {
+        certificate: from.certificate.as_deref(),
+        authorization: header(http::header::AUTHORIZATION),
+        protocols: header(http::header::SEC_WEBSOCKET_PROTOCOL),
+        path,
+    };
+    match server.authenticator.authenticate(&credentials, server.clock.now()) {
+        Outcome::Known(known) => Ok(known),
         Outcome::Refused(why) => {
             debug!(peer = %from.peer, %why, "authentication failed");
             Err(Status::unauthorized())

@@ -15,18 +15,19 @@ const REASON: &str = "authorization.k8s.io/reason";
 
 /// The attributes of a request.
 pub fn attributes<'a>(info: &'a RequestInfo, user: &'a Identity) -> Attributes<'a> {
-    Attributes {
-        user: Some(user),
-        verb: &info.verb,
-        is_resource: info.is_resource,
-        group: &info.group,
-        version: &info.version,
-        resource: &info.resource,
-        subresource: &info.subresource,
-        namespace: &info.namespace,
-        name: &info.name,
-        path: &info.path,
-        field_selector: info.query.get("fieldSelector"),
+    let mut a = Attributes::for_path(user, &info.verb, &info.path)
+        .in_namespace(&info.namespace)
+        .named(&info.name)
+        .sub(&info.subresource);
+    a.is_resource = info.is_resource;
+    a.api_group = (&info.group).into();
+    a.api_version = (&info.version).into();
+    a.resource = (&info.resource).into();
+    match info.verb.as_str() {
+        "list" | "watch" | "deletecollection" => {
+            a.selecting(info.query.get("fieldSelector"), info.query.get("labelSelector"))
+        }
+        _ => a,
     }
 }
 
@@ -39,12 +40,12 @@ pub fn permit(
 ) -> Result<Permit> {
     let a = attributes(info, user);
     match server.authorizer.authorize(&a) {
-        Decision::Allow(reason) => {
+        Decision::Allow { reason } => {
             scope.annotate(DECISION, "allow");
             scope.annotate(REASON, &reason);
             Ok(server.permits.permit())
         }
-        Decision::Deny(reason) => {
+        Decision::Deny { reason } | Decision::NoOpinion { reason } => {
             scope.annotate(DECISION, "forbid");
             scope.annotate(REASON, &reason);
             Err(forbidden(&a, &reason))

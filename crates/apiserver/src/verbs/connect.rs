@@ -5,9 +5,9 @@
 //! spliced to the client after the kubelet answered 101.
 
 use crate::context::Context;
+use crate::filters::authorization::attributes;
 use crate::kubelet::{self, Target};
 use crate::reply::Reply;
-use auth::authorize::Attributes;
 use http::Method;
 use kinds::KindDef;
 use meta::status::{Result, Status};
@@ -70,14 +70,9 @@ fn require_create_for_upgrade(ctx: &Context) -> Result<()> {
     if info.verb != "get" || !matches!(info.subresource.as_str(), "exec" | "attach" | "portforward") {
         return Ok(());
     }
-    let attributes = Attributes {
-        version: &info.version,
-        subresource: &info.subresource,
-        namespace: &info.namespace,
-        name: &info.name,
-        ..Attributes::resource(&ctx.user, "create", &info.group, &info.resource)
-    };
-    ctx.server.authorizer.require(&attributes)
+    let mut attributes = attributes(info, &ctx.user);
+    attributes.verb = "create".into();
+    ctx.server.authorizer.require(&attributes).map(drop)
 }
 
 fn ctx_method(ctx: &Context) -> Method {

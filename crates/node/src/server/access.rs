@@ -40,10 +40,12 @@ impl Access {
         authorization: Option<&str>,
         verb: &str,
         path: &str,
+        now: jiff::Timestamp,
     ) -> Result<(), (u16, String)> {
-        let user = match certificate.and_then(from_certificate) {
-            Some(user) => user,
-            None => self.token_user(authorization).await?,
+        let user = match certificate.map(|der| from_certificate(der, now)) {
+            Some(Ok(Some((user, _)))) => user,
+            Some(Err(_)) => return Err((401, "Unauthorized".to_owned())),
+            Some(Ok(None)) | None => self.token_user(authorization).await?,
         };
         if user.in_group(SYSTEM_MASTERS) {
             return Ok(());

@@ -3,6 +3,7 @@
 
 use crate::config::UpOptions;
 use apiserver::services::Range;
+use auth::bootstrap::{Action, reconcile};
 use client::Client;
 use http::Method;
 use meta::Status;
@@ -80,9 +81,13 @@ async fn rbac(client: &Client, object: &Value) -> Result<(), Status> {
     let collection = path("");
     let path = path(object["metadata"]["name"].as_str().unwrap_or(""));
     match client.raw(Method::GET, &path, None).await {
-        Ok(existing) => match auth::bootstrap::reconcile(&existing, object) {
-            Some(fixed) => client.raw(Method::PUT, &path, Some(&fixed)).await.map(drop),
-            None => Ok(()),
+        Ok(existing) => match reconcile(&existing, object) {
+            Action::None | Action::Protected => Ok(()),
+            Action::Update(fixed) => client.raw(Method::PUT, &path, Some(&fixed)).await.map(drop),
+            Action::Recreate(fixed) => {
+                client.raw(Method::DELETE, &path, None).await?;
+                client.raw(Method::POST, &collection, Some(&fixed)).await.map(drop)
+            }
         },
         Err(e) if e.is_not_found() => client.raw(Method::POST, &collection, Some(object)).await.map(drop),
         Err(e) => Err(e),

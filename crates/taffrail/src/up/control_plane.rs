@@ -14,7 +14,7 @@ use apiserver::{Server, ServerOptions};
 use auth::authenticate::{Authenticator, token_file};
 use auth::authorize::Authorizer;
 use auth::identity::{APISERVER, CONTROLLER_MANAGER, Identity, SCHEDULER, SYSTEM_MASTERS};
-use auth::node::NodeGraph;
+use auth::node::{NodeAuthorizer, NodeGraph};
 use auth::pki::Pki;
 use auth::rbac::Rbac;
 use auth::tokens::Signer;
@@ -30,6 +30,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use store::{Embedded, Store};
 use tokio::net::TcpListener;
@@ -85,7 +86,7 @@ impl ControlPlane {
         let (rbac, nodes) = (Arc::new(Rbac::default()), Arc::new(NodeGraph::default()));
         let cancel = CancellationToken::new();
         feed::start(&registry, &rbac, &nodes, cancel.clone())?;
-        let authorizer = Arc::new(Authorizer { nodes, rbac });
+        let authorizer = Arc::new(Authorizer::new(Arc::new(NodeAuthorizer::new(nodes)), rbac));
 
         let signer = Arc::new(Signer::new(ISSUER, &pki.service_account_key().map_err(text)?).map_err(text)?);
         let mut static_tokens = match &options.token_auth_file {
@@ -93,21 +94,24 @@ impl ControlPlane {
             None => HashMap::new(),
         };
         let admin_token = pki.admin_token().map_err(text)?;
-        static_tokens.insert(admin_token.clone(), Identity::new(ADMIN, &[SYSTEM_MASTERS]).authenticated());
+        static_tokens.insert(admin_token.clone(), Identity::new(ADMIN, &[SYSTEM_MASTERS]));
         let audiences = vec![ISSUER.to_owned()];
         let authenticator = Arc::new(Authenticator::new(
             static_tokens,
             signer.clone(),
             audiences.clone(),
             Arc::new(Stored(registry.clone())),
+            // RBAC says what anonymous callers may: health and version.
+            None,
         ));
         let (trail, audit) = record::open(options, &store, &clock)?;
         let own = addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let advertise = SocketAddr::new(own, options.secure_port).to_string();
+        let bootstrapped = Arc::new(AtomicBool::new(false));
         let server = Server::new(
             ServerOptions {
                 registry: registry.clone(),
-                admission: admission::default_chain(&registry),
+                admission: admission::default_chain(&registry, &authorizer),
                 authenticator,
                 authorizer,
                 audit,
@@ -119,7 +123,7 @@ impl ControlPlane {
                 kubelet: Arc::new(KubeletClient::new(kubelet_tls(&pki)?)),
                 clock: clock.clone(),
                 rng: rng.clone(),
-                checks: checks(&store),
+                checks: checks(&store, bootstrapped.clone()),
                 extensions: vec![record::queries(trail.clone())],
                 advertise,
                 in_flight: InFlight::new(
@@ -145,6 +149,7 @@ impl ControlPlane {
         bootstrap::namespaces(&system).await?;
         record::changes(options, &system, &server.audit.policy_hash()).await;
         bootstrap::run(&system, &ranges, addresses, options).await?;
+        bootstrapped.store(true, Ordering::Release);
         steps.done("first objects", at);
 
         tokio::spawn(compact(store.clone(), cancel.clone()));
@@ -324,12 +329,19 @@ async fn compact(store: Arc<Embedded>, cancel: CancellationToken) {
     }
 }
 
-fn checks(store: &Arc<Embedded>) -> Vec<Check> {
+fn checks(store: &Arc<Embedded>, bootstrapped: Arc<AtomicBool>) -> Vec<Check> {
     let of_store = store.clone();
     vec![
         Check { name: "ping", live: true, run: Arc::new(|| Ok(())) },
         Check { name: "etcd", live: true, run: Arc::new(move || of_store.problem().map_or(Ok(()), Err)) },
-        Check { name: "poststarthook/rbac/bootstrap-roles", live: false, run: Arc::new(|| Ok(())) },
+        Check {
+            name: "poststarthook/rbac/bootstrap-roles",
+            live: false,
+            run: Arc::new(move || match bootstrapped.load(Ordering::Acquire) {
+                true => Ok(()),
+                false => Err("not finished".to_owned()),
+            }),
+        },
     ]
 }
 

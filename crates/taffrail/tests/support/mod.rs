@@ -1,6 +1,6 @@
 //! A cluster of the test's own: its program in a network namespace and a data directory that go with the test.
 
-use client::https::HttpsApi;
+use client::https::{HttpsApi, Token};
 use client::{Client, kubeconfig};
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -43,12 +43,24 @@ impl Cluster {
 
     /// Runs work inside the namespace, with a client of the cluster's administrator.
     pub fn with<T: Send>(&self, work: impl AsyncFnOnce(Client) -> T + Send) -> T {
+        self.with_token(None, work)
+    }
+
+    /// As [`Self::with`], with the token of somebody else.
+    pub fn as_bearer<T: Send>(&self, token: &str, work: impl AsyncFnOnce(Client) -> T + Send) -> T {
+        self.with_token(Some(token), work)
+    }
+
+    fn with_token<T: Send>(&self, token: Option<&str>, work: impl AsyncFnOnce(Client) -> T + Send) -> T {
         let file = self.data_dir().join("admin.kubeconfig");
         self.inside(move || {
             let _ = rustls::crypto::ring::default_provider().install_default();
             let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio");
             tokio.block_on(async {
-                let config = kubeconfig::load(&file, None).expect("a kubeconfig");
+                let mut config = kubeconfig::load(&file, None).expect("a kubeconfig");
+                if let Some(token) = token {
+                    config.token = Token::Bearer(token.to_owned());
+                }
                 work(Client::new(Arc::new(HttpsApi::new(&config).expect("a client")))).await
             })
         })
