@@ -218,7 +218,9 @@ impl Registry {
             restore(new, old, "deletionGracePeriodSeconds");
         }
         object::remove_meta(new, "selfLink");
-        if r.kind.generation && r.subresource != "status" && object::spec_differs(new, old, &["status"]) {
+        // A binding is no change of what is asked for (upstream: it goes past the strategy).
+        let counts = !matches!(r.subresource, "status" | "binding");
+        if r.kind.generation && counts && object::spec_differs(new, old, &["status"]) {
             object::set_meta(new, "generation", object::generation(old) + 1);
         }
         Ok(())

@@ -200,7 +200,7 @@ pub trait Store: Send + Sync + 'static {
     fn count(&self, prefix: &str) -> u64;
 
     /// Queues a commit. Expectations are checked at once against everything queued before; the future is ready when
-    /// the commit is durable and visible. Dropping the future does not undo the commit.
+    /// the commit, or the one that it lost to, is durable and visible. Dropping the future does not undo the commit.
     fn commit(&self, txn: Txn) -> CommitFuture;
 
     /// Watches keys under a prefix for changes after a revision.

@@ -313,14 +313,23 @@ impl Store for Embedded {
     fn commit(&self, txn: Txn) -> CommitFuture {
         let shared = &self.shared;
         let held_bytes = shared.records.lock().bytes;
-        let queued = {
-            let mut queue = shared.queue.lock();
-            queue.enqueue(txn, &shared.view.load(), held_bytes, &shared.options.limits())
-        };
+        let mut queue = shared.queue.lock();
+        let queued = queue.enqueue(txn, &shared.view.load(), held_bytes, &shared.options.limits());
         match queued {
             Ok(slot) => {
+                drop(queue);
                 shared.work.notify_one();
                 Box::pin(Wait(slot))
+            }
+            // The change that stands in the way cannot be read yet: told only then, the caller reads it and is right.
+            Err(CommitError::Conflict { op, key, current }) if queue.is_pending(&key) => {
+                let slot = queue.barrier();
+                drop(queue);
+                shared.work.notify_one();
+                Box::pin(async move {
+                    Wait(slot).await?;
+                    Err(CommitError::Conflict { op, key, current })
+                })
             }
             Err(error) => Box::pin(std::future::ready(Err(error))),
         }

@@ -143,6 +143,20 @@ impl Queue {
         Ok(slot)
     }
 
+    /// Whether a queued commit changes the key.
+    pub fn is_pending(&self, key: &str) -> bool {
+        self.overlay.contains_key(key)
+    }
+
+    /// A place behind everything queued: completed when that is durable and visible.
+    pub fn barrier(&mut self) -> Arc<Slot> {
+        let slot = Arc::new(Slot::default());
+        let commit = Commit { revision: self.next_revision - 1, changes: Vec::new(), record: None };
+        let values = Vec::new();
+        self.waiting.push_back(Pending { commit, slot: slot.clone(), values, bytes: 0, growth: 0 });
+        slot
+    }
+
     /// Takes commits for one frame: at least one, then as many as fit.
     pub fn take(&mut self, bytes_max: u64) -> Vec<Pending> {
         let mut batch = Vec::new();

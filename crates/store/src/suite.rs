@@ -115,10 +115,11 @@ fn expectations(factory: Factory) {
     commit(&*s, vec![delete("/a", Expect::At(2))]).unwrap();
     let again = commit(&*s, vec![put("/a", "4", Expect::Absent)]).unwrap();
     assert_eq!(s.get("/a").unwrap().created, again.revision, "a key made again is new");
-    // Against what is queued before, without waiting for it.
+    // Against what is queued before; who lost can read what won.
     let first = s.commit(txn(vec![put("/q", "1", Expect::Absent)]));
     let second = s.commit(txn(vec![put("/q", "2", Expect::Absent)]));
     assert!(matches!(block_on(second), Err(CommitError::Conflict { .. })));
+    assert!(s.get("/q").is_some());
     block_on(first).unwrap();
 }
 

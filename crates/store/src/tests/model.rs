@@ -146,6 +146,8 @@ fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let disk = SimDisk::new();
     let (mut store, mut committer) = open(&disk).unwrap();
     let mut model = Model { revisions: vec![Map::new()], durable: 0, compacted: 0 };
+    // Commits that must be refused: told when what they lost to is durable.
+    let mut refused: Vec<CommitFuture> = Vec::new();
     for step in steps {
         let ops = match step {
             Step::Put { key, size, expect } => {
@@ -164,11 +166,15 @@ fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Both { .. } => None,
             Step::Commit => {
                 committer.step();
+                for waiting in refused.drain(..) {
+                    prop_assert!(block_on(waiting).is_err());
+                }
                 model.durable = model.revisions.len() - 1;
                 check(&store, &model)?;
                 None
             }
             Step::Reopen => {
+                refused.clear();
                 drop((store, committer));
                 // What was queued and not committed is gone.
                 model.revisions.truncate(model.durable + 1);
@@ -194,9 +200,13 @@ fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
             if holds {
                 model.apply(&ops);
             } else {
-                prop_assert!(block_on(waiting).is_err());
+                refused.push(waiting);
             }
         }
+    }
+    committer.step();
+    for waiting in refused {
+        prop_assert!(block_on(waiting).is_err());
     }
     Ok(())
 }
