@@ -48,7 +48,7 @@ impl Plugin for DefaultTolerationSeconds {
     }
 
     async fn admit(&self, a: &Attributes<'_>, new: &mut Value, _old: Option<&Value>) -> Result<()> {
-        if a.operation != Operation::Create || !a.is("", "pods") || !a.subresource.is_empty() {
+        if a.operation == Operation::Delete || !a.is("", "pods") || !a.subresource.is_empty() {
             return Ok(());
         }
         let Some(spec) = object::map_at(new, &["spec"]) else { return Ok(()) };

@@ -6,6 +6,7 @@
 
 use crate::context::Context;
 use crate::reply::Reply;
+use crate::websocket;
 use bytes::Bytes;
 use client::Body;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header};
@@ -116,7 +117,8 @@ pub async fn fetch(ctx: &Context, target: Target) -> Result<Reply> {
     let mut sender = ctx.server.kubelet.connect(target.address, &target.node).await?;
     let mut request = Request::builder().method(target.method.clone()).uri(target.uri());
     request = request.header(header::HOST, target.node.as_str());
-    for (name, value) in forwardable(&ctx.headers) {
+    for (name, value) in forwardable(&ctx.headers).filter(|(n, _)| !n.as_str().starts_with("sec-websocket-"))
+    {
         request = request.header(name, value);
     }
     let request = request.body(Full::new(ctx.body.clone())).map_err(Status::internal)?;
@@ -132,6 +134,9 @@ pub async fn fetch(ctx: &Context, target: Target) -> Result<Reply> {
     if ctx.info.subresource == "log" && !code.is_success() {
         let body = response.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
         return Err(kubelet_failure(code, &body));
+    }
+    if ctx.info.subresource == "log" && websocket::wanted(ctx) {
+        return websocket::stream(ctx, response.into_body().map_err(client::BoxError::from).boxed_unsync());
     }
     Ok(Reply::Raw(streamed(response)))
 }

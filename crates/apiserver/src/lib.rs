@@ -24,5 +24,6 @@ pub mod table;
 pub mod tokens;
 mod verbs;
 pub mod version;
+mod websocket;
 
 pub use server::{Server, ServerOptions};
