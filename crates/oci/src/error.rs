@@ -12,6 +12,20 @@ pub enum Error {
     Invalid { what: String, why: String },
     #[error("{what} has the digest {found}, not {wanted}: it was damaged or replaced on its way")]
     Digest { what: String, wanted: String, found: String },
+    #[error(
+        "failed to pull and unpack image \"{image}\": failed to resolve reference \"{image}\": {image}: not found"
+    )]
+    Unknown { image: String },
+    #[error(
+        "failed to pull and unpack image \"{image}\": failed to resolve reference \"{image}\": pull access denied, repository does not exist or may require authorization: {why}"
+    )]
+    Denied { image: String, why: String },
+    #[error(
+        "failed to pull and unpack image \"{image}\": failed to do request: {why}; is the registry up and reachable?"
+    )]
+    Unreachable { image: String, why: String },
+    #[error("failed to pull and unpack image \"{image}\": {why}")]
+    Registry { image: String, why: String },
     #[error("the image {0:?} is not here; import it, or let it be pulled")]
     NotFound(String),
     #[error("the image {0:?} has no variant for linux/{1}")]

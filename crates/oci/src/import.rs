@@ -102,7 +102,12 @@ fn layout(store: &ImageStore, index: &Value) -> Result<Vec<Image>> {
 /// The manifest for this machine: the digest itself, or one of the list that it names.
 pub fn for_platform(store: &ImageStore, digest: &str, name: &str) -> Result<String> {
     let document = store.document(digest)?;
-    let Some(list) = document["manifests"].as_array() else { return Ok(digest.to_owned()) };
+    if document["manifests"].is_array() { of_this_platform(&document, name) } else { Ok(digest.to_owned()) }
+}
+
+/// The digest in an index of the image for this machine.
+pub fn of_this_platform(index: &Value, name: &str) -> Result<String> {
+    let list = index["manifests"].as_array().map(Vec::as_slice).unwrap_or_default();
     let fits = |m: &&Value| m["platform"]["os"] == "linux" && m["platform"]["architecture"] == architecture();
     let found = list.iter().find(fits).and_then(|m| m["digest"].as_str());
     found.map(str::to_owned).ok_or_else(|| Error::Platform(name.to_owned(), architecture()))

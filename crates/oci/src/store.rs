@@ -52,6 +52,9 @@ pub struct Image {
     pub diff_ids: Vec<String>,
     /// Bytes of all blobs.
     pub size: u64,
+    /// Somebody put it here by hand: it counts as pulled where no registry can be reached.
+    #[serde(default)]
+    pub imported: bool,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -213,8 +216,30 @@ impl ImageStore {
         serde_json::from_slice(&bytes).map_err(|e| invalid(digest, e))
     }
 
-    /// Registers the image of a manifest whose blobs are stored.
+    /// Registers an image that was put here by hand, by the digest of its manifest, whose blobs are stored.
     pub fn register(&self, manifest_digest: &str, names: &[Reference]) -> Result<Image> {
+        let mut image = self.described(manifest_digest)?;
+        image.names = names.iter().map(ToString::to_string).collect();
+        image.repo_digests = names.iter().map(|n| format!("{}@{manifest_digest}", n.name())).collect();
+        image.imported = true;
+        self.add(image)
+    }
+
+    /// Registers an image that a registry has as `repo_digest` (`NAME@sha256:…`).
+    pub fn register_pulled(
+        &self,
+        manifest_digest: &str,
+        names: &[Reference],
+        repo_digest: &str,
+    ) -> Result<Image> {
+        let mut image = self.described(manifest_digest)?;
+        image.names = names.iter().map(ToString::to_string).collect();
+        image.repo_digests = vec![repo_digest.to_owned()];
+        self.add(image)
+    }
+
+    /// An image as its manifest describes it, without names.
+    fn described(&self, manifest_digest: &str) -> Result<Image> {
         let manifest = self.document(manifest_digest)?;
         let text = |v: &Value| v.as_str().unwrap_or("").to_owned();
         let id = text(&manifest["config"]["digest"]);
@@ -236,15 +261,7 @@ impl ImageStore {
         }
         let sizes = manifest["layers"].as_array().into_iter().flatten().filter_map(|l| l["size"].as_u64());
         let size = sizes.sum::<u64>() + manifest["config"]["size"].as_u64().unwrap_or(0);
-        let image = Image {
-            id: id.clone(),
-            names: names.iter().map(ToString::to_string).collect(),
-            repo_digests: names.iter().map(|n| format!("{}@{manifest_digest}", n.name())).collect(),
-            layers,
-            diff_ids,
-            size,
-        };
-        self.add(image)
+        Ok(Image { id, names: Vec::new(), repo_digests: Vec::new(), layers, diff_ids, size, imported: false })
     }
 
     fn add(&self, mut image: Image) -> Result<Image> {
@@ -259,6 +276,7 @@ impl ImageStore {
         if let Some(known) = index.images.get(&image.id) {
             merge(&mut image.names, &known.names);
             merge(&mut image.repo_digests, &known.repo_digests);
+            image.imported |= known.imported;
         }
         index.images.insert(image.id.clone(), image.clone());
         self.save(index)?;

@@ -21,10 +21,11 @@ use node::agent::{NodeAgent, NodeHandle};
 use node::config::NodeConfig;
 use node::image_store::StoredImages;
 use node::net::NodeNet;
+use node::ports::RegistryAuth;
 use node::runtime::ShimRuntime;
 use node::server::access::Access;
 use node::server::{Server, serve};
-use oci::ImageStore;
+use oci::{ImageStore, Login};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -121,7 +122,9 @@ impl RunningNode {
         let program = std::env::current_exe().map_err(because("find this program's file"))?;
         let runtime = ShimRuntime::new(shims(&options.dir), program).map_err(because("start the runtime"))?;
         let store = Arc::new(ImageStore::open(&options.images).map_err(because("open the image store"))?);
-        let images = Arc::new(StoredImages::new(store, Box::new(|name, _| Box::pin(no_registry(name)))));
+        let into = store.clone();
+        let fetch = move |name, logins| fetch(into.clone(), name, logins);
+        let images = Arc::new(StoredImages::new(store, Box::new(move |n, l| Box::pin(fetch(n, l)))));
         let net = Arc::new(NodeNet::new(options.pins()));
         let mut config = NodeConfig::new(&options.name, &options.dir);
         config.node_ips.clone_from(&options.ips);
@@ -262,8 +265,17 @@ impl RunningNode {
     }
 }
 
-async fn no_registry(name: String) -> Result<(), String> {
-    Err(format!("{name} is not on this node: import it with `taffrail image import`"))
+/// Pulls an image. One that was imported counts as pulled where its registry cannot be reached.
+async fn fetch(store: Arc<ImageStore>, name: String, logins: Vec<RegistryAuth>) -> Result<(), String> {
+    let logins: Vec<Login> = logins
+        .into_iter()
+        .map(|l| Login { username: l.username, password: l.password, token: l.identity_token })
+        .collect();
+    match oci::pull(&store, &name, &logins, &|_, _| {}).await {
+        Ok(_) => Ok(()),
+        Err(oci::Error::Unreachable { .. }) if store.find(&name).is_some_and(|i| i.imported) => Ok(()),
+        Err(e) => Err(base::error::chain(&e)),
+    }
 }
 
 fn is_ready(node: &Node) -> bool {

@@ -2,8 +2,9 @@
 
 use super::DataDir;
 use clap::{Args, Subcommand};
-use oci::ImageStore;
+use oci::{ImageStore, Login};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 #[derive(Args)]
 pub struct Images {
@@ -19,6 +20,14 @@ enum Command {
     Import {
         /// A tar file, or the directory of an OCI layout
         archive: PathBuf,
+    },
+    /// Fetch an image from its registry: HTTPS, or plain HTTP on loopback
+    Pull {
+        /// Name, with a tag or a digest
+        image: String,
+        /// User of the registry; the password is read from standard input
+        #[arg(long, value_name = "NAME")]
+        username: Option<String>,
     },
     /// List images
     Ls,
@@ -48,6 +57,7 @@ pub fn run(i: Images) -> Result<(), String> {
                 );
             }
         }
+        Command::Pull { image, username } => pull(store, &image, username)?,
         Command::Ls => {
             println!("{:<64} {:<12} SIZE", "NAME", "ID");
             for image in store.list() {
@@ -65,6 +75,31 @@ pub fn run(i: Images) -> Result<(), String> {
             }
         }
     }
+    Ok(())
+}
+
+fn pull(store: ImageStore, image: &str, username: Option<String>) -> Result<(), String> {
+    let logins = match username {
+        None => Vec::new(),
+        Some(username) => {
+            let mut password = String::new();
+            std::io::stdin().read_line(&mut password).map_err(|e| format!("read the password: {e}"))?;
+            vec![Login { username, password: password.trim_end().to_owned(), token: String::new() }]
+        }
+    };
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let bar = crate::steps::Steps::new().bar("pulling", 0);
+    let store = Arc::new(store);
+    let pulled = super::remote::block(async {
+        let progress = |done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        };
+        oci::pull(&store, image, &logins, &progress).await.map_err(super::lifecycle::chain)
+    });
+    bar.finish_and_clear();
+    let pulled = pulled?;
+    println!("{} {}", pulled.repo_digests.first().map_or(image, String::as_str), short(&pulled.id));
     Ok(())
 }
 
