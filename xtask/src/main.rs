@@ -1,5 +1,6 @@
 //! Project tasks.
 
+mod bench;
 mod schema;
 mod tidy;
 
@@ -15,6 +16,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Measures a release build, beside the real control plane if wanted
+    Bench(bench::Args),
     /// Derives the type table from the published Kubernetes API
     Schema(schema::Args),
     /// Checks the rules of the house: layers, docs, sizes, leftovers, rustfmt, clippy
@@ -23,6 +26,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
+        Task::Bench(args) => bench::run(&args),
         Task::Schema(args) => schema::run(&args),
         Task::Tidy(args) => tidy::run(&args),
     };

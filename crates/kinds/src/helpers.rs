@@ -45,11 +45,15 @@ fn is_dns1123_label(s: &str) -> bool {
         && b.iter().all(|c| lower_alnum(*c) || *c == b'-')
 }
 
-/// Replaces the trailing dashes of a generateName by a letter, so that it is checked as a prefix (upstream:
+/// Replaces the trailing dash of a generateName by a letter, so that it is checked as a prefix (upstream:
 /// `maskTrailingDash`).
 fn unmask(name: &str, prefix: bool) -> String {
+    // Upstream takes two bytes away for one letter, so the one before the dash is not looked at.
     match name.strip_suffix('-') {
-        Some(rest) if prefix && rest.len() > 1 => format!("{rest}a"),
+        Some(rest) if prefix && !rest.is_empty() => {
+            let kept = rest.char_indices().next_back().map_or("", |(last, _)| &rest[..last]);
+            format!("{kept}a")
+        }
         _ => name.to_owned(),
     }
 }
@@ -197,7 +201,9 @@ mod tests {
         for bad in ["", "-a", "a-", "A", "a..b", ".a", "a_b", "a/b"] {
             assert!(!dns_subdomain_errors(bad, false).is_empty(), "{bad}");
         }
-        assert!(dns_subdomain_errors("web-", true).is_empty());
+        for prefix in ["web-", "b-", "a.b-"] {
+            assert!(dns_subdomain_errors(prefix, true).is_empty(), "{prefix}");
+        }
         assert!(!dns_subdomain_errors("web-", false).is_empty());
         assert_eq!(dns_label_errors("a.b", false), ["must not contain dots"]);
         assert!(!dns1035_label_errors("1a", false).is_empty());
