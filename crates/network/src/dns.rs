@@ -19,7 +19,7 @@ use crate::service::SERVICE_LINK;
 use answer::Zone;
 use forward::Forwarder;
 pub use forward::Upstream;
-use respond::{Reply, Responder};
+pub use respond::{Reply, Responder};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -73,13 +73,12 @@ pub fn time(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Ok(t) = text.parse() {
         return Ok(t);
     }
-    let (number, unit) = text.split_at(text.len().saturating_sub(1));
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => 0,
+    let (number, seconds) = match text.as_bytes().last() {
+        Some(b's') => (&text[..text.len() - 1], 1),
+        Some(b'm') => (&text[..text.len() - 1], 60),
+        Some(b'h') => (&text[..text.len() - 1], 3600),
+        Some(b'd') => (&text[..text.len() - 1], 86_400),
+        _ => (text, 0),
     };
     let n = number.parse::<i64>().ok().filter(|_| seconds > 0);
     let n = n.ok_or_else(|| {
@@ -235,5 +234,6 @@ mod tests {
         let now: Timestamp = "2026-01-02T03:04:05Z".parse().expect("a time");
         assert_eq!(time("10m", now), Ok("2026-01-02T02:54:05Z".parse().expect("a time")));
         assert!(time("soon", now).is_err());
+        assert!(time("1\u{fffd}", now).is_err());
     }
 }

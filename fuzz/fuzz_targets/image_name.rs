@@ -1,0 +1,4 @@
+//! See `image_name` in the library.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| taffrail_fuzz::image_name(data));

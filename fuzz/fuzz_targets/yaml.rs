@@ -1,0 +1,4 @@
+//! See `yaml` in the library.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| taffrail_fuzz::yaml(data));
