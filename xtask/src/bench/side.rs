@@ -10,6 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Pin of the namespace at the other end of the default route.
+const ROUTER: &str = "router";
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Side {
@@ -57,12 +59,7 @@ impl Side {
 
     pub fn peers(script: &Path) -> Result<Self, String> {
         let home = home()?;
-        let pin = home.path().join("netns");
-        // Only a link's maker brings loopback up, which the real one listens on.
-        let tokio = runtime()?;
-        tokio
-            .block_on(network::NodeLink::ensure(Some(&pin), "bench0", &[]))
-            .map_err(|e| format!("prepare the namespace: {e}"))?;
+        runtime()?.block_on(default_route(home.path())).map_err(|e| format!("prepare the namespace: {e}"))?;
         let state = home.path().join("state");
         let started = Instant::now();
         let out = inside(home.path(), || {
@@ -169,7 +166,9 @@ impl Drop for Side {
                 Command::new(script).arg("stop").env("STATE", home.join("state")).output().map(drop)
             }),
         };
-        let _ = sys::netns::delete(&home.join("netns"));
+        for pin in ["netns", ROUTER] {
+            let _ = sys::netns::delete(&home.join(pin));
+        }
     }
 }
 
@@ -177,6 +176,15 @@ fn home() -> Result<tempfile::TempDir, String> {
     let home = tempfile::tempdir().map_err(|e| format!("make a directory: {e}"))?;
     sys::netns::create(&home.path().join("netns")).map_err(|e| format!("{e}; the bench needs root"))?;
     Ok(home)
+}
+
+/// kube-apiserver wants a default route: one to a namespace that leads nowhere.
+async fn default_route(home: &Path) -> network::Result<()> {
+    let router = home.join(ROUTER);
+    sys::netns::create(&router)?;
+    let gateway: network::Cidr = "192.0.2.1/24".parse()?;
+    let link = network::NodeLink::ensure(Some(&router), "bench0", &[gateway]).await?;
+    link.attach(&home.join("netns"), "eth0", &["192.0.2.2/24".parse()?], &[gateway.address]).await
 }
 
 fn inside<T: Send>(home: &Path, work: impl FnOnce() -> T + Send) -> Result<T, String> {
