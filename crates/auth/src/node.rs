@@ -12,7 +12,7 @@ pub use graph::NodeGraph;
 use crate::authorize::{Attributes, Decision};
 use crate::bootstrap;
 use crate::rbac::Rule;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The namespace of node leases.
 pub const LEASE_NAMESPACE: &str = "kube-node-lease";
@@ -22,7 +22,11 @@ pub struct NodeAuthorizer {
     pub graph: Arc<NodeGraph>,
     /// What every node may do alike.
     rules: Vec<Rule>,
+    /// Takes over what is stored of a namespace's pods and not in the graph yet.
+    catch_up: OnceLock<CatchUp>,
 }
+
+type CatchUp = Box<dyn Fn(&str) + Send + Sync>;
 
 impl Default for NodeAuthorizer {
     fn default() -> Self {
@@ -32,7 +36,13 @@ impl Default for NodeAuthorizer {
 
 impl NodeAuthorizer {
     pub fn new(graph: Arc<NodeGraph>) -> Self {
-        Self { graph, rules: bootstrap::node_rules() }
+        Self { graph, rules: bootstrap::node_rules(), catch_up: OnceLock::new() }
+    }
+
+    /// Sets what to do before a namespaced object is said to be none of a node's: a node hears of its pods at the same
+    /// moment as the graph, and asks for their tokens at once. Only the first call counts.
+    pub fn on_miss(&self, catch_up: impl Fn(&str) + Send + Sync + 'static) {
+        drop(self.catch_up.set(Box::new(catch_up)));
     }
 
     /// Decides about a node's request; no opinion on anybody else's.
@@ -137,8 +147,15 @@ impl NodeAuthorizer {
 
     fn related(&self, node: &str, a: &Attributes<'_>) -> Result<(), String> {
         refuse_unless(!a.name.is_empty(), "No Object name found")?;
-        if self.graph.related(node, &a.resource, &a.namespace, &a.name) {
+        let related = || self.graph.related(node, &a.resource, &a.namespace, &a.name);
+        if related() {
             return Ok(());
+        }
+        if let Some(catch_up) = self.catch_up.get().filter(|_| !a.namespace.is_empty()) {
+            catch_up(&a.namespace);
+            if related() {
+                return Ok(());
+            }
         }
         Err(format!("no relationship found between node '{node}' and this object"))
     }

@@ -37,6 +37,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Port of the kubelet's endpoint.
 pub const KUBELET_PORT: u16 = 10250;
+/// How long the making of the built-in image may take, and how often it is looked for.
+const BUILTIN_TIMEOUT: Duration = Duration::from_secs(60);
+const BUILTIN_POLL: Duration = Duration::from_millis(10);
 /// How long the control plane may take to give the node its pod addresses.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -267,6 +270,16 @@ impl RunningNode {
 
 /// Pulls an image. One that was imported counts as pulled where its registry cannot be reached.
 async fn fetch(store: Arc<ImageStore>, name: String, logins: Vec<RegistryAuth>) -> Result<(), String> {
+    // No registry has it; on a new machine it is still being made when the first pods come.
+    if name == oci::builtin::NAME {
+        let made = async {
+            while store.find(&name).is_none() {
+                tokio::time::sleep(BUILTIN_POLL).await;
+            }
+        };
+        let late = || format!("{name} was not made in time; see `taffrail logs apiserver`");
+        return tokio::time::timeout(BUILTIN_TIMEOUT, made).await.map_err(|_| late());
+    }
     let logins: Vec<Login> = logins
         .into_iter()
         .map(|l| Login { username: l.username, password: l.password, token: l.identity_token })

@@ -228,3 +228,102 @@ fn nobody_grants_more_than_they_have() {
         assert_eq!(secrets.expect_err("refused").code, 403);
     });
 }
+
+#[test]
+fn a_full_disk_refuses_writes_and_loses_none() {
+    if !root() {
+        return;
+    }
+    let mut cluster = Cluster::new();
+    cluster.on_disk_of("640m");
+    cluster.up(&[]);
+    let filler = cluster.data_dir().join("filler");
+    let path = "/api/v1/namespaces/default/configmaps";
+    let config_map = |n: usize| {
+        let value = "x".repeat(200_000);
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("c{n}")}, "data": {"v": value}})
+    };
+    // What is left goes to a file of somebody else.
+    let mut file = std::fs::File::create(&filler).expect("a file");
+    while file.write_all(&[0; 1 << 20]).is_ok() {}
+    drop(file);
+    let stored = cluster.with(async |client| {
+        for n in 0..2000 {
+            match client.raw(http::Method::POST, path, Some(&config_map(n))).await {
+                Ok(_) => {}
+                Err(refused) => {
+                    assert!(refused.code >= 500, "{refused}");
+                    assert!(client.raw(http::Method::GET, "/version", None).await.is_ok(), "reads go on");
+                    return n;
+                }
+            }
+        }
+        panic!("the disk never was full");
+    });
+    assert!(stored > 0);
+    std::fs::remove_file(&filler).expect("removed");
+    cluster.with(async |client| {
+        until("writes again", async || {
+            client.raw(http::Method::POST, path, Some(&config_map(stored))).await.ok()
+        })
+        .await;
+    });
+    cluster.kill();
+    cluster.up(&[]);
+    cluster.with(async |client| {
+        let all = client.raw(http::Method::GET, path, None).await.expect("a list");
+        let ours = all["items"].as_array().expect("items").iter();
+        let ours =
+            ours.filter(|c| c["metadata"]["name"].as_str().is_some_and(|n| n.starts_with('c'))).count();
+        assert_eq!(ours, stored + 1);
+    });
+    cluster.ok(&["audit", "verify"]);
+}
+
+#[test]
+fn a_read_only_data_directory_is_refused_by_name() {
+    if !root() {
+        return;
+    }
+    let cluster = Cluster::new();
+    cluster.on_read_only_disk();
+    let data = cluster.data_dir();
+    let out = cluster.taffrail(&["up", "--no-kubeconfig", "--data-dir", data.to_str().expect("a path")]);
+    assert!(!out.status.success());
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(said.contains(data.to_str().expect("a path")) && said.contains("Read-only"), "{said}");
+}
+
+#[test]
+fn two_nodes_share_the_work_and_survive_the_program() {
+    if !root() {
+        return;
+    }
+    let mut cluster = Cluster::new();
+    cluster.up(&["--nodes", "2"]);
+    let before = cluster.with(async |client| {
+        client.create(&hello(4)).await.expect("created");
+        let before = until("four ready pods", async || ready(&client, 4).await).await;
+        let nodes: std::collections::BTreeSet<_> =
+            pods(&client).await.into_iter().filter_map(|p| p.spec?.node_name).collect();
+        assert_eq!(nodes.len(), 2, "{nodes:?}");
+        // Every pod is reached from the first node, wherever it is, and its log through its own node's kubelet.
+        for pod in pods(&client).await {
+            let ip = pod.status.and_then(|s| s.pod_ip).expect("an address");
+            let name = pod.metadata.name.expect("a name");
+            assert_eq!(get(&format!("{ip}:8080")), Some(format!("Hello from {name}")));
+            let log = client.stream(&format!("/api/v1/namespaces/default/pods/{name}/log"), None).await;
+            assert!(log.is_ok(), "{name}");
+        }
+        before
+    });
+    cluster.kill();
+    cluster.up(&["--nodes", "2"]);
+    cluster.with(async |client| {
+        let after = until("the same four pods", async || ready(&client, 4).await).await;
+        assert_eq!(after, before);
+    });
+    cluster.ok(&["reset", "--yes"]);
+    cluster.ended();
+    assert_eq!(cluster.residue(), Default::default());
+}

@@ -14,7 +14,7 @@ use apiserver::{Server, ServerOptions};
 use auth::authenticate::{Authenticator, token_file};
 use auth::authorize::Authorizer;
 use auth::identity::{APISERVER, CONTROLLER_MANAGER, Identity, SCHEDULER, SYSTEM_MASTERS};
-use auth::node::{NodeAuthorizer, NodeGraph};
+use auth::node::NodeAuthorizer;
 use auth::pki::Pki;
 use auth::rbac::Rbac;
 use auth::tokens::Signer;
@@ -83,10 +83,10 @@ impl ControlPlane {
         let registry = Arc::new(registry);
         restore_services(&registry, &services);
 
-        let (rbac, nodes) = (Arc::new(Rbac::default()), Arc::new(NodeGraph::default()));
+        let (rbac, nodes) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::default()));
         let cancel = CancellationToken::new();
         feed::start(&registry, &rbac, &nodes, cancel.clone())?;
-        let authorizer = Arc::new(Authorizer::new(Arc::new(NodeAuthorizer::new(nodes)), rbac));
+        let authorizer = Arc::new(Authorizer::new(nodes, rbac));
 
         let signer = Arc::new(Signer::new(ISSUER, &pki.service_account_key().map_err(text)?).map_err(text)?);
         let mut static_tokens = match &options.token_auth_file {

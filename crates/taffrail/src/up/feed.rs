@@ -2,11 +2,12 @@
 //!
 //! Invariant: after changes were missed, what is stored replaces what was known; a binding that is gone grants nothing.
 
-use auth::node::NodeGraph;
+use auth::node::{NodeAuthorizer, NodeGraph};
 use auth::rbac::Rbac;
 use registry::Registry;
 use serde_json::Value;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use store::{Change, Range, Watched};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -28,13 +29,15 @@ struct Feed {
     kind: String,
     rbac: Arc<Rbac>,
     nodes: Arc<NodeGraph>,
+    /// The revision up to which the snapshots have everything.
+    applied: Arc<AtomicU64>,
 }
 
 /// Loads what is stored, then follows every change.
 pub fn start(
     registry: &Arc<Registry>,
     rbac: &Arc<Rbac>,
-    nodes: &Arc<NodeGraph>,
+    nodes: &Arc<NodeAuthorizer>,
     cancel: CancellationToken,
 ) -> Result<(), String> {
     for (group, plural) in FED {
@@ -44,9 +47,13 @@ pub fn start(
             prefix: row.key_prefix(),
             kind: row.kind.to_string(),
             rbac: rbac.clone(),
-            nodes: nodes.clone(),
+            nodes: nodes.graph.clone(),
+            applied: Arc::default(),
         };
         let from = feed.load()?;
+        if *plural == "pods" {
+            nodes.on_miss(feed.catch_up());
+        }
         tokio::spawn(feed.follow(from, cancel.clone()));
     }
     Ok(())
@@ -64,7 +71,26 @@ impl Feed {
             "Pod" => self.nodes.replace(&all),
             kind => self.rbac.replace(kind, &all),
         }
+        self.applied.store(page.revision, Ordering::Release);
         Ok(page.revision)
+    }
+
+    /// Takes over the pods of a namespace that changed since the last event that was applied.
+    fn catch_up(&self) -> impl Fn(&str) + Send + Sync + 'static {
+        let (registry, prefix) = (self.registry.clone(), self.prefix.clone());
+        let (nodes, applied) = (self.nodes.clone(), self.applied.clone());
+        move |namespace| {
+            let since = applied.load(Ordering::Acquire);
+            let prefix = format!("{prefix}{namespace}/");
+            let Ok(page) = registry.store().list(&Range { prefix: &prefix, ..Range::default() }) else {
+                return;
+            };
+            for entry in page.entries.iter().filter(|e| e.modified > since) {
+                if let Ok(pod) = serde_json::from_slice(&entry.value) {
+                    nodes.apply_pod(&pod);
+                }
+            }
+        }
     }
 
     fn apply(&self, obj: &Value, gone: bool) {
@@ -103,6 +129,7 @@ impl Feed {
                             let Ok(obj) = serde_json::from_slice::<Value>(bytes) else { continue };
                             self.apply(&obj, gone);
                         }
+                        self.applied.fetch_max(from, Ordering::AcqRel);
                     }
                     Watched::Lagged { .. } => break,
                     Watched::Closed => return,

@@ -41,6 +41,21 @@ impl Cluster {
         self.home.path().join("data")
     }
 
+    /// Puts the data directory on a disk of that size, such as `64m`.
+    pub fn on_disk_of(&self, size: &str) {
+        std::fs::create_dir(self.data_dir()).expect("made");
+        let none = sys::mount::Attributes::default();
+        sys::mount::mount_at("tmpfs", &[("size", Some(size))], none, &self.data_dir()).expect("mounted");
+    }
+
+    /// Puts the data directory on a disk that nothing can be written to.
+    pub fn on_read_only_disk(&self) {
+        std::fs::create_dir(self.data_dir()).expect("made");
+        let attributes = sys::mount::Attributes::READ_ONLY;
+        sys::mount::mount_at("tmpfs", &[("size", Some("4k"))], attributes, &self.data_dir())
+            .expect("mounted");
+    }
+
     /// Runs work inside the namespace, with a client of the cluster's administrator.
     pub fn with<T: Send>(&self, work: impl AsyncFnOnce(Client) -> T + Send) -> T {
         self.with_token(None, work)
@@ -193,6 +208,7 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.kill();
         let _ = self.taffrail(&["reset", "--yes"]);
+        let _ = sys::mount::unmount(&self.data_dir());
         let _ = sys::netns::delete(&self.home.path().join("netns"));
     }
 }
