@@ -38,6 +38,10 @@ struct State {
     /// Records in appended entries that are not synced yet.
     unsynced: Vec<u64>,
     dirty: bool,
+    /// The file has part of an entry behind `size`.
+    torn: bool,
+    /// Events that could not be written since the last entry.
+    lost: u64,
     recent: VecDeque<(u64, Arc<[u8]>)>,
     closed: bool,
 }
@@ -73,6 +77,8 @@ impl Trail {
             prev: tail.prev,
             unsynced: Vec::new(),
             dirty: false,
+            torn: false,
+            lost: 0,
             recent: VecDeque::new(),
             closed: false,
         };
@@ -111,8 +117,42 @@ impl Trail {
         let received = meta::time::rfc3339_micro(self.clock.now());
         let raw: &RawValue = serde_json::from_slice(event).map_err(io::Error::other)?;
         let mut s = self.state.lock();
+        let written = self
+            .after_losses(&mut s, &received)
+            .and_then(|()| self.write_entry(&mut s, &received, record, raw));
+        if written.is_err() {
+            s.lost += 1;
+        }
+        drop(s);
+        self.changed.notify_all();
+        written
+    }
+
+    /// Takes away what a failed write left, and says in the chain how many events are missing there.
+    fn after_losses(&self, s: &mut State, received: &str) -> io::Result<()> {
+        if s.torn {
+            // A full disk takes part of a line.
+            s.file.set_len(s.size)?;
+            s.torn = false;
+        }
+        if s.lost > 0 {
+            let note = format!("{{\"gap\":\"{} events could not be written to the disk\"}}", s.lost);
+            let note: &RawValue = serde_json::from_str(&note).map_err(io::Error::other)?;
+            self.write_entry(s, received, None, note)?;
+            s.lost = 0;
+        }
+        Ok(())
+    }
+
+    fn write_entry(
+        &self,
+        s: &mut State,
+        received: &str,
+        record: Option<u64>,
+        raw: &RawValue,
+    ) -> io::Result<u64> {
         let seq = s.seq + 1;
-        let entry = Entry { seq, prev: &s.prev, received: &received, record, event: raw };
+        let entry = Entry { seq, prev: &s.prev, received, record, event: raw };
         let mut line = serde_json::to_vec(&entry).map_err(io::Error::other)?;
         if s.size > SEGMENT_BYTES {
             s.file.sync_data()?;
@@ -121,7 +161,10 @@ impl Trail {
         }
         let link = hash(&line);
         line.push(b'\n');
-        s.file.write_all(&line)?;
+        if let Err(e) = s.file.write_all(&line) {
+            s.torn = true;
+            return Err(e);
+        }
         s.size += line.len() as u64;
         (s.seq, s.prev, s.dirty) = (seq, link, true);
         s.unsynced.extend(record);
@@ -130,8 +173,6 @@ impl Trail {
         if s.recent.len() > RECENT_LINES {
             s.recent.pop_front();
         }
-        drop(s);
-        self.changed.notify_all();
         Ok(seq)
     }
 
@@ -258,6 +299,22 @@ mod tests {
         again.close();
         let report = verify(dir.path()).expect("whole");
         assert_eq!((report.entries, report.gaps, report.last), (5, 1, 5));
+    }
+
+    #[test]
+    fn a_line_that_the_disk_cut_short_is_taken_away_and_told_of() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let trail = open(dir.path());
+        add(&trail, 2);
+        {
+            let mut s = trail.state.lock();
+            s.file.write_all(b"{\"seq\":3,\"pr").expect("torn");
+            (s.torn, s.lost) = (true, 1);
+        }
+        add(&trail, 1);
+        trail.close();
+        let report = verify(dir.path()).expect("whole");
+        assert_eq!((report.entries, report.gaps, report.last), (4, 1, 4));
     }
 
     #[test]
