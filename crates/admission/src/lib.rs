@@ -7,6 +7,7 @@ pub mod chain;
 pub mod escalation;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
+pub mod pod_security;
 pub mod priority;
 pub mod service_account;
 pub mod taints;
@@ -24,6 +25,7 @@ pub fn default_chain(registry: &Arc<Registry>, authorizer: &Arc<Authorizer>) -> 
         Arc::new(service_account::ServiceAccount::new(registry.clone())),
         Arc::new(node_restriction::NodeRestriction::new(registry.clone(), authorizer.clone())),
         Arc::new(taints::TaintNodesByCondition),
+        Arc::new(pod_security::PodSecurity::new(registry.clone())),
         Arc::new(priority::Priority::new(registry.clone())),
         Arc::new(taints::DefaultTolerationSeconds),
         Arc::new(escalation::Escalation::new(registry.clone(), authorizer.clone())),
