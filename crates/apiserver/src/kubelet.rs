@@ -97,19 +97,24 @@ pub fn address(ctx: &Context, node: &str) -> Result<SocketAddr> {
     let ip: IpAddr = internal.and_then(|a| a.parse().ok()).ok_or_else(|| {
         Status::internal(format!("no preferred addresses found; known addresses: {addresses:?}"))
     })?;
-    if ip.is_unspecified() || ip.is_multicast() || is_link_local(&ip) {
-        return Err(Status::bad_request("address not allowed"));
-    }
+    let ip = dialable(ip)?;
     let port = obj["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
     let port = port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0).unwrap_or(KUBELET_PORT);
     Ok(SocketAddr::new(ip, port))
 }
 
-fn is_link_local(ip: &IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v4) => v4.is_link_local(),
+/// An address that a node or pod may have: who can write a status must not be able to point the server at itself or at
+/// a metadata service (upstream: apimachinery `net.IsProxyableIP`, CVE-2022-3294).
+fn dialable(ip: IpAddr) -> Result<IpAddr> {
+    let ip = ip.to_canonical();
+    let link_local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || link_local {
+        return Err(Status::bad_request("address not allowed"));
     }
+    Ok(ip)
 }
 
 /// An ordinary request whose answer is streamed to the client as it comes.
@@ -239,16 +244,12 @@ pub async fn splice(ctx: &Context, target: Target) -> Result<Reply> {
 }
 
 /// `pods/proxy`: an HTTP request to the pod's own address.
-pub async fn proxy_to_pod(ctx: &Context, pod: &Value) -> Result<Reply> {
+pub async fn proxy_to_pod(ctx: &Context, pod: &Value, port: Option<u16>, query: &str) -> Result<Reply> {
     let ip: IpAddr = pod["status"]["podIP"]
         .as_str()
         .and_then(|a| a.parse().ok())
         .ok_or_else(|| Status::bad_request("address not allowed"))?;
-    if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || is_link_local(&ip) {
-        return Err(Status::bad_request("address not allowed"));
-    }
-    // The name may carry a port: `pods/NAME:PORT/proxy`.
-    let port = ctx.info.name.split_once(':').and_then(|(_, p)| p.parse::<u16>().ok());
+    let ip = dialable(ip)?;
     let declared = pod["spec"]["containers"].as_array().into_iter().flatten();
     let first = declared.filter_map(|c| c["ports"][0]["containerPort"].as_u64()).next();
     let port = port.or_else(|| first.and_then(|p| u16::try_from(p).ok())).unwrap_or(80);
@@ -269,7 +270,9 @@ pub async fn proxy_to_pod(ctx: &Context, pod: &Value) -> Result<Reply> {
         "delete" => Method::DELETE,
         _ => Method::GET,
     });
-    request = request.uri(format!("/{}", ctx.info.rest)).header(header::HOST, address.to_string());
+    let path = &ctx.info.rest;
+    let uri = if query.is_empty() { format!("/{path}") } else { format!("/{path}?{query}") };
+    request = request.uri(uri).header(header::HOST, address.to_string());
     for (name, value) in forwardable(&ctx.headers) {
         request = request.header(name, value);
     }
@@ -279,4 +282,28 @@ pub async fn proxy_to_pod(ctx: &Context, pod: &Value) -> Result<Reply> {
         .await
         .map_err(|e| Status::unavailable(format!("error trying to reach service: {e}")))?;
     Ok(Reply::Raw(streamed(response)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_nobody_may_be_sent_to() {
+        for bad in [
+            "127.0.0.1",
+            "::1",
+            "::ffff:127.0.0.1",
+            "0.0.0.0",
+            "169.254.169.254",
+            "fe80::1",
+            "224.0.0.1",
+            "::",
+        ] {
+            assert!(dialable(bad.parse().expect("an address")).is_err(), "{bad}");
+        }
+        for good in ["10.89.0.1", "fd00:89::1", "192.0.2.1"] {
+            assert!(dialable(good.parse().expect("an address")).is_ok(), "{good}");
+        }
+    }
 }

@@ -180,6 +180,7 @@ async fn second_node(node: &Node, other: &std::path::Path) -> network::Result<()
             pod_cidrs: vec![cidr("10.244.1.0/24"), cidr("fd00:10:244:1::/64")],
             cluster_cidrs: vec![cidr("10.244.0.0/16"), cidr("fd00:10:244::/48")],
             node_ips: addresses.iter().map(|a| a.address).collect(),
+            masqueraded: vec![],
         },
         None,
     )

@@ -18,11 +18,13 @@ use std::sync::Arc;
 pub async fn pod(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let info = &ctx.info;
     require_create_for_upgrade(ctx)?;
-    let pod = ctx.server.registry.get_value(&ctx.permit, kind, &info.namespace, &info.name)?;
-    let node = pod["spec"]["nodeName"].as_str().unwrap_or("");
+    let get = |name: &str| ctx.server.registry.get_value(&ctx.permit, kind, &info.namespace, name);
     if info.subresource == "proxy" {
-        return kubelet::proxy_to_pod(ctx, &pod).await;
+        let (name, port) = name_and_port(&info.name)?;
+        return kubelet::proxy_to_pod(ctx, &get(name)?, port, &raw_query(ctx)).await;
     }
+    let pod = get(&info.name)?;
+    let node = pod["spec"]["nodeName"].as_str().unwrap_or("");
     let path = format!("{}/{}", info.namespace, info.name);
     let (target, method) = match info.subresource.as_str() {
         "portforward" => (format!("/portForward/{path}"), ctx_method(ctx)),
@@ -47,6 +49,28 @@ pub async fn pod(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         kubelet::fetch(ctx, target).await
     } else {
         kubelet::splice(ctx, target).await
+    }
+}
+
+/// A proxied pod's name with its port: `NAME`, `NAME:PORT` or `http:NAME:PORT` (upstream: `net.SplitSchemeNamePort`).
+fn name_and_port(text: &str) -> Result<(&str, Option<u16>)> {
+    let refused = |why: &str| Err(Status::bad_request(format!("invalid pod request {text:?}: {why}")));
+    let parts: Vec<&str> = text.split(':').collect();
+    let (scheme, name, port) = match parts.as_slice() {
+        [name] => ("", *name, ""),
+        [name, port] => ("", *name, *port),
+        [scheme, name, port] => (*scheme, *name, *port),
+        _ => return refused("expected NAME, NAME:PORT or SCHEME:NAME:PORT"),
+    };
+    if !matches!(scheme, "" | "http") {
+        return refused("only http is proxied to pods");
+    }
+    match port {
+        "" => Ok((name, None)),
+        port => match port.parse() {
+            Ok(port) => Ok((name, Some(port))),
+            Err(_) => refused("the port is no number"),
+        },
     }
 }
 

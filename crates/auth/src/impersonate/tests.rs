@@ -1,3 +1,5 @@
+//! Whom a request may act as: modes, permissions, refusals.
+
 use super::*;
 use crate::rbac::Rbac;
 use serde_json::{Value, json};

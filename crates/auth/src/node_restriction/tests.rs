@@ -1,3 +1,5 @@
+//! What nodes may write, request by request.
+
 use super::*;
 use crate::node::NodeAuthorizer;
 use crate::rbac::Rbac;

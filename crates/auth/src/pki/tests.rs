@@ -1,3 +1,5 @@
+//! Keys and certificates: made, kept, renewed, refused when damaged.
+
 use super::*;
 use base::clock::ManualClock;
 use std::fs;

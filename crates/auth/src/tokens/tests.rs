@@ -1,3 +1,5 @@
+//! Tokens: claims, bound objects, forged and expired ones.
+
 use super::*;
 use rcgen::PKCS_ECDSA_P256_SHA256;
 use std::collections::HashMap;
