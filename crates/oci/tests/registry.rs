@@ -190,7 +190,7 @@ async fn pulls(registry: &str, logins: &[Login], sample: &Sample) {
     };
     let image = oci::pull(&store, &name, logins, &progress).await.unwrap();
     assert_eq!(image.id, sample.config);
-    assert_eq!(image.names, [name.clone()]);
+    assert_eq!(image.names, std::slice::from_ref(&name));
     let index = digest(&sample.manifests[0].1);
     assert_eq!(image.repo_digests, [format!("{registry}/demo/greeting@{index}")]);
     assert_eq!(*done.lock().unwrap(), *total.lock().unwrap());
@@ -261,6 +261,7 @@ impl Drop for Real {
 }
 
 fn real() -> Option<Real> {
+    #[allow(clippy::disallowed_methods)] // which program it is, only the tester knows
     let program = std::env::var("TAFFRAIL_TEST_REGISTRY").ok()?;
     let dir = tempfile::tempdir().unwrap();
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
