@@ -25,6 +25,8 @@ pub const TARGETS: &[Target] = &[
     ("policy", policy, b"apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata, resources: [{group: '', resources: [pods/*]}]}]\n"),
     ("query", query, b"system:serviceaccount:*\n10m"),
     ("credentials", credentials, b"token,user,uid,\"a,b\"\nBearer eyJhbGciOiJFUzI1NiJ9.e30.AAAA"),
+    ("token", token, b"eyJhbGciOiJFUzI1NiIsImtpZCI6IngifQ.eyJhdWQiOlsiYXBpIl0sImV4cCI6OTk5OTk5OTk5OSwiaXNzIjoiaHR0cHM6Ly9oIiwic3ViIjoieCJ9.AAAA"),
+    ("spdy", spdy, b"\x80\x03\0\x01\x01\0\0\x0e\0\0\0\x01\0\0\0\0\0\0\x78\xbb\xe3\xc6\0\0\0\x01\x01\0\0\x03abc"),
     ("kubeconfig", kubeconfig, b"apiVersion: v1\nkind: Config\nclusters: [{name: a, cluster: {server: https://h}}]\ncontexts: [{name: a, context: {cluster: a}}]\ncurrent-context: a\n"),
     ("image_name", image_name, b"registry.example:5000/a/b:tag@sha256:0000000000000000000000000000000000000000000000000000000000000000"),
     ("layer", layer, b""),
@@ -151,6 +153,54 @@ pub fn credentials(data: &[u8]) {
     for line in headers.values() {
         auth::authenticate::bearer(line);
     }
+}
+
+/// A service account's token.
+pub fn token(data: &[u8]) {
+    struct Nothing;
+    impl auth::tokens::Objects for Nothing {
+        fn service_account(&self, _: &str, _: &str) -> Option<auth::tokens::Live> {
+            None
+        }
+        fn pod(&self, _: &str, _: &str) -> Option<auth::tokens::Live> {
+            None
+        }
+        fn secret(&self, _: &str, _: &str) -> Option<auth::tokens::Live> {
+            None
+        }
+        fn node(&self, _: &str) -> Option<auth::tokens::Live> {
+            None
+        }
+    }
+    static SIGNER: OnceLock<Option<auth::tokens::Signer>> = OnceLock::new();
+    let signer = SIGNER.get_or_init(|| {
+        let dir = tempfile::tempdir().ok()?;
+        let pki = auth::pki::Pki::open(dir.path(), base::clock::SystemClock::shared()).ok()?;
+        auth::tokens::Signer::new("https://h", &pki.service_account_key().ok()?).ok()
+    });
+    let Some(signer) = signer else { return };
+    let own = ["api".to_owned()];
+    let known = signer.verify(&String::from_utf8_lossy(data), &own, &own, &Nothing, Timestamp::UNIX_EPOCH);
+    assert!(known.is_err(), "a token was good that nobody signed");
+}
+
+/// What a client of exec or port-forward sends over an upgraded connection.
+pub fn spdy(data: &[u8]) {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+    runtime.block_on(async {
+        let (mut client, server) = tokio::io::duplex(64 << 10);
+        let mut streams = node::server::spdy::serve(server);
+        let sent = tokio::io::AsyncWriteExt::write_all(&mut client, data).await;
+        drop((sent, client));
+        let ended = async {
+            while let Some(mut stream) = streams.recv().await {
+                drop(stream.header("streamtype").to_owned());
+                while stream.read().await.is_some() {}
+            }
+        };
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(5), ended).await;
+        assert!(ended.is_ok(), "a session outlived its connection");
+    });
 }
 
 /// A user's kubeconfig.

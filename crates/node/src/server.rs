@@ -8,7 +8,7 @@ pub mod access;
 mod logs;
 mod port_forward;
 mod remote_command;
-mod spdy;
+pub mod spdy;
 mod websocket;
 
 use crate::agent::NodeHandle;

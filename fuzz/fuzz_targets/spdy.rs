@@ -1,0 +1,4 @@
+//! See `spdy` in the library.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| taffrail_fuzz::spdy(data));
