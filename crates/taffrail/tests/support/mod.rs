@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// How long anything may take on a machine that does other things as well.
 pub const SOON: Duration = Duration::from_secs(60);
 
+/// How much of each log a failed test shows.
+const LOG_LINES: usize = 60;
+
 /// Whether tests that need root can run; says so when not.
 pub fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -128,6 +131,22 @@ impl Cluster {
         }
     }
 
+    /// Prints the end of every log of the cluster: why a test failed is often only there.
+    fn tell(&self) {
+        let data = self.data_dir();
+        let nodes = std::fs::read_dir(data.join("nodes")).into_iter().flatten().flatten();
+        for dir in nodes.map(|n| n.path()).chain([data]) {
+            for log in std::fs::read_dir(dir.join("logs")).into_iter().flatten().flatten() {
+                let text = std::fs::read_to_string(log.path()).unwrap_or_default();
+                let lines: Vec<_> = text.lines().rev().take(LOG_LINES).collect();
+                let _ = writeln!(std::io::stderr(), "--- {}", log.path().display());
+                for line in lines.iter().rev() {
+                    let _ = writeln!(std::io::stderr(), "{line}");
+                }
+            }
+        }
+    }
+
     /// What `up` has printed.
     pub fn said(&self) -> String {
         std::fs::read_to_string(self.home.path().join("up.log")).unwrap_or_default()
@@ -206,6 +225,9 @@ fn walk(dir: &Path, depth: u32, each: &mut dyn FnMut(&Path)) {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tell();
+        }
         self.kill();
         let _ = self.taffrail(&["reset", "--yes"]);
         let _ = sys::mount::unmount(&self.data_dir());
