@@ -14,63 +14,9 @@ use meta::schema::{Schema, Ty};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Types from which the table is grown: the kinds and what requests and answers are made of.
+/// Types from which the table is grown beyond the kinds: what requests and answers are made of.
 const ROOTS: &[&str] = &[
-    "io.k8s.api.apps.v1.Deployment",
-    "io.k8s.api.apps.v1.DeploymentList",
-    "io.k8s.api.apps.v1.ReplicaSet",
-    "io.k8s.api.apps.v1.ReplicaSetList",
-    "io.k8s.api.authentication.v1.SelfSubjectReview",
-    "io.k8s.api.authentication.v1.TokenRequest",
-    "io.k8s.api.authentication.v1.TokenReview",
-    "io.k8s.api.authorization.v1.LocalSubjectAccessReview",
-    "io.k8s.api.authorization.v1.SelfSubjectAccessReview",
-    "io.k8s.api.authorization.v1.SelfSubjectRulesReview",
-    "io.k8s.api.authorization.v1.SubjectAccessReview",
-    "io.k8s.api.autoscaling.v1.Scale",
-    "io.k8s.api.coordination.v1.Lease",
-    "io.k8s.api.coordination.v1.LeaseList",
-    "io.k8s.api.core.v1.Binding",
-    "io.k8s.api.core.v1.ConfigMap",
-    "io.k8s.api.core.v1.ConfigMapList",
-    "io.k8s.api.core.v1.Endpoints",
-    "io.k8s.api.core.v1.EndpointsList",
-    "io.k8s.api.core.v1.Event",
-    "io.k8s.api.core.v1.EventList",
-    "io.k8s.api.core.v1.LimitRange",
-    "io.k8s.api.core.v1.LimitRangeList",
-    "io.k8s.api.core.v1.Namespace",
-    "io.k8s.api.core.v1.NamespaceList",
-    "io.k8s.api.core.v1.Node",
-    "io.k8s.api.core.v1.NodeList",
-    "io.k8s.api.core.v1.Pod",
-    "io.k8s.api.core.v1.PodList",
     "io.k8s.api.core.v1.PodTemplateSpec",
-    "io.k8s.api.core.v1.ResourceQuota",
-    "io.k8s.api.core.v1.ResourceQuotaList",
-    "io.k8s.api.core.v1.Secret",
-    "io.k8s.api.core.v1.SecretList",
-    "io.k8s.api.core.v1.Service",
-    "io.k8s.api.core.v1.ServiceAccount",
-    "io.k8s.api.core.v1.ServiceAccountList",
-    "io.k8s.api.core.v1.ServiceList",
-    "io.k8s.api.discovery.v1.EndpointSlice",
-    "io.k8s.api.discovery.v1.EndpointSliceList",
-    "io.k8s.api.events.v1.Event",
-    "io.k8s.api.events.v1.EventList",
-    "io.k8s.api.policy.v1.Eviction",
-    "io.k8s.api.policy.v1.PodDisruptionBudget",
-    "io.k8s.api.policy.v1.PodDisruptionBudgetList",
-    "io.k8s.api.rbac.v1.ClusterRole",
-    "io.k8s.api.rbac.v1.ClusterRoleBinding",
-    "io.k8s.api.rbac.v1.ClusterRoleBindingList",
-    "io.k8s.api.rbac.v1.ClusterRoleList",
-    "io.k8s.api.rbac.v1.Role",
-    "io.k8s.api.rbac.v1.RoleBinding",
-    "io.k8s.api.rbac.v1.RoleBindingList",
-    "io.k8s.api.rbac.v1.RoleList",
-    "io.k8s.api.scheduling.v1.PriorityClass",
-    "io.k8s.api.scheduling.v1.PriorityClassList",
     "io.k8s.apimachinery.pkg.apis.meta.v1.APIGroup",
     "io.k8s.apimachinery.pkg.apis.meta.v1.APIResourceList",
     "io.k8s.apimachinery.pkg.apis.meta.v1.CreateOptions",
@@ -80,16 +26,20 @@ const ROOTS: &[&str] = &[
     "io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata",
     "io.k8s.apimachinery.pkg.apis.meta.v1.PatchOptions",
     "io.k8s.apimachinery.pkg.apis.meta.v1.Status",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.Table",
     "io.k8s.apimachinery.pkg.apis.meta.v1.UpdateOptions",
     "io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent",
 ];
+
+/// Group versions beside the `v1` ones that are served by default (upstream: `DefaultAPIResourceConfigSource`).
+const BESIDE_V1: &[(&str, &str)] = &[("autoscaling", "v2")];
 
 #[derive(ClapArgs)]
 pub struct Args {
     /// Root of the k8s.io/kubernetes source, which holds api/openapi-spec
     #[arg(long)]
     k8s: PathBuf,
-    /// Roots of the k8s.io/api and k8s.io/apimachinery sources
+    /// Roots of the k8s.io/api, apimachinery, apiextensions-apiserver and kube-aggregator sources
     #[arg(long, required = true)]
     api: Vec<PathBuf>,
     /// Where the table goes
@@ -112,6 +62,7 @@ pub fn run(args: &Args) -> Result<(), String> {
     let docs = openapi::Docs::read(&args.k8s.join("api/openapi-spec"))?;
     let mut schema = Schema::default();
     let mut waiting: BTreeSet<String> = ROOTS.iter().map(|s| (*s).to_owned()).collect();
+    waiting.extend(docs.kinds(|group, version| version == "v1" || BESIDE_V1.contains(&(group, version))));
     while let Some(name) = waiting.pop_first() {
         if schema.types.contains_key(&name) {
             continue;

@@ -117,7 +117,7 @@ fn read_file(text: &str, package: &mut Package) {
         if name.contains('[') || name == "(" {
             continue;
         }
-        let decl = if rest.starts_with("struct {") && rest.ends_with('}') {
+        let decl = if rest == "struct{}" || rest.starts_with("struct {") && rest.ends_with('}') {
             Decl::Struct(Vec::new())
         } else if rest.starts_with("struct {") {
             Decl::Struct(fields(&mut lines))

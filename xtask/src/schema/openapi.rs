@@ -31,6 +31,20 @@ impl Docs {
         Ok(Self { v2, v3 })
     }
 
+    /// Definitions of the kinds, and of their lists, in the group versions that `served` picks.
+    pub fn kinds(&self, served: impl Fn(&str, &str) -> bool) -> Vec<String> {
+        let picked = |def: &Value| {
+            let all = def["x-kubernetes-group-version-kind"].as_array();
+            all.into_iter().flatten().any(|gvk| {
+                served(gvk["group"].as_str().unwrap_or(""), gvk["version"].as_str().unwrap_or(""))
+            })
+        };
+        let all = self.v2["definitions"].as_object().into_iter().flatten();
+        // What all groups share is no kind of theirs.
+        let own = all.filter(|(name, _)| !name.starts_with("io.k8s.apimachinery."));
+        own.filter(|(_, def)| picked(def)).map(|(name, _)| name.clone()).collect()
+    }
+
     /// Adds what the documents say to a definition; types that they lack stay as they are.
     pub fn enrich(&self, name: &str, def: &mut TypeDef) {
         let v2 = &self.v2["definitions"][name];

@@ -14,6 +14,10 @@ const SPECIAL: &[(&str, Ty)] = &[
     ("k8s.io/apimachinery/pkg/api/resource.Quantity", Ty::Quantity),
     ("k8s.io/apimachinery/pkg/runtime.RawExtension", Ty::Any),
     ("k8s.io/apimachinery/pkg/runtime.Object", Ty::Any),
+    ("k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1.JSON", Ty::Any),
+    ("k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1.JSONSchemaPropsOrArray", Ty::Any),
+    ("k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1.JSONSchemaPropsOrBool", Ty::Any),
+    ("k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1.JSONSchemaPropsOrStringArray", Ty::Any),
 ];
 
 /// A Go type, understood.
