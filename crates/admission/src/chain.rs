@@ -5,14 +5,82 @@ use auth::identity::Identity;
 use kinds::KindDef;
 use meta::permit::Permit;
 use meta::status::Result;
+use parking_lot::Mutex;
 use registry::Operation;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Where plugins leave audit annotations and client warnings.
 pub trait Notes: Send + Sync {
     fn annotate(&self, key: &str, value: &str);
+    /// As [`Self::annotate`], of what holds parts of the object: only where the policy keeps those.
+    fn annotate_at_request(&self, key: &str, value: &str) {
+        self.annotate(key, value);
+    }
     fn warn(&self, text: &str);
+}
+
+/// What the plugins of one request know of each other's changes
+/// (upstream: `pkg/admission/reinvocation.go`, `plugin/webhook/mutating/reinvocationcontext.go`).
+#[derive(Default)]
+pub struct Call(Mutex<CallState>);
+
+#[derive(Default)]
+struct CallState {
+    round: u8,
+    /// A webhook changed the object: all plugins get to see it once more.
+    again: bool,
+    /// Webhooks that were called and want to be called again when others change the object after them.
+    callable: BTreeSet<String>,
+    called_again: BTreeSet<String>,
+    /// The object as the last webhook left it.
+    last: Option<Value>,
+}
+
+impl Call {
+    /// 0, or 1 when all plugins run once more.
+    pub fn round(&self) -> u8 {
+        self.0.lock().round
+    }
+
+    /// A webhook changed the object: those before it that want to know are due again.
+    pub fn changed(&self) {
+        let mut state = self.0.lock();
+        state.again = true;
+        let due = std::mem::take(&mut state.callable);
+        state.called_again.extend(due);
+    }
+
+    /// A webhook was called that wants to know of later changes.
+    pub fn wants_more(&self, webhook: &str) {
+        self.0.lock().callable.insert(webhook.to_owned());
+    }
+
+    /// Whether a webhook is due in the second round.
+    pub fn is_due(&self, webhook: &str) -> bool {
+        self.0.lock().called_again.contains(webhook)
+    }
+
+    /// The webhooks begin: what built-in plugins changed since the last one makes earlier ones due again.
+    pub fn webhooks_begin(&self, object: &Value) {
+        let mut state = self.0.lock();
+        if state.round > 0 && state.last.as_ref() != Some(object) {
+            let due = std::mem::take(&mut state.callable);
+            state.called_again.extend(due);
+        }
+    }
+
+    pub fn webhooks_end(&self, object: &Value) {
+        self.0.lock().last = Some(object.clone());
+    }
+
+    fn begin_again(&self) -> bool {
+        let mut state = self.0.lock();
+        let again = std::mem::take(&mut state.again) && state.round == 0;
+        state.round += u8::from(again);
+        again
+    }
 }
 
 /// What is being done, by whom, to what.
@@ -26,6 +94,9 @@ pub struct Attributes<'a> {
     pub subresource: &'a str,
     pub operation: Operation,
     pub dry_run: bool,
+    /// The request's options (`CreateOptions`, `UpdateOptions`, `DeleteOptions`), as webhooks and policies see them.
+    pub options: &'a Value,
+    pub call: &'a Call,
     pub notes: &'a dyn Notes,
     /// For the plugins' own reads of the registry, which are part of the request that was permitted.
     pub permit: Permit,
@@ -71,10 +142,14 @@ impl Chain {
     }
 
     pub async fn admit(&self, a: &Attributes<'_>, new: &mut Value, old: Option<&Value>) -> Result<()> {
-        for plugin in &self.plugins {
-            plugin.admit(a, new, old).await?;
+        loop {
+            for plugin in &self.plugins {
+                plugin.admit(a, new, old).await?;
+            }
+            if !a.call.begin_again() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     pub async fn validate(&self, a: &Attributes<'_>, new: Option<&Value>, old: Option<&Value>) -> Result<()> {

@@ -36,7 +36,7 @@ impl Plugin for Escalation {
             let (plural, namespace) =
                 if kind == "Role" { ("roles", namespace) } else { ("clusterroles", "") };
             let row = self.registry.kinds().resource(auth::rbac::GROUP, "v1", plural)?;
-            let role = self.registry.get_value(&a.permit, row, namespace, name).ok()?;
+            let role = self.registry.get_value(&a.permit, &row, namespace, name).ok()?;
             Some(Rule::of_role(&role))
         };
         let write = Write {

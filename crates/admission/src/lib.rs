@@ -5,21 +5,29 @@
 
 pub mod chain;
 pub mod escalation;
+pub mod matching;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod pod_security;
 pub mod priority;
 pub mod service_account;
 pub mod taints;
+pub mod webhook;
 
-pub use chain::{Attributes, Chain, Notes, Plugin};
+pub use chain::{Attributes, Call, Chain, Notes, Plugin};
 
 use auth::Authorizer;
 use registry::Registry;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// The default plugins, in upstream's order.
-pub fn default_chain(registry: &Arc<Registry>, authorizer: &Arc<Authorizer>) -> Chain {
+pub fn default_chain(
+    registry: &Arc<Registry>,
+    authorizer: &Arc<Authorizer>,
+    caller: &Arc<webhook::Caller>,
+    cancel: &CancellationToken,
+) -> Chain {
     Chain::new(vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle::new(registry.clone())),
         Arc::new(service_account::ServiceAccount::new(registry.clone())),
@@ -29,5 +37,7 @@ pub fn default_chain(registry: &Arc<Registry>, authorizer: &Arc<Authorizer>) -> 
         Arc::new(priority::Priority::new(registry.clone())),
         Arc::new(taints::DefaultTolerationSeconds),
         Arc::new(escalation::Escalation::new(registry.clone(), authorizer.clone())),
+        Arc::new(webhook::Webhooks::mutating(registry, caller.clone(), cancel.clone())),
+        Arc::new(webhook::Webhooks::validating(registry, caller.clone(), cancel.clone())),
     ])
 }

@@ -22,7 +22,7 @@ impl NamespaceLifecycle {
 
     fn check_alive(&self, a: &Attributes<'_>) -> Result<()> {
         let Some(row) = self.registry.kinds().resource("", "v1", "namespaces") else { return Ok(()) };
-        let namespace = self.registry.get_value(&a.permit, row, "", a.namespace)?;
+        let namespace = self.registry.get_value(&a.permit, &row, "", a.namespace)?;
         if namespace["status"]["phase"] != "Terminating" {
             return Ok(());
         }

@@ -27,7 +27,7 @@ struct Present<'a>(&'a Registry, &'a Attributes<'a>);
 impl Present<'_> {
     fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
         let row = self.0.kinds().resource("", "v1", resource)?;
-        self.0.get_value(&self.1.permit, row, namespace, name).ok().map(Arc::new)
+        self.0.get_value(&self.1.permit, &row, namespace, name).ok().map(Arc::new)
     }
 }
 
@@ -48,13 +48,16 @@ impl Plugin for NodeRestriction {
     }
 
     async fn validate(&self, a: &Attributes<'_>, new: Option<&Value>, old: Option<&Value>) -> Result<()> {
+        let operation = match a.operation {
+            Operation::Create => auth::node_restriction::Operation::Create,
+            Operation::Update => auth::node_restriction::Operation::Update,
+            Operation::Delete => auth::node_restriction::Operation::Delete,
+            // Authorisation alone says who may connect.
+            Operation::Connect => return Ok(()),
+        };
         let request = Request {
             user: a.user,
-            operation: match a.operation {
-                Operation::Create => auth::node_restriction::Operation::Create,
-                Operation::Update => auth::node_restriction::Operation::Update,
-                Operation::Delete => auth::node_restriction::Operation::Delete,
-            },
+            operation,
             group: &a.kind.group,
             version: &a.kind.version,
             resource: &a.kind.plural,

@@ -81,7 +81,7 @@ impl PodSecurity {
     fn namespace_of(&self, a: &Attributes<'_>) -> Result<Value> {
         let row = self.registry.kinds().resource("", "v1", "namespaces");
         let row = row.ok_or_else(Status::no_such_resource)?;
-        self.registry.get_value(&a.permit, row, "", a.namespace)
+        self.registry.get_value(&a.permit, &row, "", a.namespace)
     }
 
     fn judge_pod(&self, a: &Attributes<'_>, new: &Value, old: Option<&Value>) -> Response {
@@ -172,7 +172,7 @@ impl PodSecurity {
             resource_version: String::new(),
             matching: Match::Unset,
         };
-        match self.registry.list(&a.permit, row, Some(name), &query) {
+        match self.registry.list(&a.permit, &row, Some(name), &query).await {
             Ok(listed) => {
                 existing::warnings(name, enforce, &listed.items, self.registry.clock().as_ref()).await
             }

@@ -18,7 +18,7 @@ impl Priority {
     }
 
     /// The class that pods without one get; the one of lowest value when several claim it.
-    fn global_default(&self, permit: &Permit) -> Result<Option<Value>> {
+    async fn global_default(&self, permit: &Permit) -> Result<Option<Value>> {
         let Some(row) = self.registry.kinds().resource("scheduling.k8s.io", "v1", "priorityclasses") else {
             return Ok(None);
         };
@@ -29,7 +29,7 @@ impl Priority {
             resource_version: String::new(),
             matching: Match::Unset,
         };
-        let listed = self.registry.list(permit, row, None, &query)?;
+        let listed = self.registry.list(permit, &row, None, &query).await?;
         let classes = listed.items.iter().filter_map(|b| serde_json::from_slice::<Value>(b).ok());
         Ok(classes.filter(|c| c["globalDefault"] == true).min_by_key(|c| c["value"].as_i64().unwrap_or(0)))
     }
@@ -37,7 +37,7 @@ impl Priority {
     fn class(&self, a: &Attributes<'_>, name: &str) -> Result<Value> {
         let row = self.registry.kinds().resource("scheduling.k8s.io", "v1", "priorityclasses");
         let row = row.ok_or_else(Status::no_such_resource)?;
-        self.registry.get_value(&a.permit, row, "", name).map_err(|e| {
+        self.registry.get_value(&a.permit, &row, "", name).map_err(|e| {
             if !e.is_not_found() {
                 return e;
             }
@@ -59,7 +59,7 @@ impl Plugin for Priority {
         }
         let name = new["spec"]["priorityClassName"].as_str().unwrap_or("").to_owned();
         let class =
-            if name.is_empty() { self.global_default(&a.permit)? } else { Some(self.class(a, &name)?) };
+            if name.is_empty() { self.global_default(&a.permit).await? } else { Some(self.class(a, &name)?) };
         let value = class.as_ref().map_or(0, |c| c["value"].as_i64().unwrap_or(0));
         let policy =
             class.as_ref().and_then(|c| c["preemptionPolicy"].as_str()).unwrap_or("PreemptLowerPriority");
@@ -85,8 +85,10 @@ impl Plugin for Priority {
         else {
             return Ok(());
         };
-        let other =
-            self.global_default(&a.permit)?.filter(|c| c["metadata"]["name"] != new["metadata"]["name"]);
+        let other = self
+            .global_default(&a.permit)
+            .await?
+            .filter(|c| c["metadata"]["name"] != new["metadata"]["name"]);
         let Some(other) = other else { return Ok(()) };
         let other = other["metadata"]["name"].as_str().unwrap_or("");
         let why = format!("PriorityClass {other:?} is already marked as default. Only one default can exist");

@@ -32,7 +32,7 @@ impl ServiceAccount {
             .kinds()
             .resource("", "v1", "serviceaccounts")
             .ok_or_else(Status::no_such_resource)?;
-        self.registry.get_value(&a.permit, row, a.namespace, name).map_err(|e| {
+        self.registry.get_value(&a.permit, &row, a.namespace, name).map_err(|e| {
             if !e.is_not_found() {
                 return e;
             }

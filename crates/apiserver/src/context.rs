@@ -4,7 +4,7 @@ use crate::filters::audit::AuditScope;
 use crate::negotiate::Accepted;
 use crate::request_info::RequestInfo;
 use crate::server::Server;
-use admission::{Attributes, Notes};
+use admission::{Attributes, Call, Notes};
 use async_trait::async_trait;
 use auth::identity::Identity;
 use bytes::Bytes;
@@ -83,6 +83,47 @@ impl Context {
         Ok(!asked.is_empty())
     }
 
+    /// The request's options as webhooks and policies see them.
+    fn options(&self, op: Operation) -> Value {
+        let q = &self.info.query;
+        let kind = match (op, self.info.verb.as_str()) {
+            (Operation::Connect, _) => return Value::Null,
+            (Operation::Delete, "delete" | "deletecollection") => {
+                let mut options: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+                if !options.is_object() {
+                    options = serde_json::json!({});
+                }
+                options["kind"] = "DeleteOptions".into();
+                options["apiVersion"] = "meta.k8s.io/v1".into();
+                return options;
+            }
+            (_, "patch") => "PatchOptions",
+            (Operation::Create, _) => "CreateOptions",
+            _ => "UpdateOptions",
+        };
+        let mut options = serde_json::json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        for field in ["fieldManager", "fieldValidation"] {
+            if !q.get(field).is_empty() {
+                options[field] = q.get(field).into();
+            }
+        }
+        let dry_run: Vec<&str> = q.all("dryRun").collect();
+        if !dry_run.is_empty() {
+            options["dryRun"] = dry_run.into();
+        }
+        if kind == "PatchOptions" && q.has("force") {
+            options["force"] = q.flag("force").into();
+        }
+        options
+    }
+
+    /// Asks admission about a connection; `options` is what the client asks for (`PodExecOptions` and its siblings).
+    pub async fn admit_connect(&self, kind: &KindDef, mut options: Value) -> Result<()> {
+        let admit = Admission { ctx: self, kind, dry_run: false };
+        admit.mutate(Operation::Connect, &self.info.name, &mut options, None).await?;
+        admit.validate(Operation::Connect, &self.info.name, Some(&options), None).await
+    }
+
     /// The registry's view of a write by this request.
     pub fn write<'a>(
         &'a self,
@@ -119,6 +160,12 @@ impl Notes for Context {
         self.audit.annotate(key, value);
     }
 
+    fn annotate_at_request(&self, key: &str, value: &str) {
+        if self.audit.wants_request() {
+            self.audit.annotate(key, value);
+        }
+    }
+
     fn warn(&self, text: &str) {
         self.warnings.add(text);
     }
@@ -132,7 +179,13 @@ pub struct Admission<'a> {
 }
 
 impl Admission<'_> {
-    fn attributes<'b>(&'b self, operation: Operation, name: &'b str) -> Attributes<'b> {
+    fn attributes<'b>(
+        &'b self,
+        operation: Operation,
+        name: &'b str,
+        options: &'b Value,
+        call: &'b Call,
+    ) -> Attributes<'b> {
         Attributes {
             user: &self.ctx.user,
             kind: self.kind,
@@ -141,6 +194,8 @@ impl Admission<'_> {
             subresource: &self.ctx.info.subresource,
             operation,
             dry_run: self.dry_run,
+            options,
+            call,
             notes: self.ctx,
             permit: self.ctx.permit,
         }
@@ -150,7 +205,9 @@ impl Admission<'_> {
 #[async_trait]
 impl Admit for Admission<'_> {
     async fn mutate(&self, op: Operation, name: &str, new: &mut Value, old: Option<&Value>) -> Result<()> {
-        self.ctx.server.admission.admit(&self.attributes(op, name), new, old).await
+        let (options, call) = (self.ctx.options(op), Call::default());
+        let attributes = self.attributes(op, name, &options, &call);
+        self.ctx.server.admission.admit(&attributes, new, old).await
     }
 
     async fn validate(
@@ -160,6 +217,8 @@ impl Admit for Admission<'_> {
         new: Option<&Value>,
         old: Option<&Value>,
     ) -> Result<()> {
-        self.ctx.server.admission.validate(&self.attributes(op, name), new, old).await
+        let (options, call) = (self.ctx.options(op), Call::default());
+        let attributes = self.attributes(op, name, &options, &call);
+        self.ctx.server.admission.validate(&attributes, new, old).await
     }
 }

@@ -42,24 +42,24 @@ pub fn serve(ctx: &Context, path: &str) -> Option<Result<Reply>> {
     let parts: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
     let aggregated = accepts_aggregated(ctx);
     let value = match parts.as_slice() {
-        ["api"] if aggregated => return Some(Ok(aggregated_reply(kinds, true))),
-        ["apis"] if aggregated => return Some(Ok(aggregated_reply(kinds, false))),
+        ["api"] if aggregated => return Some(Ok(aggregated_reply(&kinds, true))),
+        ["apis"] if aggregated => return Some(Ok(aggregated_reply(&kinds, false))),
         ["api"] => json!({
             "kind": "APIVersions", "versions": ["v1"],
             "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": ctx.server.advertise}],
         }),
         ["apis"] => {
-            let groups: Vec<Value> = groups(kinds).iter().map(|g| group(kinds, g)).collect();
+            let groups: Vec<Value> = groups(&kinds).iter().map(|g| group(&kinds, g)).collect();
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
         ["apis", name] if !name.is_empty() && kinds.has_group(name) => {
-            let mut value = group(kinds, name);
+            let mut value = group(&kinds, name);
             value["kind"] = "APIGroup".into();
             value["apiVersion"] = "v1".into();
             value
         }
-        ["api", version] => return resources(kinds, "", version),
-        ["apis", name, version] => return resources(kinds, name, version),
+        ["api", version] => return resources(&kinds, "", version),
+        ["apis", name, version] => return resources(&kinds, name, version),
         _ => return None,
     };
     Some(Ok(Reply::Document { code: 200, value }))

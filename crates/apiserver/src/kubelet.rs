@@ -89,7 +89,7 @@ impl Target {
 
 /// The address of a node's kubelet: its InternalIP, and the port it reports.
 pub fn address(ctx: &Context, node: &str) -> Result<SocketAddr> {
-    let row = ctx.server.registry.kinds().resource("", "v1", "nodes").cloned();
+    let row = ctx.server.registry.kinds().resource("", "v1", "nodes");
     let row = row.ok_or_else(Status::no_such_resource)?;
     let obj = ctx.server.registry.get_value(&ctx.permit, &row, "", node)?;
     let addresses = obj["status"]["addresses"].as_array().map(Vec::as_slice).unwrap_or_default();

@@ -116,7 +116,13 @@ impl Metrics {
     fn render_objects(&self, out: &mut String, ctx: &Context) {
         let name = "apiserver_storage_objects";
         let _ = writeln!(out, "# HELP {name} Number of stored objects.\n# TYPE {name} gauge");
-        for row in ctx.server.registry.kinds().rows().iter().filter(|r| !r.storage.is_empty() && !r.converts)
+        for row in ctx
+            .server
+            .registry
+            .kinds()
+            .rows()
+            .iter()
+            .filter(|r| !r.storage.is_empty() && r.stored_as.is_none())
         {
             let count = ctx.server.registry.store().count(&row.key_prefix());
             let _ = writeln!(out, "{name}{{resource=\"{}\"}} {count}", row.group_resource());

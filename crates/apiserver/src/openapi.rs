@@ -1,15 +1,22 @@
-//! `/openapi/v2` and `/openapi/v3`, built from the table once, when first asked for.
+//! `/openapi/v2` and `/openapi/v3`, built from the rows when first asked for and again when other rows are served.
 
 use crate::context::Context;
 use crate::reply::Reply;
 use bytes::Bytes;
 use meta::status::{Result, Status};
+use parking_lot::Mutex;
+use registry::Kinds;
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-/// The documents; built on first use, since most runs never need them.
+/// The documents of the rows that are served; built on first use, since most runs never need them.
 #[derive(Default)]
-pub struct OpenApi {
+pub struct OpenApi(Mutex<Arc<Documents>>);
+
+#[derive(Default)]
+struct Documents {
+    /// Of the rows from which these were made.
+    generation: u64,
     v2: OnceLock<Bytes>,
     v3: OnceLock<V3>,
 }
@@ -19,9 +26,20 @@ struct V3 {
     by_path: BTreeMap<String, Bytes>,
 }
 
+impl OpenApi {
+    fn of(&self, kinds: &Kinds) -> Arc<Documents> {
+        let mut now = self.0.lock();
+        if now.generation != kinds.generation() {
+            *now = Arc::new(Documents { generation: kinds.generation(), ..Documents::default() });
+        }
+        now.clone()
+    }
+}
+
 pub fn serve(ctx: &Context, path: &str) -> Result<Reply> {
-    let kinds: Vec<&kinds::KindDef> = ctx.server.registry.kinds().rows().iter().map(|r| &**r).collect();
-    let docs = &ctx.server.openapi;
+    let served = ctx.server.registry.kinds();
+    let kinds: Vec<&kinds::KindDef> = served.rows().iter().map(|r| &**r).collect();
+    let docs = ctx.server.openapi.of(&served);
     if path == "/openapi/v2" {
         let body = docs.v2.get_or_init(|| json(&kinds::openapi::v2(&kinds, kinds::schema::schema()))).clone();
         return Ok(Reply::Text { code: 200, content_type: "application/json", body });

@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub async fn dispatch(ctx: &Context) -> Result<Reply> {
     let info = &ctx.info;
     let kinds = ctx.server.registry.kinds();
-    let Some(kind) = kinds.resource(&info.group, &info.version, &info.resource).cloned() else {
+    let Some(kind) = kinds.resource(&info.group, &info.version, &info.resource) else {
         return Err(Status::no_such_resource());
     };
     if kind.namespaced() == info.namespace.is_empty() && !all_namespaces(ctx, &kind) {
@@ -37,9 +37,9 @@ pub async fn dispatch(ctx: &Context) -> Result<Reply> {
         return reviews::create(ctx, &kind).await;
     }
     match info.verb.as_str() {
-        "get" => read::get(ctx, &kind),
-        "list" => read::list(ctx, &kind),
-        "watch" => watch::watch(ctx, &kind),
+        "get" => read::get(ctx, &kind).await,
+        "list" => read::list(ctx, &kind).await,
+        "watch" => watch::watch(ctx, &kind).await,
         "create" => write::create(ctx, &kind).await,
         "update" => write::update(ctx, &kind).await,
         "patch" => patch::patch(ctx, &kind).await,

@@ -1,5 +1,6 @@
 //! What a row of the table is.
 
+use async_trait::async_trait;
 use meta::field::ErrorList;
 use meta::gvk::{GroupKind, GroupResource, GroupVersion};
 use serde_json::Value;
@@ -127,7 +128,8 @@ pub trait Strategy: Send + Sync {
         Vec::new()
     }
 
-    /// Turns an object as stored (in the storage kind's version) into this row's version.
+    /// Turns an object as stored into this row's version. Runs for rows with [`KindDef::stored_as`] or
+    /// [`KindDef::reads_through`].
     fn decode_stored(&self, _obj: &mut Value) {}
 
     /// Turns an object of this row's version into the stored form.
@@ -160,6 +162,13 @@ pub trait Strategy: Send + Sync {
 pub struct Plain;
 
 impl Strategy for Plain {}
+
+/// Conversion between the versions of a custom kind (upstream: apiextensions `pkg/apiserver/conversion`).
+#[async_trait]
+pub trait Convert: Send + Sync {
+    /// Turns objects of any version of the kind into objects of `api_version`, in their order.
+    async fn convert(&self, objects: Vec<Value>, api_version: &str) -> meta::status::Result<Vec<Value>>;
+}
 
 /// A strategy that is static in built-in rows and shared in custom ones.
 #[derive(Clone)]
@@ -203,8 +212,14 @@ pub struct KindDef {
     /// Whether `metadata.generation` counts changes (of anything but metadata and status).
     pub generation: bool,
     pub strategy: StrategyRef,
-    /// Whether objects are stored in another version or shape than this row's (see [`Strategy::decode_stored`]).
-    pub converts: bool,
+    /// Group and version in which objects are stored, where they are not this row's own; the kind's name is the same
+    /// (see [`Strategy::decode_stored`] and [`Convert`]).
+    pub stored_as: Option<(Text, Text)>,
+    /// Turns objects between the versions of a custom kind; built-in kinds do it in their strategy.
+    pub convert: Option<Arc<dyn Convert>>,
+    /// Whether what is read passes [`Strategy::decode_stored`] even when it is stored in this row's version
+    /// (custom kinds, whose schema may have got defaults since).
+    pub reads_through: bool,
     /// A complete, valid object, YAML: for the table-wide tests and docs.
     pub sample: &'static str,
 }
@@ -228,7 +243,9 @@ impl KindDef {
         selectable: &[],
         generation: false,
         strategy: StrategyRef::Static(&Plain),
-        converts: false,
+        stored_as: None,
+        convert: None,
+        reads_through: false,
         sample: "",
     };
 
@@ -239,6 +256,14 @@ impl KindDef {
     /// The `apiVersion` of objects of this row.
     pub fn api_version(&self) -> String {
         self.group_version().to_string()
+    }
+
+    /// The `apiVersion` in which objects are stored.
+    pub fn storage_version(&self) -> String {
+        match &self.stored_as {
+            Some((group, version)) => GroupVersion::new(group, version).to_string(),
+            None => self.api_version(),
+        }
     }
 
     pub fn group_resource(&self) -> GroupResource {
@@ -255,6 +280,27 @@ impl KindDef {
 
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|s| s.name == name)
+    }
+
+    /// An object that something other than a client's body made (a patch, a webhook), typed and defaulted as a body is.
+    ///
+    /// # Errors
+    /// What does not fit the type, as Go's decoder says it.
+    pub fn retype(&self, value: Value) -> Result<Value, String> {
+        let schema = crate::schema::schema();
+        let mut obj = match schema.types.contains_key(&*self.schema) {
+            true => {
+                let ignore = meta::schema::Strictness::Ignore;
+                schema.decode(value, &self.schema, ignore).map_err(|e| e.to_string())?.0
+            }
+            false => value,
+        };
+        if let Some(map) = obj.as_object_mut() {
+            map.insert("kind".into(), Value::from(&*self.kind));
+            map.insert("apiVersion".into(), self.api_version().into());
+        }
+        self.strategy.default(&mut obj);
+        Ok(obj)
     }
 
     /// The key prefix of all objects of the kind, ending in a slash (so that no kind's prefix covers another's).

@@ -12,7 +12,7 @@ pub fn kind() -> KindDef {
         group: "events.k8s.io".into(),
         schema: "io.k8s.api.events.v1.Event".into(),
         strategy: StrategyRef::Static(&Event),
-        converts: true,
+        stored_as: Some(("".into(), "v1".into())),
         columns: const { &[NAME, crate::columns::AGE] },
         selectable: &[
             "reason",

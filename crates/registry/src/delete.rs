@@ -13,7 +13,7 @@ use meta::status::{Result, Status};
 use meta::time::rfc3339;
 use serde_json::Value;
 use std::time::Duration;
-use store::{Entry, Expect, Op, Stamped};
+use store::{Entry, Expect, Op};
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -114,7 +114,7 @@ impl Registry {
             let Some(entry) = self.store.get(&key) else {
                 return Err(Status::not_found(&r.kind.group_resource(), r.name));
             };
-            let old = self.decode(r.kind, &entry.value)?;
+            let old = self.decode(r.kind, &entry.value).await?;
             self.check_preconditions(r, &old, &options.preconditions)?;
             r.admit.validate(Operation::Delete, r.name, None, Some(&old)).await?;
             match plan(r.kind, &old, options, self.clock.now()) {
@@ -126,10 +126,10 @@ impl Registry {
                 }
                 Plan::Store(new) => {
                     if r.dry_run {
-                        let bytes = encode::reencode(self.storage_row(r.kind), &new).into();
+                        let bytes = encode::reencode(r.kind, &new).into();
                         return Ok(Deleted::Pending(bytes));
                     }
-                    let value = self.stamped(r.kind, &new);
+                    let value = self.stamped(r.kind, &new).await?;
                     let op = Op::Put { key: key.clone(), value, expect: Expect::At(entry.modified) };
                     if let Some(bytes) = self.commit(r, op).await? {
                         return Ok(Deleted::Pending(bytes));
@@ -157,7 +157,8 @@ impl Registry {
                 resource_version: String::new(),
                 matching: Match::Unset,
             };
-            let page = self.list(&r.permit, r.kind, Some(r.namespace).filter(|n| !n.is_empty()), &query)?;
+            let page =
+                self.list(&r.permit, r.kind, Some(r.namespace).filter(|n| !n.is_empty()), &query).await?;
             for bytes in &page.items {
                 let obj: Value = serde_json::from_slice(bytes).map_err(Status::internal)?;
                 let one = Request { name: object::name(&obj), namespace: object::namespace(&obj), ..*r };
@@ -194,22 +195,13 @@ impl Registry {
         if r.dry_run {
             return Ok(Some(entry.value.clone()));
         }
-        let value = self.stamped(r.kind, last);
+        let value = self.stamped(r.kind, last).await?;
         let op = Op::Delete { key: key.to_owned(), last: Some(value), expect: Expect::At(entry.modified) };
         let removed = self.commit(r, op).await?;
         if let (Some(_), Some(c)) = (&removed, self.companion(r.kind)) {
             c.released(last, None);
         }
         Ok(removed)
-    }
-
-    fn stamped(&self, kind: &KindDef, obj: &Value) -> Stamped {
-        if kind.converts {
-            let mut stored = obj.clone();
-            kind.strategy.to_storage(&mut stored);
-            return encode::encode(self.storage_row(kind), &stored);
-        }
-        encode::encode(kind, obj)
     }
 
     fn check_preconditions(&self, r: &Request<'_>, obj: &Value, p: &Preconditions) -> Result<()> {

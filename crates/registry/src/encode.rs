@@ -8,7 +8,20 @@ use store::Stamped;
 
 /// Encodes an object of a row. The store writes the commit's revision at the stamp, into `metadata.resourceVersion`.
 pub fn encode(kind: &KindDef, obj: &Value) -> Stamped {
-    let mut out = head(kind);
+    after(head(&kind.kind, &kind.api_version()), obj)
+}
+
+/// Encodes an object that is in the version in which the row's objects are stored.
+pub fn encode_stored(kind: &KindDef, obj: &Value) -> Stamped {
+    after(head(&kind.kind, &kind.storage_version()), obj)
+}
+
+/// What the bytes of every object in the row's own version begin with.
+pub fn own_head(kind: &KindDef) -> Vec<u8> {
+    head(&kind.kind, &kind.api_version())
+}
+
+fn after(mut out: Vec<u8>, obj: &Value) -> Stamped {
     let empty = serde_json::Map::new();
     let top = obj.as_object().unwrap_or(&empty);
     out.extend_from_slice(b"\"metadata\":{");
@@ -45,7 +58,15 @@ pub fn encode(kind: &KindDef, obj: &Value) -> Stamped {
 
 /// Encodes an object whose revision is already in it (converted or read objects).
 pub fn reencode(kind: &KindDef, obj: &Value) -> Vec<u8> {
-    let mut stamped = encode(kind, obj);
+    with_revision(encode(kind, obj), obj)
+}
+
+/// As [`reencode`], of an object that is in the stored version.
+pub fn reencode_stored(kind: &KindDef, obj: &Value) -> Vec<u8> {
+    with_revision(encode_stored(kind, obj), obj)
+}
+
+fn with_revision(mut stamped: Stamped, obj: &Value) -> Vec<u8> {
     if let Some(at) = stamped.stamp {
         let rv = meta::object::resource_version(obj).bytes();
         stamped.bytes.splice(at..at, rv);
@@ -58,12 +79,12 @@ pub fn item_slice(kind: &KindDef, bytes: &bytes::Bytes) -> bytes::Bytes {
     bytes.slice(head_len(kind)..)
 }
 
-fn head(kind: &KindDef) -> Vec<u8> {
+fn head(kind: &str, api_version: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(1024);
     out.extend_from_slice(b"{\"kind\":\"");
-    out.extend_from_slice(kind.kind.as_bytes());
+    out.extend_from_slice(kind.as_bytes());
     out.extend_from_slice(b"\",\"apiVersion\":\"");
-    out.extend_from_slice(kind.api_version().as_bytes());
+    out.extend_from_slice(api_version.as_bytes());
     out.extend_from_slice(b"\",");
     out
 }

@@ -10,11 +10,13 @@ mod encode;
 pub mod kinds_index;
 pub mod object_meta;
 mod read;
+pub mod snapshot;
+mod versions;
 mod watch;
 mod write;
 
 pub use delete::{DeleteOptions, Deleted, Preconditions, Propagation};
-pub use encode::{encode, item_slice, reencode};
+pub use encode::{encode, item_slice, reencode, reencode_stored};
 pub use kinds_index::Kinds;
 pub use read::{ListQuery, Listed, Match, Selectors};
 pub use watch::{WatchEvent, WatchEventType, WatchQuery, Watching};
@@ -26,6 +28,7 @@ use base::rng::Rng;
 use bytes::Bytes;
 use kinds::KindDef;
 use meta::status::Result;
+use parking_lot::RwLock;
 use serde_json::Value;
 use std::sync::Arc;
 use store::Store;
@@ -36,6 +39,20 @@ pub enum Operation {
     Create,
     Update,
     Delete,
+    /// A stream or proxy to what the object stands for (`pods/exec`, `nodes/proxy`).
+    Connect,
+}
+
+impl Operation {
+    /// The name that webhooks and policies know.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
 }
 
 /// Admission as the verbs call it. Implemented over the caller's identity by the API server.
@@ -77,13 +94,13 @@ pub struct Registry {
     store: Arc<dyn Store>,
     clock: SharedClock,
     rng: Arc<Rng>,
-    kinds: Kinds,
+    kinds: RwLock<Arc<Kinds>>,
     companions: Vec<(meta::GroupResource, Arc<dyn Companion>)>,
 }
 
 impl Registry {
     pub fn new(store: Arc<dyn Store>, clock: SharedClock, rng: Arc<Rng>, kinds: Kinds) -> Self {
-        Self { store, clock, rng, kinds, companions: Vec::new() }
+        Self { store, clock, rng, kinds: RwLock::new(Arc::new(kinds)), companions: Vec::new() }
     }
 
     /// Adds the companion of a kind; at build only.
@@ -92,8 +109,16 @@ impl Registry {
         self
     }
 
-    pub fn kinds(&self) -> &Kinds {
-        &self.kinds
+    /// What is served now. A request asks once and keeps the answer.
+    pub fn kinds(&self) -> Arc<Kinds> {
+        self.kinds.read().clone()
+    }
+
+    /// Puts another set of rows in the place of the present one.
+    pub fn serve(&self, rows: impl IntoIterator<Item = Arc<KindDef>>) {
+        let next = Kinds::new(rows);
+        let mut kinds = self.kinds.write();
+        *kinds = Arc::new(next.numbered(kinds.generation() + 1));
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {

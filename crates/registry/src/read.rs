@@ -1,8 +1,8 @@
 //! Get and list: the stored bytes, selected and sliced, never re-encoded
 //! (upstream: apiserver `pkg/storage/cacher`, `pkg/storage/etcd3/store.go#GetList`).
 
+use crate::Registry;
 use crate::cursor::Cursor;
-use crate::{Registry, encode};
 use bytes::Bytes;
 use kinds::KindDef;
 use meta::permit::Permit;
@@ -75,7 +75,7 @@ impl Selectors {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
-    /// Whether stored bytes of the row are selected. Bytes that cannot be read are not.
+    /// Whether bytes of an object in the row's version are selected. Bytes that cannot be read are not.
     pub fn matches(&self, kind: &KindDef, bytes: &[u8]) -> bool {
         if self.is_empty() {
             return true;
@@ -91,12 +91,7 @@ impl Selectors {
             Vec::new()
         } else {
             match serde_json::from_slice::<Value>(bytes) {
-                Ok(mut obj) => {
-                    if kind.converts {
-                        kind.strategy.decode_stored(&mut obj);
-                    }
-                    kind.strategy.fields(&obj)
-                }
+                Ok(obj) => kind.strategy.fields(&obj),
                 Err(_) => return false,
             }
         };
@@ -130,7 +125,7 @@ fn is_meta_field(field: &str) -> bool {
 
 impl Registry {
     /// The object's bytes in the row's version. `resource_version` is the client's, usually empty.
-    pub fn get(
+    pub async fn get(
         &self,
         _permit: &Permit,
         kind: &KindDef,
@@ -141,16 +136,17 @@ impl Registry {
         self.check_not_ahead(resource_version)?;
         let entry = self.store.get(&kind.key(namespace, name));
         let entry = entry.ok_or_else(|| Status::not_found(&kind.group_resource(), name))?;
-        self.converted(kind, entry.value)
+        self.in_version(kind, entry.value).await
     }
 
-    /// The object as a tree.
-    pub fn get_value(&self, permit: &Permit, kind: &KindDef, namespace: &str, name: &str) -> Result<Value> {
-        let bytes = self.get(permit, kind, namespace, name, "")?;
-        serde_json::from_slice(&bytes).map_err(Status::internal)
+    /// The object as a tree, of a kind that is stored as it is served: what the server itself needs to know.
+    pub fn get_value(&self, _permit: &Permit, kind: &KindDef, namespace: &str, name: &str) -> Result<Value> {
+        let entry = self.store.get(&kind.key(namespace, name));
+        let entry = entry.ok_or_else(|| Status::not_found(&kind.group_resource(), name))?;
+        serde_json::from_slice(&entry.value).map_err(Status::internal)
     }
 
-    pub fn list(
+    pub async fn list(
         &self,
         _permit: &Permit,
         kind: &KindDef,
@@ -170,10 +166,10 @@ impl Registry {
             after = Some(format!("{prefix}{}", cursor.start.trim_end_matches('\0')));
             at = (cursor.revision > 0).then_some(cursor.revision.unsigned_abs());
         }
-        self.scan(kind, &prefix, after, at, query)
+        self.scan(kind, &prefix, after, at, query).await
     }
 
-    fn scan(
+    async fn scan(
         &self,
         kind: &KindDef,
         prefix: &str,
@@ -192,11 +188,13 @@ impl Registry {
             // Later pages of one answer show the same revision as its first.
             at = Some(page.revision);
             let total = page.entries.len();
-            for (i, entry) in page.entries.iter().enumerate() {
-                if selective && !query.selectors.matches(kind, &entry.value) {
+            let values = page.entries.iter().map(|e| e.value.clone()).collect();
+            let values = self.all_in_version(kind, values).await?;
+            for (i, (entry, value)) in page.entries.iter().zip(values).enumerate() {
+                if selective && !query.selectors.matches(kind, &value) {
                     continue;
                 }
-                out.items.push(self.converted(kind, entry.value.clone())?);
+                out.items.push(value);
                 let more = i + 1 < total || page.more;
                 if query.limit > 0 && out.items.len() == query.limit && more {
                     out.next = Some(next_cursor(prefix, entry, page.revision));
@@ -240,14 +238,6 @@ impl Registry {
             }];
         }
         Err(s)
-    }
-
-    /// Stored bytes in the row's version.
-    pub(crate) fn converted(&self, kind: &KindDef, bytes: Bytes) -> Result<Bytes> {
-        if !kind.converts {
-            return Ok(bytes);
-        }
-        Ok(encode::reencode(kind, &self.decode(kind, &bytes)?).into())
     }
 }
 

@@ -53,6 +53,8 @@ pub struct WatchQuery {
 pub struct Watching {
     registry: Arc<Registry>,
     kind: Arc<KindDef>,
+    /// See [`encode::own_head`].
+    head: Vec<u8>,
     selectors: Selectors,
     /// Events known but not handed out: the initial state, or the rest of a batch.
     ready: VecDeque<WatchEvent>,
@@ -60,7 +62,7 @@ pub struct Watching {
 }
 
 impl Registry {
-    pub fn watch(
+    pub async fn watch(
         self: &Arc<Self>,
         permit: &Permit,
         kind: &Arc<KindDef>,
@@ -82,7 +84,7 @@ impl Registry {
                 resource_version: query.resource_version.clone(),
                 matching: Match::NotOlderThan,
             };
-            let listed = self.list(permit, kind, namespace, &list)?;
+            let listed = self.list(permit, kind, namespace, &list).await?;
             from = listed.revision;
             let added = |object| WatchEvent { kind: WatchEventType::Added, object, revision: from };
             ready.extend(listed.items.into_iter().map(added));
@@ -103,7 +105,8 @@ impl Registry {
             }
         })?;
         let selectors = query.selectors.clone();
-        Ok(Watching { registry: self.clone(), kind: kind.clone(), selectors, ready, watcher })
+        let head = encode::own_head(kind);
+        Ok(Watching { registry: self.clone(), kind: kind.clone(), head, selectors, ready, watcher })
     }
 }
 
@@ -121,7 +124,7 @@ impl Watching {
             match self.watcher.next().await {
                 Watched::Events(events) => {
                     for e in &events {
-                        if let Some(event) = self.translate(e)? {
+                        if let Some(event) = self.translate(e).await? {
                             self.ready.push_back(event);
                         }
                     }
@@ -143,32 +146,43 @@ impl Watching {
     }
 
     /// How the selectors see a change: an object that leaves them is deleted, one that enters them is added.
-    fn translate(&self, e: &Event) -> Result<Option<WatchEvent>> {
+    async fn translate(&mut self, e: &Event) -> Result<Option<WatchEvent>> {
+        let previous = match &e.previous {
+            Some(bytes) => Some(in_version(&self.registry, &self.kind, &self.head, bytes).await?),
+            None => None,
+        };
         let matches = |bytes: &Bytes| self.selectors.matches(&self.kind, bytes);
-        let was = e.previous.as_ref().is_some_and(&matches);
-        let (kind, bytes) = match &e.change {
-            Change::Put(new) => match (was, matches(new)) {
-                (false, true) => (WatchEventType::Added, new.clone()),
-                (true, true) => (WatchEventType::Modified, new.clone()),
-                (true, false) => (WatchEventType::Deleted, self.last_seen(e, new)?),
+        let was = previous.as_ref().is_some_and(&matches);
+        let (Change::Put(bytes) | Change::Delete(bytes)) = &e.change;
+        let bytes = in_version(&self.registry, &self.kind, &self.head, bytes).await?;
+        let (kind, object) = match &e.change {
+            Change::Put(_) => match (was, matches(&bytes)) {
+                (false, true) => (WatchEventType::Added, bytes),
+                (true, true) => (WatchEventType::Modified, bytes),
+                (true, false) => (WatchEventType::Deleted, self.last_seen(e.revision, previous, bytes)?),
                 (false, false) => return Ok(None),
             },
-            Change::Delete(last) if was || self.selectors.is_empty() => {
-                (WatchEventType::Deleted, last.clone())
-            }
+            Change::Delete(_) if was || self.selectors.is_empty() => (WatchEventType::Deleted, bytes),
             Change::Delete(_) => return Ok(None),
         };
-        let object = self.registry.converted(&self.kind, bytes)?;
         Ok(Some(WatchEvent { kind, object, revision: e.revision }))
     }
 
     /// The object as the selectors last saw it, at the revision at which it left them.
-    fn last_seen(&self, e: &Event, new: &Bytes) -> Result<Bytes> {
-        let Some(previous) = &e.previous else { return Ok(new.clone()) };
-        let mut obj: Value = serde_json::from_slice(previous).map_err(Status::internal)?;
-        object::set_meta(&mut obj, "resourceVersion", e.revision.to_string());
-        Ok(encode::reencode(self.registry.storage_row(&self.kind), &obj).into())
+    fn last_seen(&self, revision: Revision, previous: Option<Bytes>, new: Bytes) -> Result<Bytes> {
+        let Some(previous) = previous else { return Ok(new) };
+        let mut obj: Value = serde_json::from_slice(&previous).map_err(Status::internal)?;
+        object::set_meta(&mut obj, "resourceVersion", revision.to_string());
+        Ok(encode::reencode(&self.kind, &obj).into())
     }
+}
+
+/// As [`Registry::in_version`], at no cost for what is in the version already.
+async fn in_version(registry: &Registry, kind: &KindDef, head: &[u8], bytes: &Bytes) -> Result<Bytes> {
+    if !kind.reads_through && bytes.starts_with(head) {
+        return Ok(bytes.clone());
+    }
+    registry.in_version(kind, bytes.clone()).await
 }
 
 fn bookmark(kind: &KindDef, revision: Revision, initial_events_end: bool) -> WatchEvent {

@@ -101,8 +101,7 @@ impl Registry {
         r.admit.validate(Operation::Create, name, Some(obj), None).await?;
         let warnings = r.kind.strategy.warnings(obj, None);
         let key = r.kind.key(object::namespace(obj), name);
-        let stored = self.to_storage(r.kind, obj);
-        let value = encode::encode(self.storage_row(r.kind), &stored);
+        let value = self.stamped(r.kind, obj).await?;
         if r.dry_run {
             if self.store.get(&key).is_some() {
                 return Err(Status::already_exists(&r.kind.group_resource(), name));
@@ -135,7 +134,7 @@ impl Registry {
                 precondition_uid(r, &obj, "")?;
                 return self.create_once(r, obj).await;
             };
-            let old = self.decode(r.kind, &entry.value)?;
+            let old = self.decode(r.kind, &entry.value).await?;
             if let Some(done) = self.update_once(r, transform, &key, &entry, &old).await? {
                 return Ok(done);
             }
@@ -179,13 +178,12 @@ impl Registry {
             let bytes = entry.value.clone();
             return Ok(Some(Written { bytes, created: false, deleted: false, warnings }));
         }
-        let stored = self.to_storage(r.kind, &new);
-        let value = encode::encode(self.storage_row(r.kind), &stored);
         if r.dry_run {
             object::set_meta(&mut new, "resourceVersion", object::resource_version(old));
-            let bytes = encode::reencode(self.storage_row(r.kind), &self.to_storage(r.kind, &new)).into();
+            let bytes = encode::reencode(r.kind, &new).into();
             return Ok(Some(Written { bytes, created: false, deleted: false, warnings }));
         }
+        let value = self.stamped(r.kind, &new).await?;
         let op = Op::Put { key: key.to_owned(), value, expect: Expect::At(entry.modified) };
         match self.commit(r, op).await? {
             Some(bytes) => {
@@ -239,34 +237,6 @@ impl Registry {
             Err(CommitError::Conflict { .. }) => Ok(None),
             Err(e) => Err(commit_failure(e)),
         }
-    }
-
-    /// Reads stored bytes as an object of the row's version.
-    pub fn decode(&self, kind: &KindDef, bytes: &[u8]) -> Result<Value> {
-        let mut obj: Value = serde_json::from_slice(bytes).map_err(Status::internal)?;
-        if kind.converts {
-            kind.strategy.decode_stored(&mut obj);
-            obj["apiVersion"] = kind.api_version().into();
-            obj["kind"] = Value::from(&*kind.kind);
-        }
-        Ok(obj)
-    }
-
-    fn to_storage<'v>(&self, kind: &KindDef, obj: &'v Value) -> std::borrow::Cow<'v, Value> {
-        if !kind.converts {
-            return std::borrow::Cow::Borrowed(obj);
-        }
-        let mut stored = obj.clone();
-        kind.strategy.to_storage(&mut stored);
-        std::borrow::Cow::Owned(stored)
-    }
-
-    /// The row whose version objects of this row are stored in.
-    pub(crate) fn storage_row<'k>(&'k self, kind: &'k KindDef) -> &'k KindDef {
-        if !kind.converts {
-            return kind;
-        }
-        self.kinds.rows().iter().find(|k| k.storage == kind.storage && !k.converts).map_or(kind, |k| k)
     }
 
     fn fill_system_fields(&self, kind: &KindDef, obj: &mut Value) {

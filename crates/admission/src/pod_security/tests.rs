@@ -88,7 +88,7 @@ impl World {
         let said = Said::default();
         let a = Attributes {
             user: &self.user,
-            kind: row,
+            kind: &row,
             namespace: if resource == "namespaces" { "" } else { "ns" },
             name: object::name(new),
             subresource,

@@ -18,6 +18,9 @@ use std::sync::Arc;
 pub async fn pod(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let info = &ctx.info;
     require_create_for_upgrade(ctx)?;
+    if info.subresource != "log" {
+        ctx.admit_connect(kind, connect_options(ctx)).await?;
+    }
     let get = |name: &str| ctx.server.registry.get_value(&ctx.permit, kind, &info.namespace, name);
     if info.subresource == "proxy" {
         let (name, port) = name_and_port(&info.name)?;
@@ -76,6 +79,7 @@ fn name_and_port(text: &str) -> Result<(&str, Option<u16>)> {
 
 /// A node's own endpoint, as `nodes/proxy`.
 pub async fn node(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
+    ctx.admit_connect(kind, connect_options(ctx)).await?;
     ctx.server.registry.get_value(&ctx.permit, kind, "", &ctx.info.name)?;
     let address = kubelet::address(ctx, &ctx.info.name)?;
     let path = format!("/{}", ctx.info.rest);
@@ -97,6 +101,40 @@ fn require_create_for_upgrade(ctx: &Context) -> Result<()> {
     let mut attributes = attributes(info, &ctx.user);
     attributes.verb = "create".into();
     ctx.server.authorizer.require(&attributes).map(drop)
+}
+
+/// What the client asks for, as admission sees it (upstream: `PodExecOptions`, `PodAttachOptions`, …).
+fn connect_options(ctx: &Context) -> Value {
+    let (info, q) = (&ctx.info, &ctx.info.query);
+    let flags = |names: &[&str]| -> Value {
+        let set = names.iter().filter(|n| q.flag(n)).map(|n| ((*n).to_owned(), Value::Bool(true)));
+        Value::Object(set.collect())
+    };
+    let (kind, mut options) = match (info.resource.as_str(), info.subresource.as_str()) {
+        ("pods", "exec") => ("PodExecOptions", flags(&["stdin", "stdout", "stderr", "tty"])),
+        ("pods", "attach") => ("PodAttachOptions", flags(&["stdin", "stdout", "stderr", "tty"])),
+        ("pods", "portforward") => ("PodPortForwardOptions", flags(&[])),
+        ("pods", _) => ("PodProxyOptions", flags(&[])),
+        ("services", _) => ("ServiceProxyOptions", flags(&[])),
+        _ => ("NodeProxyOptions", flags(&[])),
+    };
+    if !q.get("container").is_empty() {
+        options["container"] = q.get("container").into();
+    }
+    let command: Vec<&str> = q.all("command").collect();
+    if !command.is_empty() {
+        options["command"] = command.into();
+    }
+    let ports: Vec<i64> = q.all("ports").filter_map(|p| p.parse().ok()).collect();
+    if !ports.is_empty() {
+        options["ports"] = ports.into();
+    }
+    if kind.ends_with("ProxyOptions") {
+        options["path"] = info.rest.as_str().into();
+    }
+    options["kind"] = kind.into();
+    options["apiVersion"] = "v1".into();
+    options
 }
 
 fn ctx_method(ctx: &Context) -> Method {

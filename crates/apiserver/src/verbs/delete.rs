@@ -16,13 +16,15 @@ pub async fn delete(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let request = ctx.write(kind, &ctx.info.name, &admit);
     let orphan_by_field = options.orphan_dependents == Some(false);
     match ctx.server.registry.delete(&request, &options).await? {
-        Deleted::Gone(bytes) if kind.strategy.returns_deleted() => object_reply(ctx, kind, 200, bytes),
+        Deleted::Gone(bytes) if kind.strategy.returns_deleted() => object_reply(ctx, kind, 200, bytes).await,
         Deleted::Gone(bytes) => {
             let obj: Value = serde_json::from_slice(&bytes).map_err(meta::Status::internal)?;
             Ok(Reply::Document { code: 200, value: success(ctx, object::name(&obj), object::uid(&obj)) })
         }
         // Upstream accepts, rather than finishes, a foreground deletion asked for by the old field.
-        Deleted::Pending(bytes) => object_reply(ctx, kind, if orphan_by_field { 202 } else { 200 }, bytes),
+        Deleted::Pending(bytes) => {
+            object_reply(ctx, kind, if orphan_by_field { 202 } else { 200 }, bytes).await
+        }
     }
 }
 
@@ -36,12 +38,8 @@ pub async fn delete_collection(ctx: &Context, kind: &Arc<KindDef>) -> Result<Rep
     Ok(Reply::List { kind: kind.clone(), listed: Listed { items, revision, next: None, remaining: None } })
 }
 
-fn object_reply(ctx: &Context, kind: &Arc<KindDef>, code: u16, bytes: bytes::Bytes) -> Result<Reply> {
-    let bytes = if kind.converts {
-        crate::reply::object_bytes(kind, &ctx.server.registry.decode(kind, &bytes)?)
-    } else {
-        bytes
-    };
+async fn object_reply(ctx: &Context, kind: &Arc<KindDef>, code: u16, bytes: bytes::Bytes) -> Result<Reply> {
+    let bytes = ctx.server.registry.in_version(kind, bytes).await?;
     Ok(Reply::Object { code, kind: Some(kind.clone()), bytes })
 }
 

@@ -30,7 +30,7 @@ pub async fn patch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     };
     let written =
         ctx.server.registry.update(&ctx.write(kind, &ctx.info.name, &admit), &transform, false).await?;
-    write::reply(ctx, kind, written)
+    write::reply(ctx, kind, written).await
 }
 
 /// Reads the patch and puts it on the audit record.

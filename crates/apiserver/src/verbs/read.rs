@@ -10,16 +10,16 @@ use registry::cursor::Cursor;
 use registry::{ListQuery, Match, Selectors};
 use std::sync::Arc;
 
-pub fn get(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
+pub async fn get(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let (info, registry) = (&ctx.info, &ctx.server.registry);
     let version = info.query.get("resourceVersion");
-    let bytes = registry.get(&ctx.permit, kind, &info.namespace, &info.name, version)?;
+    let bytes = registry.get(&ctx.permit, kind, &info.namespace, &info.name, version).await?;
     Ok(Reply::Object { code: 200, kind: Some(kind.clone()), bytes })
 }
 
-pub fn list(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
+pub async fn list(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let query = query(ctx)?;
-    let listed = ctx.server.registry.list(&ctx.permit, kind, ctx.namespace(kind), &query)?;
+    let listed = ctx.server.registry.list(&ctx.permit, kind, ctx.namespace(kind), &query).await?;
     Ok(Reply::List { kind: kind.clone(), listed })
 }
 

@@ -17,7 +17,8 @@ const SCALE: &str = "io.k8s.api.autoscaling.v1.Scale";
 pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let info = &ctx.info;
     if info.verb == "get" {
-        let obj = ctx.server.registry.get_value(&ctx.permit, kind, &info.namespace, &info.name)?;
+        let bytes = ctx.server.registry.get(&ctx.permit, kind, &info.namespace, &info.name, "").await?;
+        let obj = serde_json::from_slice(&bytes).map_err(Status::internal)?;
         return Ok(Reply::Document { code: 200, value: scale_of(&obj) });
     }
     let patch = match info.verb.as_str() {
@@ -43,7 +44,7 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     };
     let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
     let written = ctx.server.registry.update(&ctx.write(kind, &info.name, &admit), &transform, false).await?;
-    let obj = ctx.server.registry.decode(kind, &written.bytes)?;
+    let obj = ctx.server.registry.decode(kind, &written.bytes).await?;
     Ok(Reply::Document { code: 200, value: scale_of(&obj) })
 }
 

@@ -27,7 +27,7 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         ("serviceaccounts", "token", "create") => tokens::request(ctx, kind).await,
         // The rest share the object's body: status, finalize, approval …
         (_, _, "get") => {
-            let bytes = ctx.server.registry.get(&ctx.permit, kind, &info.namespace, &info.name, "")?;
+            let bytes = ctx.server.registry.get(&ctx.permit, kind, &info.namespace, &info.name, "").await?;
             Ok(Reply::Object { code: 200, kind: Some(kind.clone()), bytes })
         }
         (_, _, "update") => write::update(ctx, kind).await,

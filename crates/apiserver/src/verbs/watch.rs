@@ -26,7 +26,7 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// Events of one burst are sent in pieces of about this size.
 const PIECE_BYTES: usize = 64 << 10;
 
-pub fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
+pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let q = &ctx.info.query;
     let initial_events = q.has("sendInitialEvents").then(|| q.flag("sendInitialEvents"));
     check_options(ctx, initial_events)?;
@@ -48,7 +48,7 @@ pub fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     } else {
         TIMEOUT_MIN.mul_f64(1.0 + ctx.server.rng.fraction())
     };
-    let watching = ctx.server.registry.watch(&ctx.permit, kind, ctx.namespace(kind), &query)?;
+    let watching = ctx.server.registry.watch(&ctx.permit, kind, ctx.namespace(kind), &query).await?;
     let framing = Framing {
         kind: kind.clone(),
         accepted: ctx.accepted,

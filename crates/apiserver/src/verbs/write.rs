@@ -16,7 +16,7 @@ pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
     let name = object::name(&obj).to_owned();
     let written = ctx.server.registry.create(&ctx.write(kind, &name, &admit), obj).await?;
-    reply(ctx, kind, written)
+    reply(ctx, kind, written).await
 }
 
 /// PUT of an object or of a subresource that shares its body.
@@ -28,7 +28,7 @@ pub async fn update(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let transform = |_: Option<&Value>| Ok(named(&obj, &ctx.info.name));
     let written =
         ctx.server.registry.update(&ctx.write(kind, &ctx.info.name, &admit), &transform, false).await?;
-    reply(ctx, kind, written)
+    reply(ctx, kind, written).await
 }
 
 /// The body's name must be the URL's (upstream: `scopeNamer.ObjectName` checks in `update.go`).
@@ -50,15 +50,11 @@ fn named(obj: &Value, name: &str) -> Value {
 }
 
 /// A stored object in the row's version, with the status code that tells whether it is new.
-pub fn reply(ctx: &Context, kind: &Arc<KindDef>, written: Written) -> Result<Reply> {
+pub async fn reply(ctx: &Context, kind: &Arc<KindDef>, written: Written) -> Result<Reply> {
     for w in &written.warnings {
         ctx.warnings.add(w);
     }
     let code = if written.created { 201 } else { 200 };
-    let bytes = if kind.converts {
-        crate::reply::object_bytes(kind, &ctx.server.registry.decode(kind, &written.bytes)?)
-    } else {
-        written.bytes
-    };
+    let bytes = ctx.server.registry.in_version(kind, written.bytes).await?;
     Ok(Reply::Object { code, kind: Some(kind.clone()), bytes })
 }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::broadcast;
 use tokio::task::AbortHandle;
 
@@ -127,6 +127,7 @@ impl Watch {
     async fn run(self) {
         let mut pause = PAUSE_MIN;
         loop {
+            let begun = Instant::now();
             let result = match &self.reference {
                 Reference::ConfigMap { namespace, name } => {
                     self.follow(
@@ -144,14 +145,16 @@ impl Watch {
             if let Some(entry) = self.inner.lock().entries.get_mut(&self.reference) {
                 entry.current = None;
             }
-            match result {
-                Ok(()) => pause = PAUSE_MIN,
-                Err(e) => {
-                    tracing::debug!(reference = ?self.reference, "watch failed: {e}");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE_MAX);
-                }
+            // A server that drains ends every watch at once and well: only one that lasted is begun again at once.
+            if begun.elapsed() > PAUSE_MAX && result.is_ok() {
+                pause = PAUSE_MIN;
+                continue;
             }
+            if let Err(e) = result {
+                tracing::debug!(reference = ?self.reference, "watch failed: {e}");
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 

@@ -88,6 +88,10 @@ impl ControlPlane {
         feed::start(&registry, &rbac, &nodes, cancel.clone())?;
         let authorizer = Arc::new(Authorizer::new(nodes, rbac));
 
+        let webhooks = Arc::new(admission::webhook::Caller {
+            outbound: Arc::default(),
+            resolve: Arc::new(apiserver::services::Resolver(registry.clone())),
+        });
         let signer = Arc::new(Signer::new(ISSUER, &pki.service_account_key().map_err(text)?).map_err(text)?);
         let mut static_tokens = match &options.token_auth_file {
             Some(path) => token_file(path)?,
@@ -111,7 +115,7 @@ impl ControlPlane {
         let server = Server::new(
             ServerOptions {
                 registry: registry.clone(),
-                admission: admission::default_chain(&registry, &authorizer),
+                admission: admission::default_chain(&registry, &authorizer, &webhooks, &cancel),
                 authenticator,
                 authorizer,
                 audit,

@@ -26,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 const RESOLVER_PORT: u16 = 1053;
 /// Pause before a node's process is started again.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// How often a node's process is started before the cluster gives up on starting with it.
+const STARTS_MAX: usize = 3;
 /// How long a node's process may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -292,14 +294,16 @@ async fn keep(
     ready: watch::Sender<Option<Result<(), String>>>,
     stop: CancellationToken,
 ) {
+    let mut starts = 0;
     while !stop.is_cancelled() {
         let outcome = once(&order, &ready, &stop).await;
+        starts += 1;
         if stop.is_cancelled() {
             return;
         }
         let why = outcome.err().unwrap_or_else(|| "it ended".to_owned());
         tracing::error!(target: "node", node = name, "the node's process is started again: {why}");
-        if ready.borrow().is_none() {
+        if ready.borrow().is_none() && starts >= STARTS_MAX {
             ready.send_replace(Some(Err(format!("the node {name} did not start: {why}"))));
         }
         tokio::select! {

@@ -1,0 +1,144 @@
+//! Calls of the API server to servers that objects name: webhooks, aggregated API servers.
+//!
+//! Invariant: nothing is sent to a server that did not prove itself by the certificate authority that the object gives;
+//! answers are read up to a bound.
+
+use crate::api::{Api, Body, BoxError};
+use crate::https::{Config, HttpsApi, Token};
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Servers to which connections are kept; with more, all are forgotten and made anew.
+const SERVERS_MAX: usize = 256;
+/// The largest answer that is read (upstream: webhook and aggregator clients have no bound; ours is the largest object).
+const ANSWER_BYTES_MAX: usize = 8 << 20;
+
+/// A server that an object names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Server {
+    /// `https://host:port`, with an optional path.
+    pub url: String,
+    /// PEM certificates that vouch for it.
+    pub ca_pem: Vec<u8>,
+    /// Where it really is and the name that its certificate must have, for a Service (`NAME.NAMESPACE.svc`).
+    pub service: Option<(SocketAddr, String)>,
+    /// PEM chain and key with which this server says who it is.
+    pub identity_pem: Option<(Vec<u8>, Vec<u8>)>,
+    /// A bearer token for it.
+    pub bearer: Option<String>,
+}
+
+/// Finds the address behind a Service's port.
+pub trait Resolve: Send + Sync {
+    /// # Errors
+    /// Why there is none, as a client is told.
+    fn resolve(&self, namespace: &str, name: &str, port: u16) -> Result<SocketAddr, String>;
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    #[error("{0}")]
+    Unusable(#[from] crate::https::Error),
+    #[error("Post {url:?}: context deadline exceeded")]
+    Timeout { url: String },
+    #[error("Post {url:?}: {why}")]
+    Failed { url: String, why: String },
+}
+
+/// Connections to all servers that objects name.
+#[derive(Default)]
+pub struct Outbound {
+    apis: Mutex<HashMap<Server, Arc<HttpsApi>>>,
+}
+
+impl Outbound {
+    fn api(&self, server: &Server) -> Result<Arc<HttpsApi>, crate::https::Error> {
+        if let Some(known) = self.apis.lock().get(server) {
+            return Ok(known.clone());
+        }
+        let (url, name) = match &server.service {
+            Some((at, name)) => (format!("https://{at}"), Some(name.clone())),
+            None => (server.url.clone(), None),
+        };
+        let api = Arc::new(HttpsApi::new(&Config {
+            server: url,
+            ca_pem: server.ca_pem.clone(),
+            tls_server_name: name,
+            identity_pem: server.identity_pem.clone(),
+            token: server.bearer.clone().map_or(Token::None, Token::Bearer),
+            user_agent: "kube-apiserver-admission".to_owned(),
+        })?);
+        let mut apis = self.apis.lock();
+        if apis.len() >= SERVERS_MAX {
+            apis.clear();
+        }
+        apis.insert(server.clone(), api.clone());
+        Ok(api)
+    }
+
+    /// Sends a request whose URI is a path; the answer's body is not read.
+    ///
+    /// # Errors
+    /// The server is not usable, not reachable, or not the one that it should be.
+    pub async fn send(&self, server: &Server, request: Request<Bytes>) -> Result<Response<Body>, BoxError> {
+        self.api(server)?.send(request).await
+    }
+
+    /// Posts JSON and reads the answer: its code and body. `shown` is the URL that errors name.
+    pub async fn post(
+        &self,
+        server: &Server,
+        path: &str,
+        shown: &str,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<(u16, Bytes), CallError> {
+        let failed = |why: String| CallError::Failed { url: shown.to_owned(), why };
+        let api = self.api(server)?;
+        let request = Request::post(path)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .header(http::header::ACCEPT, "application/json, */*")
+            .body(body)
+            .map_err(|e| failed(e.to_string()))?;
+        let call = async {
+            let response = api.send(request).await.map_err(|e| failed(reason(&*e)))?;
+            let code = response.status().as_u16();
+            Ok((code, bounded(response.into_body()).await.map_err(failed)?))
+        };
+        match tokio::time::timeout(timeout, call).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(CallError::Timeout { url: shown.to_owned() }),
+        }
+    }
+}
+
+/// A body read whole, up to the bound.
+async fn bounded(mut body: Body) -> Result<Bytes, String> {
+    let mut out = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| reason(&*e))?;
+        if let Some(data) = frame.data_ref() {
+            if out.len() + data.len() > ANSWER_BYTES_MAX {
+                return Err(format!("the answer is longer than {ANSWER_BYTES_MAX} bytes"));
+            }
+            out.extend_from_slice(data);
+        }
+    }
+    Ok(out.freeze())
+}
+
+/// The innermost cause, which says most.
+fn reason(e: &(dyn std::error::Error + 'static)) -> String {
+    let mut at = e;
+    while let Some(next) = at.source() {
+        at = next;
+    }
+    at.to_string()
+}
