@@ -94,6 +94,8 @@ impl World {
             subresource,
             operation: if old.is_some() { Operation::Update } else { Operation::Create },
             dry_run: false,
+            options: &Value::Null,
+            call: &crate::Call::default(),
             notes: &said,
             permit: permit(),
         };

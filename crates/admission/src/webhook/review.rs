@@ -153,6 +153,8 @@ pub fn refusal(webhook: &str, result: &Value) -> Status {
     if !told.is_object() {
         told = json!({});
     }
+    told["kind"] = "Status".into();
+    told["apiVersion"] = "v1".into();
     told["message"] = message.into();
     told["code"] = code.into();
     told["status"] = "Failure".into();
