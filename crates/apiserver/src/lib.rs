@@ -4,6 +4,7 @@
 //! nothing reaches a verb without a permit; every request that the policy names is on the audit record.
 
 pub mod chain;
+pub mod codec;
 pub mod context;
 pub mod discovery;
 pub mod extension;

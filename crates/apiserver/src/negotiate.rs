@@ -9,6 +9,8 @@ pub enum Format {
     #[default]
     Json,
     Yaml,
+    Protobuf,
+    Cbor,
 }
 
 impl Format {
@@ -16,6 +18,17 @@ impl Format {
         match self {
             Self::Json => "application/json",
             Self::Yaml => "application/yaml",
+            Self::Protobuf => "application/vnd.kubernetes.protobuf",
+            Self::Cbor => "application/cbor",
+        }
+    }
+
+    /// The content type of a watch.
+    pub fn watch_type(self) -> &'static str {
+        match self {
+            Self::Json | Self::Yaml => "application/json",
+            Self::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            Self::Cbor => "application/cbor-seq",
         }
     }
 }
@@ -34,6 +47,8 @@ pub enum View {
 pub struct Accepted {
     pub format: Format,
     pub view: View,
+    /// The client takes the same in JSON too, where its first choice does not exist.
+    pub or_json: bool,
 }
 
 /// The media types of objects, as upstream lists them in refusals.
@@ -54,7 +69,9 @@ pub fn accept(headers: &HeaderMap) -> Result<Accepted> {
     }
     let mut clauses: Vec<Clause> = header.split(',').map(clause).collect();
     clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality));
-    clauses.iter().find_map(serve).ok_or_else(|| Status::not_acceptable(OBJECT_TYPES))
+    let mut first = clauses.iter().find_map(serve).ok_or_else(|| Status::not_acceptable(OBJECT_TYPES))?;
+    first.or_json = clauses.iter().filter_map(serve).any(|a| a.format == Format::Json && a.view == first.view);
+    Ok(first)
 }
 
 /// As [`accept`], for what can only be shown as it is (upstream: a scope without table conversion).
@@ -79,6 +96,8 @@ fn serve(c: &Clause) -> Option<Accepted> {
     let format = match c.media {
         "application/json" | "*/*" | "application/*" => Format::Json,
         "application/yaml" => Format::Yaml,
+        "application/vnd.kubernetes.protobuf" => Format::Protobuf,
+        "application/cbor" | "application/cbor-seq" => Format::Cbor,
         _ => return None,
     };
     let param = |name: &str| c.params.iter().find(|(k, _)| *k == name).map(|(_, v)| *v);
@@ -91,7 +110,11 @@ fn serve(c: &Clause) -> Option<Accepted> {
         // A form that is not served: the client's next clause decides.
         _ => return None,
     };
-    Some(Accepted { format, view })
+    if format == Format::Protobuf && view == View::Table {
+        // Tables have no protobuf form (upstream: `errNotMarshalable`).
+        return None;
+    }
+    Some(Accepted { format, view, or_json: false })
 }
 
 #[cfg(test)]
@@ -110,9 +133,12 @@ mod tests {
         assert_eq!(of(table).map(|a| a.view), Ok(View::Table));
         let old = "application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(of(old).map(|a| a.view), Ok(View::Object));
-        assert_eq!(of("application/vnd.kubernetes.protobuf,application/json"), Ok(Accepted::default()));
+        let proto = of("application/vnd.kubernetes.protobuf,application/json");
+        assert_eq!(proto.map(|a| (a.format, a.or_json)), Ok((Format::Protobuf, true)));
+        let only = of("application/vnd.kubernetes.protobuf");
+        assert_eq!(only.map(|a| (a.format, a.or_json)), Ok((Format::Protobuf, false)));
         assert_eq!(of("application/yaml").map(|a| a.format), Ok(Format::Yaml));
-        assert_eq!(of("text/html, */*;q=0.1"), Ok(Accepted::default()));
+        assert_eq!(of("text/html, */*;q=0.1").map(|a| a.format), Ok(Format::Json));
         assert_eq!(of("text/html").map_err(|s| s.code), Err(406));
         assert_eq!(of("application/json;q=0.1,application/yaml").map(|a| a.format), Ok(Format::Yaml));
     }

@@ -1,6 +1,7 @@
 //! What a verb answers, and how it becomes an HTTP response: one place decides format, view and status.
 
-use crate::negotiate::{Accepted, Format, View};
+use crate::codec;
+use crate::negotiate::{Accepted, Format, OBJECT_TYPES, View};
 use crate::table;
 use bytes::{BufMut, Bytes, BytesMut};
 use client::{Body, BoxError};
@@ -88,7 +89,7 @@ impl Reply {
 pub fn refusal(status: &Status, format: Format, keep: bool) -> Rendered {
     let bytes = Bytes::from(serde_json::to_vec(status).unwrap_or_default());
     let how = Rendering {
-        accepted: Accepted { format, view: View::Object },
+        accepted: Accepted { format, view: View::Object, or_json: true },
         include_object: "",
         now: Timestamp::UNIX_EPOCH,
         keep,
@@ -130,18 +131,13 @@ fn plain(response: Response<Body>) -> Rendered {
 /// JSON bytes in the client's format.
 fn encoded(code: u16, json: Bytes, how: &Rendering) -> Result<Rendered> {
     let object = how.keep.then(|| json.clone());
-    let body = match how.accepted.format {
-        Format::Json => json,
-        Format::Yaml => {
-            let value: Value = serde_json::from_slice(&json).map_err(Status::internal)?;
-            Bytes::from(meta::yaml::to_string(&value).map_err(Status::internal)?)
-        }
+    let format = how.accepted.format;
+    let (format, body) = match codec::encode(format, &json)? {
+        Some(body) => (format, body),
+        None if how.accepted.or_json => (Format::Json, json),
+        None => return Err(Status::not_acceptable(OBJECT_TYPES)),
     };
-    Ok(Rendered {
-        response: response(code, how.accepted.format.content_type(), full(body)),
-        object,
-        status: None,
-    })
+    Ok(Rendered { response: response(code, format.content_type(), full(body)), object, status: None })
 }
 
 fn object(code: u16, kind: Option<Arc<KindDef>>, bytes: Bytes, how: &Rendering) -> Result<Rendered> {
@@ -166,6 +162,12 @@ fn list(kind: &Arc<KindDef>, listed: Listed, how: &Rendering) -> Result<Rendered
     if how.accepted.view == View::Object && how.accepted.format == Format::Json && !how.keep {
         let body = streaming(stream::iter(ListPieces::new(kind.clone(), &metadata, listed.items)));
         return Ok(plain(response(200, "application/json", body)));
+    }
+    if how.accepted.view == View::Object && how.accepted.format == Format::Protobuf && !how.keep {
+        if let Some(pieces) = codec::protobuf_list(kind, &metadata, &listed.items)? {
+            let body = streaming(stream::iter(pieces.into_iter().map(Ok)));
+            return Ok(plain(response(200, how.accepted.format.content_type(), body)));
+        }
     }
     let items: Vec<Value> = listed
         .items

@@ -303,6 +303,11 @@ impl KindDef {
         Ok(obj)
     }
 
+    /// Whether the row was made at run time, from a custom resource definition.
+    pub fn strategy_is_custom(&self) -> bool {
+        matches!(self.strategy, StrategyRef::Shared(_))
+    }
+
     /// The key prefix of all objects of the kind, ending in a slash (so that no kind's prefix covers another's).
     pub fn key_prefix(&self) -> String {
         format!("/registry/{}/", self.storage)

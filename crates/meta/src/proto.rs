@@ -1,7 +1,11 @@
-//! Reading Kubernetes protobuf by the type table: wire bytes to the same tree that JSON gives
+//! Kubernetes protobuf by the type table: wire bytes to the same tree that JSON gives, and back
 //! (upstream: apimachinery `pkg/runtime/serializer/protobuf`).
 //!
 //! Unknown fields are skipped, as protobuf demands; sizes and nesting are bounded by the body and by [`DEPTH_MAX`].
+
+mod encode;
+
+pub use encode::{bytes_field, encode, envelope, open_envelope, varint_field};
 
 use crate::schema::{Field, Schema, Ty, TypeDef};
 use crate::time;
@@ -136,7 +140,7 @@ fn message(schema: &Schema, ty: &str, bytes: &[u8], depth: usize) -> Result<Valu
     for field in Reader(bytes) {
         let (number, wire) = field?;
         if let Some((name, f)) = own_field(def, number) {
-            insert(schema, &mut out, name, &f.ty, wire, depth)?;
+            insert(schema, &mut out, name, f, wire, depth)?;
             continue;
         }
         let Wire::Bytes(inner) = wire else { continue };
@@ -146,7 +150,7 @@ fn message(schema: &Schema, ty: &str, bytes: &[u8], depth: usize) -> Result<Valu
             let (number, wire) = field?;
             let of_embed = def.fields.iter().find(|(_, f)| f.embed == embed && f.proto == number);
             if let Some((name, f)) = of_embed {
-                insert(schema, &mut out, name, &f.ty, wire, depth)?;
+                insert(schema, &mut out, name, f, wire, depth)?;
             }
         }
     }
@@ -166,11 +170,12 @@ fn insert(
     schema: &Schema,
     out: &mut Map<String, Value>,
     name: &str,
-    ty: &Ty,
+    f: &Field,
     wire: Wire,
     depth: usize,
 ) -> Result<(), String> {
-    match ty {
+    let go = f.go.as_str();
+    match &f.ty {
         Ty::List(item) => {
             let list = out.entry(name).or_insert_with(|| Value::Array(Vec::new()));
             let Some(list) = list.as_array_mut() else { return Ok(()) };
@@ -179,11 +184,11 @@ fn insert(
                 let mut reader = Reader(packed);
                 while !reader.0.is_empty() {
                     let n = reader.varint()?;
-                    list.push(scalar(schema, item, Wire::Varint(n), depth)?);
+                    list.push(scalar(schema, item, go, Wire::Varint(n), depth)?);
                 }
                 return Ok(());
             }
-            list.push(scalar(schema, item, wire, depth)?);
+            list.push(scalar(schema, item, go, wire, depth)?);
         }
         Ty::Map(value_type) => {
             let Wire::Bytes(entry) = wire else { return Err(bad("a map entry is no message")) };
@@ -191,7 +196,7 @@ fn insert(
             for field in Reader(entry) {
                 match field? {
                     (1, Wire::Bytes(k)) => key = text(k)?,
-                    (2, v) => value = Some(scalar(schema, value_type, v, depth)?),
+                    (2, v) => value = Some(scalar(schema, value_type, go, v, depth)?),
                     _ => {}
                 }
             }
@@ -204,14 +209,14 @@ fn insert(
                 map.insert(key, value);
             }
         }
-        _ => {
-            out.insert(name.to_owned(), scalar(schema, ty, wire, depth)?);
+        ty => {
+            out.insert(name.to_owned(), scalar(schema, ty, go, wire, depth)?);
         }
     }
     Ok(())
 }
 
-fn scalar(schema: &Schema, ty: &Ty, wire: Wire, depth: usize) -> Result<Value, String> {
+fn scalar(schema: &Schema, ty: &Ty, go: &str, wire: Wire, depth: usize) -> Result<Value, String> {
     Ok(match (ty, wire) {
         (Ty::String, Wire::Bytes(b)) => text(b)?.into(),
         (Ty::Bytes, Wire::Bytes(b)) => STANDARD.encode(b).into(),
@@ -241,6 +246,7 @@ fn scalar(schema: &Schema, ty: &Ty, wire: Wire, depth: usize) -> Result<Value, S
         (Ty::Quantity, Wire::Bytes(b)) => {
             bytes_of(b, 1)?.map_or_else(|| Ok("0".into()), |s| text(s).map(Value::from))?
         }
+        (Ty::Any, Wire::Bytes(b)) if go.starts_with("v1.JSONSchema") => json_schema_union(schema, go, b, depth)?,
         (Ty::Any, Wire::Bytes(b)) => match bytes_of(b, 1)? {
             Some(raw) => serde_json::from_slice(raw).map_err(|e| bad(&e.to_string()))?,
             None => Value::Null,
@@ -248,6 +254,29 @@ fn scalar(schema: &Schema, ty: &Ty, wire: Wire, depth: usize) -> Result<Value, S
         (Ty::Ref(name), Wire::Bytes(b)) => message(schema, name, b, depth + 1)?,
         (ty, _) => return Err(bad(&format!("wrong wireType for field of type {}", ty.go()))),
     })
+}
+
+/// The unions of JSON schema: a schema, or a bool, a list of schemas, a list of names.
+fn json_schema_union(schema: &Schema, go: &str, bytes: &[u8], depth: usize) -> Result<Value, String> {
+    let read = |b: &[u8]| message(schema, encode::JSON_SCHEMA, b, depth + 1);
+    if go == "v1.JSONSchemaPropsOrBool" {
+        return match bytes_of(bytes, 2)? {
+            Some(b) => read(b),
+            None => Ok((number(bytes, 1)?.unwrap_or(0) != 0).into()),
+        };
+    }
+    if let Some(b) = bytes_of(bytes, 1)? {
+        return read(b);
+    }
+    let mut all = Vec::new();
+    for field in Reader(bytes) {
+        match field? {
+            (2, Wire::Bytes(b)) if go == "v1.JSONSchemaDependencies" => all.push(text(b)?.into()),
+            (2, Wire::Bytes(b)) => all.push(read(b)?),
+            _ => {}
+        }
+    }
+    Ok(Value::Array(all))
 }
 
 /// A numeric field of a small message.

@@ -12,6 +12,7 @@ use serde_json::Value;
 pub const BODY_BYTES_MAX: usize = 3 << 20;
 /// The media type of protobuf bodies.
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+const CBOR: &str = "application/cbor";
 /// How much of an unreadable body is shown back.
 const SUMMARY_BYTES: usize = 30;
 
@@ -25,7 +26,7 @@ pub fn object(ctx: &Context, kind: &KindDef, bytes: &[u8]) -> Result<Value> {
     }
     let (value, duplicates) = parse(ctx, bytes).map_err(|e| unrecognized(kind, &e, bytes))?;
     let value = check_type(kind, value, bytes)?;
-    let json = ctx.content_type() != "application/yaml";
+    let json = !matches!(ctx.content_type(), "application/yaml" | CBOR);
     let obj = decode(ctx, kind, value, duplicates, json.then_some(bytes))?;
     Ok(defaulted(kind, obj))
 }
@@ -104,6 +105,8 @@ pub fn json(bytes: &[u8]) -> std::result::Result<Value, String> {
 fn parse(ctx: &Context, bytes: &[u8]) -> std::result::Result<(Value, Vec<String>), String> {
     let parsed = match ctx.content_type() {
         "application/yaml" => meta::yaml::parse_yaml(bytes, BODY_BYTES_MAX),
+        // Maps with one key twice are refused by the reader itself.
+        CBOR => return crate::codec::from_cbor(bytes).map(|v| (v, Vec::new())),
         _ => meta::yaml::parse_json(bytes),
     };
     parsed.map_err(|e| e.to_string())
@@ -112,7 +115,7 @@ fn parse(ctx: &Context, bytes: &[u8]) -> std::result::Result<(Value, Vec<String>
 /// Refuses bodies in formats that are not read.
 fn check_content_type(ctx: &Context) -> Result<()> {
     match ctx.content_type() {
-        "" | "application/json" | "application/yaml" | PROTOBUF => Ok(()),
+        "" | "application/json" | "application/yaml" | PROTOBUF | CBOR => Ok(()),
         _ => Err(Status::unsupported_media_type(crate::negotiate::OBJECT_TYPES)),
     }
 }

@@ -3,11 +3,12 @@
 
 use super::read::{invalid_options, selectors};
 use crate::context::Context;
-use crate::negotiate::{Accepted, View};
+use crate::codec;
+use crate::negotiate::{Accepted, Format, View};
 use crate::reply::{Reply, streaming};
 use crate::table;
 use base::clock::SharedClock;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use client::BoxError;
 use futures::{Stream, StreamExt as _};
 use kinds::KindDef;
@@ -49,15 +50,22 @@ pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         TIMEOUT_MIN.mul_f64(1.0 + ctx.server.rng.fraction())
     };
     let watching = ctx.server.registry.watch(&ctx.permit, kind, ctx.namespace(kind), &query).await?;
+    let mut accepted = ctx.accepted;
+    if accepted.format == Format::Protobuf && kind.strategy_is_custom() {
+        if !accepted.or_json {
+            return Err(Status::not_acceptable(crate::negotiate::OBJECT_TYPES));
+        }
+        accepted.format = Format::Json;
+    }
     let framing = Framing {
         kind: kind.clone(),
-        accepted: ctx.accepted,
+        accepted,
         include_object: q.get("includeObject").to_owned(),
         clock: ctx.server.clock.clone(),
     };
     let shutdown = ctx.server.draining.child_token();
     let pieces = events(watching, framing, bookmarks, timeout, shutdown);
-    let content_type = "application/json";
+    let content_type = accepted.format.watch_type();
     Ok(Reply::Stream { content_type, body: streaming(pieces) })
 }
 
@@ -95,11 +103,9 @@ struct Framing {
 
 impl Framing {
     fn write(&self, out: &mut BytesMut, event: &WatchEvent) -> Result<()> {
-        out.extend_from_slice(b"{\"type\":\"");
-        out.extend_from_slice(event.kind.as_str().as_bytes());
-        out.extend_from_slice(b"\",\"object\":");
+        let name = event.kind.as_str();
         if self.accepted.view == View::Object {
-            out.extend_from_slice(&event.object);
+            codec::watch_event(self.accepted.format, name, &event.object, out)
         } else {
             let mut obj: Value = serde_json::from_slice(&event.object).map_err(Status::internal)?;
             let shown = match (self.accepted.view, event.kind) {
@@ -113,19 +119,18 @@ impl Framing {
                 }
                 _ => table::partial(&mut obj),
             };
-            out.extend_from_slice(shown.to_string().as_bytes());
+            codec::watch_event(self.accepted.format, name, &shown.to_string().into(), out)
         }
-        out.extend_from_slice(b"}\n");
-        Ok(())
     }
-}
 
-/// The end of a watch by an error, as the client's last event.
-fn error_event(status: &Status) -> Bytes {
-    let mut out = BytesMut::from(&b"{\"type\":\"ERROR\",\"object\":"[..]);
-    out.extend_from_slice(&serde_json::to_vec(status).unwrap_or_default());
-    out.put_slice(b"}\n");
-    out.freeze()
+    /// The end of a watch by an error, as the client's last event.
+    fn error(&self, status: &Status) -> Bytes {
+        let mut out = BytesMut::new();
+        let object = Bytes::from(serde_json::to_vec(status).unwrap_or_default());
+        // A Status has every form.
+        let _ = codec::watch_event(self.accepted.format, "ERROR", &object, &mut out);
+        out.freeze()
+    }
 }
 
 fn events(
@@ -161,13 +166,13 @@ fn events(
                 Ok(Some(event)) => Some(event),
                 Ok(None) => return,
                 Err(status) => {
-                    yield Ok(error_event(&status));
+                    yield Ok(framing.error(&status));
                     return;
                 }
             };
             while let Some(event) = next.take() {
                 if let Err(status) = framing.write(&mut out, &event) {
-                    yield Ok(error_event(&status));
+                    yield Ok(framing.error(&status));
                     return;
                 }
                 if out.len() < PIECE_BYTES {

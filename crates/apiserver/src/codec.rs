@@ -1,0 +1,199 @@
+//! An answer's bytes in the format that the client takes: JSON as it is stored, or made from it.
+
+use crate::negotiate::Format;
+use bytes::Bytes;
+use kinds::KindDef;
+use meta::schema::Schema;
+use meta::status::{Result, Status};
+use serde_json::Value;
+
+/// Marks CBOR (RFC 8949, 3.4.6), as upstream's encoder does.
+const CBOR_MARK: &[u8] = &[0xd9, 0xd9, 0xf7];
+
+/// List items that are encoded into one piece of a body.
+const ITEMS_PER_PIECE: usize = 64;
+
+/// JSON bytes in a format; `None` when the type has no such form (custom resources have no protobuf).
+pub fn encode(format: Format, json: &Bytes) -> Result<Option<Bytes>> {
+    let read = || serde_json::from_slice::<Value>(json).map_err(Status::internal);
+    Ok(match format {
+        Format::Json => Some(json.clone()),
+        Format::Yaml => Some(meta::yaml::to_string(&read()?).map_err(Status::internal)?.into()),
+        Format::Cbor => Some(cbor(&read()?)?.into()),
+        Format::Protobuf => protobuf(&read()?)?.map(Bytes::from),
+    })
+}
+
+pub fn cbor(value: &Value) -> Result<Vec<u8>> {
+    let mut out = CBOR_MARK.to_vec();
+    ciborium::into_writer(value, &mut out).map_err(Status::internal)?;
+    Ok(out)
+}
+
+/// Reads CBOR. Upstream's clients write texts as byte strings, which are texts here too.
+///
+/// # Errors
+/// It is no CBOR, nests too deeply, or is nothing that JSON could say.
+pub fn from_cbor(bytes: &[u8]) -> std::result::Result<Value, String> {
+    let value: ciborium::Value = ciborium::from_reader(bytes).map_err(|e| e.to_string())?;
+    tree(value)
+}
+
+/// Depth is bounded by the reader.
+fn tree(value: ciborium::Value) -> std::result::Result<Value, String> {
+    use ciborium::Value as C;
+    Ok(match value {
+        C::Null => Value::Null,
+        C::Bool(b) => b.into(),
+        C::Float(f) => f.into(),
+        C::Text(s) => s.into(),
+        C::Bytes(b) => String::from_utf8(b).map_err(|_| "cbor: a byte string is not UTF-8")?.into(),
+        C::Integer(i) => {
+            let n = i128::from(i);
+            match (i64::try_from(n), u64::try_from(n)) {
+                (Ok(n), _) => n.into(),
+                (_, Ok(n)) => n.into(),
+                _ => return Err(format!("cbor: {n} is out of range")),
+            }
+        }
+        C::Tag(_, inner) => tree(*inner)?,
+        C::Array(all) => Value::Array(all.into_iter().map(tree).collect::<std::result::Result<_, _>>()?),
+        C::Map(all) => {
+            let mut map = serde_json::Map::new();
+            for (key, value) in all {
+                let Value::String(key) = tree(key)? else { return Err("cbor: a key is no text".into()) };
+                if map.insert(key.clone(), tree(value)?).is_some() {
+                    return Err(format!("cbor: found duplicate map key {key:?}"));
+                }
+            }
+            Value::Object(map)
+        }
+        _ => return Err("cbor: a value of an unknown type".into()),
+    })
+}
+
+/// An object in its protobuf envelope.
+pub fn protobuf(value: &Value) -> Result<Option<Vec<u8>>> {
+    let text = |f: &str| value[f].as_str().unwrap_or("");
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    let schema = kinds::schema::schema();
+    let Some(ty) = definition(schema, api_version, kind) else { return Ok(None) };
+    let raw = meta::proto::encode(schema, &ty, value).map_err(Status::internal)?;
+    Ok(Some(meta::proto::envelope(api_version, kind, &raw)))
+}
+
+/// A list in its protobuf envelope, in pieces; `None` when the kind has no such form. `items` are in the row's version.
+pub fn protobuf_list(kind: &KindDef, metadata: &Value, items: &[Bytes]) -> Result<Option<Vec<Bytes>>> {
+    let schema = kinds::schema::schema();
+    if !schema.types.contains_key(&*kind.schema) {
+        return Ok(None);
+    }
+    let wrong = |e: String| Status::internal(e);
+    let mut head = Vec::new();
+    let list_meta = format!("{META}.v1.ListMeta");
+    meta::proto::bytes_field(&mut head, 1, &meta::proto::encode(schema, &list_meta, metadata).map_err(wrong)?);
+    let mut pieces: Vec<Bytes> = Vec::with_capacity(items.len() / ITEMS_PER_PIECE + 3);
+    let mut total = head.len();
+    for some in items.chunks(ITEMS_PER_PIECE) {
+        let mut piece = Vec::new();
+        for item in some {
+            let value: Value = serde_json::from_slice(item).map_err(Status::internal)?;
+            let message = meta::proto::encode(schema, &kind.schema, &value).map_err(wrong)?;
+            meta::proto::bytes_field(&mut piece, 2, &message);
+        }
+        total += piece.len();
+        pieces.push(piece.into());
+    }
+    // The envelope gives the length of what it holds before it: all pieces are made, then sent one by one.
+    let outer = meta::proto::open_envelope(&kind.api_version(), &format!("{}List", kind.kind), total);
+    pieces.insert(0, [outer, head].concat().into());
+    Ok(Some(pieces))
+}
+
+/// The definition of a kind in the type table.
+pub fn definition(schema: &Schema, api_version: &str, kind: &str) -> Option<String> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let package = match group {
+        "" => "io.k8s.api.core".to_owned(),
+        "apiextensions.k8s.io" => "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions".to_owned(),
+        "apiregistration.k8s.io" => "io.k8s.kube-aggregator.pkg.apis.apiregistration".to_owned(),
+        "meta.k8s.io" => META.to_owned(),
+        group if group.contains('.') && !group.ends_with(".k8s.io") => return None,
+        group => format!("io.k8s.api.{}", group.split('.').next().unwrap_or(group)),
+    };
+    let own = format!("{package}.{version}.{kind}");
+    // What all groups share is in the core version or in each.
+    let shared = || format!("{META}.v1.{kind}");
+    [own, shared()].into_iter().find(|name| schema.types.contains_key(name))
+}
+
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta";
+
+/// One event of a watch, framed for its format.
+pub fn watch_event(format: Format, kind: &str, object: &Bytes, out: &mut bytes::BytesMut) -> Result<()> {
+    match format {
+        Format::Json | Format::Yaml => {
+            out.extend_from_slice(b"{\"type\":\"");
+            out.extend_from_slice(kind.as_bytes());
+            out.extend_from_slice(b"\",\"object\":");
+            out.extend_from_slice(object);
+            out.extend_from_slice(b"}\n");
+        }
+        Format::Cbor => {
+            let object: Value = serde_json::from_slice(object).map_err(Status::internal)?;
+            out.extend_from_slice(&cbor(&serde_json::json!({"type": kind, "object": object}))?);
+        }
+        Format::Protobuf => {
+            let object: Value = serde_json::from_slice(object).map_err(Status::internal)?;
+            let Some(inner) = protobuf(&object)? else {
+                return Err(Status::not_acceptable(crate::negotiate::OBJECT_TYPES));
+            };
+            let (mut raw, mut event) = (Vec::with_capacity(inner.len() + 8), Vec::with_capacity(inner.len() + 32));
+            meta::proto::bytes_field(&mut raw, 1, &inner);
+            meta::proto::bytes_field(&mut event, 1, kind.as_bytes());
+            meta::proto::bytes_field(&mut event, 2, &raw);
+            out.extend_from_slice(&u32::try_from(event.len()).unwrap_or(u32::MAX).to_be_bytes());
+            out.extend_from_slice(&event);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Every kind's sample survives the way through protobuf.
+    #[test]
+    fn every_kind_has_a_protobuf_form() {
+        let schema = kinds::schema::schema();
+        for row in kinds::table() {
+            let sample: Value = meta::yaml::parse_yaml(row.sample.as_bytes(), 1 << 20).expect(&row.kind).0;
+            let typed = row.retype(sample).expect(&row.kind);
+            let bytes = protobuf(&typed).expect("encodes").unwrap_or_else(|| panic!("{} has none", row.kind));
+            let envelope = meta::proto::open(&bytes).expect("opens");
+            let ty = definition(schema, &row.api_version(), &row.kind).expect("is known");
+            assert_eq!(ty, row.schema);
+            let mut back = meta::proto::decode(schema, &ty, envelope.raw).expect("decodes");
+            back["apiVersion"] = envelope.api_version.into();
+            back["kind"] = envelope.kind.into();
+            assert_eq!(row.retype(back).expect(&row.kind), typed, "{}", row.kind);
+        }
+    }
+
+    #[test]
+    fn custom_kinds_have_none() {
+        assert_eq!(protobuf(&json!({"apiVersion": "x.example/v1", "kind": "Pod"})), Ok(None));
+        assert!(definition(kinds::schema::schema(), "v1", "Status").is_some());
+    }
+
+    #[test]
+    fn cbor_is_marked() {
+        let bytes = cbor(&json!({"a": [1, "x", null]})).expect("encodes");
+        assert!(bytes.starts_with(CBOR_MARK));
+        assert_eq!(from_cbor(&bytes), Ok(json!({"a": [1, "x", null]})));
+        assert_eq!(from_cbor(b"\xa1\x41a\x20"), Ok(json!({"a": -1})));
+        assert!(from_cbor(b"\xa2\x61a\x01\x61a\x02").is_err() && from_cbor(&[0x81; 5000]).is_err());
+    }
+}

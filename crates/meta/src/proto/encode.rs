@@ -1,0 +1,268 @@
+//! Writing Kubernetes protobuf by the type table: the tree that JSON gives to wire bytes.
+//!
+//! Only what the tree has is written: absent fields are Go's zero values to every reader.
+
+use super::{DEPTH_MAX, MAGIC, embed_number, is_embedded};
+use crate::quantity::Quantity;
+use crate::schema::{Field, Schema, Ty};
+use crate::time;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
+/// The envelope (`runtime.Unknown`) around a message.
+pub fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+    let mut out = open_envelope(api_version, kind, raw.len());
+    out.extend_from_slice(raw);
+    out
+}
+
+/// What stands before a message of that many bytes, when it is written piece by piece.
+pub fn open_envelope(api_version: &str, kind: &str, raw_bytes: usize) -> Vec<u8> {
+    let mut meta = Vec::with_capacity(api_version.len() + kind.len() + 8);
+    bytes_field(&mut meta, 1, api_version.as_bytes());
+    bytes_field(&mut meta, 2, kind.as_bytes());
+    let mut out = Vec::with_capacity(meta.len() + 24);
+    out.extend_from_slice(MAGIC);
+    bytes_field(&mut out, 1, &meta);
+    varint(&mut out, 2 << 3 | 2);
+    varint(&mut out, raw_bytes as u64);
+    out
+}
+
+/// A message of a type.
+///
+/// # Errors
+/// The tree does not fit the type, which objects that were decoded always do.
+pub fn encode(schema: &Schema, ty: &str, value: &Value) -> Result<Vec<u8>, String> {
+    let mut out = Vec::with_capacity(512);
+    message(schema, ty, value, &mut out, 0)?;
+    Ok(out)
+}
+
+/// A field whose value is bytes: a text, a message.
+pub fn bytes_field(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
+    varint(out, u64::from(number) << 3 | 2);
+    varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// A whole number.
+pub fn varint_field(out: &mut Vec<u8>, number: u32, value: u64) {
+    varint(out, u64::from(number) << 3);
+    varint(out, value);
+}
+
+fn varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn wrong(ty: &Ty, value: &Value) -> String {
+    format!("proto: {value} is no {}", ty.go())
+}
+
+fn message(schema: &Schema, ty: &str, value: &Value, out: &mut Vec<u8>, depth: usize) -> Result<(), String> {
+    if depth > DEPTH_MAX {
+        return Err("proto: too deep".into());
+    }
+    let def = schema.types.get(ty).ok_or_else(|| format!("proto: no type {ty}"))?;
+    let map = value.as_object().ok_or_else(|| format!("proto: {value} is no {ty}"))?;
+    let mut embedded: Vec<(u32, Vec<u8>)> = Vec::new();
+    for (name, v) in map {
+        let Some(f) = def.fields.get(name).filter(|f| f.proto > 0 && !v.is_null()) else { continue };
+        if is_embedded(f) {
+            let number = embed_number(&f.embed);
+            let at = match embedded.iter().position(|(n, _)| *n == number) {
+                Some(at) => at,
+                None => {
+                    embedded.push((number, Vec::new()));
+                    embedded.len() - 1
+                }
+            };
+            field(schema, f, v, &mut embedded[at].1, depth)?;
+        } else if f.embed.is_empty() {
+            field(schema, f, v, out, depth)?;
+        }
+    }
+    embedded.iter().for_each(|(number, bytes)| bytes_field(out, *number, bytes));
+    Ok(())
+}
+
+fn field(schema: &Schema, f: &Field, v: &Value, out: &mut Vec<u8>, depth: usize) -> Result<(), String> {
+    match &f.ty {
+        Ty::List(item) => {
+            for v in v.as_array().ok_or_else(|| wrong(&f.ty, v))? {
+                single(schema, item, &f.go, f.proto, v, out, depth)?;
+            }
+        }
+        Ty::Map(inner) => {
+            for (key, v) in v.as_object().ok_or_else(|| wrong(&f.ty, v))? {
+                let mut entry = Vec::new();
+                bytes_field(&mut entry, 1, key.as_bytes());
+                single(schema, inner, &f.go, 2, v, &mut entry, depth)?;
+                bytes_field(out, f.proto, &entry);
+            }
+        }
+        ty => single(schema, ty, &f.go, f.proto, v, out, depth)?,
+    }
+    Ok(())
+}
+
+/// One value; `go` is the Go type of its field, which tells the messages apart that are any JSON in the tree.
+fn single(
+    schema: &Schema,
+    ty: &Ty,
+    go: &str,
+    n: u32,
+    v: &Value,
+    out: &mut Vec<u8>,
+    depth: usize,
+) -> Result<(), String> {
+    let text = || v.as_str().ok_or_else(|| wrong(ty, v));
+    match ty {
+        Ty::String => bytes_field(out, n, text()?.as_bytes()),
+        Ty::Bytes => bytes_field(out, n, &STANDARD.decode(text()?).map_err(|e| format!("proto: {e}"))?),
+        Ty::Bool => varint_field(out, n, v.as_bool().ok_or_else(|| wrong(ty, v))?.into()),
+        Ty::Int32 | Ty::Int64 => {
+            let number = v.as_i64().or_else(|| v.as_f64().map(|f| f as i64)).ok_or_else(|| wrong(ty, v))?;
+            varint_field(out, n, number as u64);
+        }
+        Ty::Double => {
+            varint(out, u64::from(n) << 3 | 1);
+            out.extend_from_slice(&v.as_f64().ok_or_else(|| wrong(ty, v))?.to_le_bytes());
+        }
+        Ty::Time | Ty::MicroTime => {
+            let t: jiff::Timestamp = text()?.parse().map_err(|e| format!("proto: {e}"))?;
+            let mut inner = Vec::with_capacity(16);
+            varint_field(&mut inner, 1, t.as_second() as u64);
+            varint_field(&mut inner, 2, t.subsec_nanosecond() as u64);
+            bytes_field(out, n, &inner);
+        }
+        Ty::Duration => {
+            let d = time::parse_duration(text()?).map_err(|_| wrong(ty, v))?;
+            let mut inner = Vec::with_capacity(10);
+            varint_field(&mut inner, 1, d.as_nanos() as u64);
+            bytes_field(out, n, &inner);
+        }
+        Ty::IntOrString => {
+            let mut inner = Vec::with_capacity(12);
+            match v {
+                Value::String(s) => {
+                    varint_field(&mut inner, 1, 1);
+                    bytes_field(&mut inner, 3, s.as_bytes());
+                }
+                _ => varint_field(&mut inner, 2, v.as_i64().ok_or_else(|| wrong(ty, v))? as u64),
+            }
+            bytes_field(out, n, &inner);
+        }
+        Ty::Quantity => {
+            // Numbers are quantities too.
+            let text = match v {
+                Value::String(s) => s.clone(),
+                other => other.to_string(),
+            };
+            let canonical = text.parse::<Quantity>().map_or(text, |q| q.to_string());
+            let mut inner = Vec::with_capacity(16);
+            bytes_field(&mut inner, 1, canonical.as_bytes());
+            bytes_field(out, n, &inner);
+        }
+        Ty::Any => {
+            let mut inner = Vec::new();
+            any(schema, go, v, &mut inner, depth)?;
+            bytes_field(out, n, &inner);
+        }
+        Ty::Ref(name) => {
+            let mut inner = Vec::with_capacity(64);
+            message(schema, name, v, &mut inner, depth + 1)?;
+            bytes_field(out, n, &inner);
+        }
+        Ty::List(_) | Ty::Map(_) => return Err(wrong(ty, v)),
+    }
+    Ok(())
+}
+
+/// A JSON schema in a custom resource definition.
+pub(super) const JSON_SCHEMA: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+
+/// What may be any JSON: the raw bytes, or one of the unions of JSON schema.
+fn any(schema: &Schema, go: &str, v: &Value, out: &mut Vec<u8>, depth: usize) -> Result<(), String> {
+    let nested = |v: &Value, number: u32, out: &mut Vec<u8>| {
+        let mut inner = Vec::new();
+        message(schema, JSON_SCHEMA, v, &mut inner, depth + 1)?;
+        bytes_field(out, number, &inner);
+        Ok::<(), String>(())
+    };
+    match (go, v) {
+        ("v1.JSONSchemaPropsOrBool", Value::Bool(allows)) => varint_field(out, 1, (*allows).into()),
+        ("v1.JSONSchemaPropsOrBool", _) => {
+            varint_field(out, 1, 1);
+            nested(v, 2, out)?;
+        }
+        ("v1.JSONSchemaPropsOrArray" | "v1.JSONSchemaDependencies", Value::Array(all)) => {
+            for v in all {
+                match v {
+                    Value::String(s) => bytes_field(out, 2, s.as_bytes()),
+                    v => nested(v, 2, out)?,
+                }
+            }
+        }
+        ("v1.JSONSchemaPropsOrArray" | "v1.JSONSchemaDependencies", _) => nested(v, 1, out)?,
+        _ => bytes_field(out, 1, v.to_string().as_bytes()),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{decode, open};
+    use super::*;
+    use crate::schema::TypeDef;
+    use serde_json::json;
+
+    fn schema() -> Schema {
+        let field = |ty, proto| Field { proto, ..Field::of(ty) };
+        let fields = [
+            ("name", field(Ty::String, 1)),
+            ("data", field(Ty::Map(Box::new(Ty::Bytes)), 3)),
+            ("ports", field(Ty::List(Box::new(Ty::Int32)), 4)),
+            ("port", field(Ty::IntOrString, 5)),
+            ("at", field(Ty::Time, 6)),
+            ("size", field(Ty::Quantity, 7)),
+            ("raw", field(Ty::Any, 8)),
+            ("inner", field(Ty::Ref("T".into()), 9)),
+            ("secret", Field { proto: 6, embed: "VolumeSource".into(), ..Field::of(Ty::String) }),
+        ];
+        let fields = fields.into_iter().map(|(n, f)| (n.to_owned(), f)).collect();
+        let mut schema = Schema::default();
+        schema.types.insert("T".into(), TypeDef { fields, go_name: "T".into(), ..TypeDef::default() });
+        schema
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let value = json!({
+            "name": "n", "data": {"a": "AAE=", "b": ""}, "ports": [0, -1, 70000], "port": "http",
+            "at": "2026-01-02T03:04:05Z", "size": "128Mi", "raw": {"x": [1, null]}, "secret": "s",
+            "inner": {"port": -3, "name": ""},
+        });
+        let bytes = encode(&schema(), "T", &value).expect("written");
+        assert_eq!(decode(&schema(), "T", &bytes), Ok(value));
+    }
+
+    #[test]
+    fn the_envelope_opens() {
+        let bytes = envelope("apps/v1", "Deployment", b"raw");
+        let open = open(&bytes).expect("opens");
+        assert_eq!((open.api_version.as_str(), open.kind.as_str(), open.raw), ("apps/v1", "Deployment", &b"raw"[..]));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        assert!(encode(&schema(), "T", &json!({"ports": "x"})).is_err());
+        assert!(encode(&schema(), "Nobody", &json!({})).is_err());
+    }
+}
