@@ -9,6 +9,7 @@ pub mod event;
 pub mod log;
 pub mod policy;
 pub mod source;
+pub mod truncate;
 
 pub use context::AuditContext;
 pub use event::{Event, Level, ObjectRef, Stage};

@@ -32,6 +32,8 @@ pub struct LogOptions {
     /// `json` or `legacy`.
     pub legacy: bool,
     pub compress: bool,
+    /// Larger events lose their bodies; `None` keeps all.
+    pub max_event_bytes: Option<usize>,
     pub mode: Mode,
 }
 
@@ -72,7 +74,15 @@ impl LogBackend {
 
     /// Writes an event. `false` only in strict mode, when it could not be written.
     pub fn write(&self, event: &Event) -> bool {
-        let mut line = if self.options.legacy { legacy(event).into_bytes() } else { event.to_line() };
+        let line = match (self.options.legacy, self.options.max_event_bytes) {
+            (true, _) => Some(legacy(event).into_bytes()),
+            (false, Some(max)) => crate::truncate::line(event, max),
+            (false, None) => Some(event.to_line()),
+        };
+        let Some(mut line) = line else {
+            self.counters.errors.fetch_add(1, Ordering::Relaxed);
+            return true;
+        };
         line.push(b'\n');
         if let Some(queue) = &self.queue {
             if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(line) {
@@ -264,6 +274,7 @@ mod tests {
             max_size_mib: 1,
             legacy: false,
             compress: false,
+            max_event_bytes: None,
             mode: Mode::Blocking,
         }
     }

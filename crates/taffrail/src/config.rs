@@ -3,6 +3,9 @@
 //! `--config FILE` names a YAML map whose keys are flag names; what stands on the command line wins. Flags carry
 //! upstream's names wherever upstream has one.
 
+mod audit;
+
+pub use audit::AuditOptions;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -57,37 +60,12 @@ pub struct UpOptions {
     #[arg(long, value_name = "FILE")]
     pub token_auth_file: Option<PathBuf>,
 
-    /// Audit policy (audit.k8s.io/v1); the built-in policy by default
-    #[arg(long, value_name = "FILE")]
-    pub audit_policy_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub audit: AuditOptions,
 
-    /// Also write audit events to this file in upstream's format; `-` is standard output
-    #[arg(long, value_name = "FILE")]
-    pub audit_log_path: Option<String>,
-
-    /// Days that rotated audit log files are kept
-    #[arg(long, default_value_t = 366, value_name = "DAYS")]
-    pub audit_log_maxage: u32,
-
-    /// Rotated audit log files that are kept
-    #[arg(long, default_value_t = 100, value_name = "N")]
-    pub audit_log_maxbackup: u32,
-
-    /// Size in MiB at which the audit log is rotated; 0 is never
-    #[arg(long, default_value_t = 100, value_name = "MIB")]
-    pub audit_log_maxsize: u32,
-
-    /// Format of the audit log
-    #[arg(long, default_value = "json", value_parser = ["json", "legacy"])]
-    pub audit_log_format: String,
-
-    /// How the audit log is written
-    #[arg(long, default_value = "blocking", value_parser = ["blocking", "blocking-strict", "batch"])]
-    pub audit_log_mode: String,
-
-    /// Compress rotated audit log files
-    #[arg(long)]
-    pub audit_log_compress: bool,
+    /// How long Events are kept after their last change, such as 1h or 30m
+    #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = duration)]
+    pub event_ttl: std::time::Duration,
 
     /// Largest size in bytes of keys and values that the store holds; more is refused
     #[arg(long, default_value_t = 2 << 30, value_name = "BYTES")]
@@ -108,6 +86,14 @@ pub struct UpOptions {
     /// Do not write a context into ~/.kube/config
     #[arg(long)]
     pub no_kubeconfig: bool,
+}
+
+/// A duration in Go's form.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    match meta::time::parse_duration(text) {
+        Ok(d) if !d.is_zero() => Ok(d),
+        _ => Err("expected a duration such as 1h or 30m".to_owned()),
+    }
 }
 
 /// Puts the flags of a `--config` file before those of the command line, which then win.

@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod control_plane;
+mod expire;
 mod feed;
 mod kubeconfig;
 mod nodes;

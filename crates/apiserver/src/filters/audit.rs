@@ -1,5 +1,7 @@
 //! The record of each request: begun before anything can refuse it, completed when its last byte went out.
 
+pub mod webhook;
+
 use crate::request_info::RequestInfo;
 use crate::server::Server;
 use arc_swap::ArcSwap;
@@ -32,6 +34,7 @@ pub struct AuditLog {
     policy: ArcSwap<Policy>,
     pub trail: Arc<Trail>,
     log: Option<LogBackend>,
+    webhook: Option<webhook::Webhook>,
     clock: SharedClock,
     events: AtomicU64,
     errors: AtomicU64,
@@ -40,11 +43,18 @@ pub struct AuditLog {
 }
 
 impl AuditLog {
-    pub fn new(policy: Policy, trail: Arc<Trail>, log: Option<LogBackend>, clock: SharedClock) -> Arc<Self> {
+    pub fn new(
+        policy: Policy,
+        trail: Arc<Trail>,
+        log: Option<LogBackend>,
+        webhook: Option<webhook::Webhook>,
+        clock: SharedClock,
+    ) -> Arc<Self> {
         Arc::new(Self {
             policy: ArcSwap::from_pointee(policy),
             trail,
             log,
+            webhook,
             clock,
             events: AtomicU64::new(0),
             errors: AtomicU64::new(0),
@@ -66,7 +76,8 @@ impl AuditLog {
             error!(error = %e, "an audit event could not be stored");
         }
         let logged = self.log.as_ref().is_none_or(|l| l.write(event));
-        kept.is_ok() && logged
+        let sent = self.webhook.as_ref().is_none_or(|w| w.write(event));
+        kept.is_ok() && logged && sent
     }
 
     /// Upstream's four metrics, in text.
@@ -74,10 +85,11 @@ impl AuditLog {
         let mut out = String::new();
         let n = |a: &AtomicU64| a.load(Ordering::Relaxed);
         let plugin_errors = self.log.as_ref().map_or(0, |l| n(&l.counters.errors) + n(&l.counters.dropped));
+        let webhook_errors = self.webhook.as_ref().map_or(0, webhook::Webhook::lost);
         let _ = write!(
             out,
             "# HELP apiserver_audit_event_total Counter of audit events generated and sent to the audit backend.\n# TYPE apiserver_audit_event_total counter\napiserver_audit_event_total {}\n\
-             # HELP apiserver_audit_error_total Counter of audit events that failed to be audited properly.\n# TYPE apiserver_audit_error_total counter\napiserver_audit_error_total{{plugin=\"log\"}} {plugin_errors}\napiserver_audit_error_total{{plugin=\"trail\"}} {}\n\
+             # HELP apiserver_audit_error_total Counter of audit events that failed to be audited properly.\n# TYPE apiserver_audit_error_total counter\napiserver_audit_error_total{{plugin=\"log\"}} {plugin_errors}\napiserver_audit_error_total{{plugin=\"webhook\"}} {webhook_errors}\napiserver_audit_error_total{{plugin=\"trail\"}} {}\n\
              # HELP apiserver_audit_requests_rejected_total Counter of apiserver requests rejected due to an error in audit logging backend.\n# TYPE apiserver_audit_requests_rejected_total counter\napiserver_audit_requests_rejected_total {}\n\
              # HELP apiserver_audit_level_total Counter of policy levels for audit events (1 per request).\n# TYPE apiserver_audit_level_total counter\n",
             n(&self.events),

@@ -1,7 +1,7 @@
 //! The server side: store, registry, authorisation, record, API server, controllers; built in that order, stopped in
 //! reverse.
 
-use super::{bootstrap, feed, record};
+use super::{bootstrap, expire, feed, record};
 use crate::config::UpOptions;
 use crate::steps::Steps;
 use apiserver::filters::flow::InFlight;
@@ -108,7 +108,7 @@ impl ControlPlane {
             // RBAC says what anonymous callers may: health and version.
             None,
         ));
-        let (trail, audit) = record::open(options, &store, &clock)?;
+        let (trail, audit) = record::open(options, &store, &clock, &cancel)?;
         let own = addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let advertise = SocketAddr::new(own, options.secure_port).to_string();
         let bootstrapped = Arc::new(AtomicBool::new(false));
@@ -157,6 +157,8 @@ impl ControlPlane {
         steps.done("first objects", at);
 
         tokio::spawn(compact(store.clone(), cancel.clone()));
+        let events = "/registry/events/".to_owned();
+        tokio::spawn(expire::run(store.clone(), events, options.event_ttl, clock.clone(), cancel.clone()));
         let at = Instant::now();
         let controllers = start_controllers(options, &server, &pki, &clock, &rng, &cancel)?;
         let scheduler = start_scheduler(&server, &clock, &rng, &cancel);

@@ -5,6 +5,7 @@ use crate::config::UpOptions;
 use apiserver::context::Context;
 use apiserver::extension::Extension;
 use apiserver::filters::audit::AuditLog;
+use apiserver::filters::audit::webhook::{Settings, Webhook};
 use apiserver::reply::Reply;
 use async_trait::async_trait;
 use audit::Policy;
@@ -12,11 +13,14 @@ use audit::log::{LogBackend, LogOptions, Mode};
 use base::clock::SharedClock;
 use bytes::Bytes;
 use client::Client;
+use client::https::HttpsApi;
 use http::Method;
 use meta::status::{Result as ApiResult, Status};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 use store::{Embedded, Store};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use trail::Trail;
 use trail::query::{self, Filter, Order, Pattern};
@@ -31,6 +35,7 @@ pub fn open(
     options: &UpOptions,
     store: &Arc<Embedded>,
     clock: &SharedClock,
+    cancel: &CancellationToken,
 ) -> Result<(Arc<Trail>, Arc<AuditLog>), String> {
     let policy = policy(options)?;
     for w in &policy.warnings {
@@ -44,7 +49,7 @@ pub fn open(
     )
     .map_err(text)?;
     let log = log_backend(options)?;
-    let audit = AuditLog::new(policy, trail.clone(), log, clock.clone());
+    let audit = AuditLog::new(policy, trail.clone(), log, webhook(options, cancel)?, clock.clone());
     for (number, _, core) in store.unfinished_records() {
         if trail.has_record(number) {
             store.finish_record(number);
@@ -59,38 +64,74 @@ pub fn open(
 }
 
 fn policy(options: &UpOptions) -> Result<Policy, String> {
-    let Some(path) = &options.audit_policy_file else { return Ok(Policy::built_in()) };
+    let Some(path) = &options.audit.audit_policy_file else { return Ok(Policy::built_in()) };
     let bytes =
         std::fs::read(path).map_err(|e| format!("cannot read the audit policy {}: {e}", path.display()))?;
     Policy::parse(&bytes).map_err(|e| format!("the audit policy {}: {e}", path.display()))
 }
 
 fn log_backend(options: &UpOptions) -> Result<Option<LogBackend>, String> {
-    let Some(path) = &options.audit_log_path else { return Ok(None) };
-    let mode = match options.audit_log_mode.as_str() {
+    let Some(path) = &options.audit.audit_log_path else { return Ok(None) };
+    let mode = match options.audit.audit_log_mode.as_str() {
         "blocking-strict" => Mode::BlockingStrict,
         "batch" => Mode::Batch,
         _ => Mode::Blocking,
     };
     let settings = LogOptions {
         path: path.clone(),
-        max_age_days: options.audit_log_maxage,
-        max_backups: options.audit_log_maxbackup,
-        max_size_mib: options.audit_log_maxsize,
-        legacy: options.audit_log_format == "legacy",
-        compress: options.audit_log_compress,
+        max_event_bytes: options
+            .audit
+            .audit_log_truncate_enabled
+            .then_some(options.audit.audit_log_truncate_max_event_size),
+        max_age_days: options.audit.audit_log_maxage,
+        max_backups: options.audit.audit_log_maxbackup,
+        max_size_mib: options.audit.audit_log_maxsize,
+        legacy: options.audit.audit_log_format == "legacy",
+        compress: options.audit.audit_log_compress,
         mode,
     };
     LogBackend::open(settings).map(Some)
 }
 
+fn webhook(options: &UpOptions, cancel: &CancellationToken) -> Result<Option<Webhook>, String> {
+    let o = &options.audit;
+    let Some(file) = &o.audit_webhook_config_file else { return Ok(None) };
+    let wrong = |e: String| format!("--audit-webhook-config-file {}: {e}", file.display());
+    let mut config = client::kubeconfig::load(file, None).map_err(|e| wrong(text(e)))?;
+    // The server's URL is the whole address: what stands after its host is the path of every request.
+    let host_end = config.server.match_indices('/').nth(2).map_or(config.server.len(), |(at, _)| at);
+    let path = match config.server.split_off(host_end) {
+        path if path.is_empty() => "/".to_owned(),
+        path => path,
+    };
+    let api = HttpsApi::new(&config).map_err(|e| wrong(text(e)))?;
+    let settings = Settings {
+        batch: o.audit_webhook_mode == "batch",
+        strict: o.audit_webhook_mode == "blocking-strict",
+        buffer_events: o.audit_webhook_batch_buffer_size,
+        batch_events: o.audit_webhook_batch_max_size.max(1),
+        batch_wait: Duration::from_secs(o.audit_webhook_batch_max_wait),
+        rate: o.audit_webhook_batch_throttle_qps,
+        burst: o.audit_webhook_batch_throttle_burst,
+        initial_backoff: Duration::from_secs(o.audit_webhook_initial_backoff),
+        limits: o
+            .audit_webhook_truncate_enabled
+            .then_some((o.audit_webhook_truncate_max_event_size, o.audit_webhook_truncate_max_batch_size)),
+    };
+    Ok(Some(Webhook::start(Arc::new(api), path, settings, cancel.clone())))
+}
+
 /// Records a change of the audit configuration since the last start: a write to a ConfigMap, by the server itself.
 pub async fn changes(options: &UpOptions, client: &Client, policy_hash: &str) {
-    let source =
-        options.audit_policy_file.as_ref().map_or_else(|| "built-in".to_owned(), |p| p.display().to_string());
+    let source = options
+        .audit
+        .audit_policy_file
+        .as_ref()
+        .map_or_else(|| "built-in".to_owned(), |p| p.display().to_string());
     let data = json!({
         "policy": source, "policySHA256": policy_hash,
-        "log": options.audit_log_path.clone().unwrap_or_default(), "logMode": options.audit_log_mode,
+        "log": options.audit.audit_log_path.clone().unwrap_or_default(), "logMode": options.audit.audit_log_mode,
+        "webhook": options.audit.audit_webhook_config_file.as_ref().map_or_else(String::new, |p| p.display().to_string()),
     });
     let collection = "/api/v1/namespaces/kube-system/configmaps";
     let path = format!("{collection}/{STATE}");
