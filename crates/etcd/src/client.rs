@@ -75,7 +75,8 @@ impl Client {
 
     /// The newest revision of the cluster, read through its leader: everything committed before the call is in it.
     pub async fn current_revision(&self, within: Duration) -> Result<i64, Error> {
-        let nothing = RangeRequest { key: Bytes::from_static(b"\0"), count_only: true, ..RangeRequest::default() };
+        let nothing =
+            RangeRequest { key: Bytes::from_static(b"\0"), count_only: true, ..RangeRequest::default() };
         let header = self.range(&nothing, within).await?.header;
         header.map(|h| h.revision).ok_or_else(|| Error::Malformed("an answer without a header".into()))
     }
@@ -85,14 +86,19 @@ impl Client {
     }
 
     /// Deletes a range of keys.
-    pub async fn delete(&self, request: &DeleteRangeRequest, within: Duration) -> Result<DeleteRangeResponse, Error> {
+    pub async fn delete(
+        &self,
+        request: &DeleteRangeRequest,
+        within: Duration,
+    ) -> Result<DeleteRangeResponse, Error> {
         self.call("/etcdserverpb.KV/DeleteRange", request, within, Repeat::Unsent).await
     }
 
     /// Forgets history before a revision. Repeating it does no harm.
     pub async fn compact(&self, revision: i64, within: Duration) -> Result<(), Error> {
         let request = CompactionRequest { revision };
-        self.call::<_, CompactionResponse>("/etcdserverpb.KV/Compact", &request, within, Repeat::Always).await?;
+        self.call::<_, CompactionResponse>("/etcdserverpb.KV/Compact", &request, within, Repeat::Always)
+            .await?;
         Ok(())
     }
 
@@ -118,8 +124,13 @@ impl Client {
 
     pub async fn revoke_lease(&self, id: i64, within: Duration) -> Result<(), Error> {
         let request = LeaseRevokeRequest { id };
-        self.call::<_, LeaseRevokeResponse>("/etcdserverpb.Lease/LeaseRevoke", &request, within, Repeat::Always)
-            .await?;
+        self.call::<_, LeaseRevokeResponse>(
+            "/etcdserverpb.Lease/LeaseRevoke",
+            &request,
+            within,
+            Repeat::Always,
+        )
+        .await?;
         Ok(())
     }
 
@@ -127,7 +138,10 @@ impl Client {
     ///
     /// # Errors
     /// The stream broke, or `each` refused a piece.
-    pub async fn snapshot(&self, each: &mut (dyn FnMut(&[u8]) -> Result<(), Error> + Send)) -> Result<(), Error> {
+    pub async fn snapshot(
+        &self,
+        each: &mut (dyn FnMut(&[u8]) -> Result<(), Error> + Send),
+    ) -> Result<(), Error> {
         let connection = self.connection().await?;
         let body = Body::Once(Some(grpc::frame(&SnapshotRequest {})));
         let mut pieces = grpc::send(&connection, "/etcdserverpb.Maintenance/Snapshot", body, None).await?;
@@ -147,7 +161,9 @@ impl Client {
         let sending = grpc::send(&connection, "/etcdserverpb.Watch/Watch", Body::Stream(body), None);
         let sent = tokio::time::timeout(within, sending).await;
         match sent.unwrap_or_else(|_| Err(Error::Timeout(within.as_millis()))) {
-            Ok(messages) => Ok(WatchStream { commands, messages, client: self.clone(), connection: connection.id }),
+            Ok(messages) => {
+                Ok(WatchStream { commands, messages, client: self.clone(), connection: connection.id })
+            }
             Err(error) => {
                 self.leave(connection.id, &error).await;
                 Err(error)
@@ -163,8 +179,12 @@ impl Client {
     {
         let frame = grpc::frame(request);
         let deadline = Instant::now() + within;
+        // A member that is silent must leave time for the others, where asking again does no harm.
+        let tries = if repeat == Repeat::Always { self.0.targets.len() } else { 1 };
+        let each = within / u32::try_from(tries).unwrap_or(1).max(1);
         loop {
-            let error = match self.try_call(path, frame.clone(), deadline, within).await {
+            let until = deadline.min(Instant::now() + each);
+            let error = match self.try_call(path, frame.clone(), until, each).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -176,19 +196,25 @@ impl Client {
         }
     }
 
-    async fn try_call<R>(&self, path: &str, frame: Bytes, deadline: Instant, within: Duration) -> Result<R, Error>
+    async fn try_call<R>(
+        &self,
+        path: &str,
+        frame: Bytes,
+        deadline: Instant,
+        within: Duration,
+    ) -> Result<R, Error>
     where
         R: Message + Default,
     {
-        let late = || Error::Timeout(within.as_millis());
         let connecting = tokio::time::timeout_at(deadline, self.connection()).await;
-        let connection =
-            connecting.map_err(|_| Error::Connect(format!("no connection in {} ms", within.as_millis())))??;
+        let connection = connecting
+            .map_err(|_| Error::Connect(format!("no connection in {} ms", within.as_millis())))??;
         let left = deadline.saturating_duration_since(Instant::now());
-        let answer = async {
-            grpc::send(&connection, path, Body::Once(Some(frame)), Some(left)).await?.only().await
-        };
-        let answer = tokio::time::timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(late()));
+        let answer =
+            async { grpc::send(&connection, path, Body::Once(Some(frame)), Some(left)).await?.only().await };
+        let answer = tokio::time::timeout_at(deadline, answer)
+            .await
+            .unwrap_or_else(|_| Err(Error::Timeout(within.as_millis())));
         if let Err(error) = &answer
             && error.is_transient()
         {

@@ -125,7 +125,11 @@ impl Messages {
 fn outcome(headers: &HeaderMap) -> Result<(), Error> {
     let text = |name: &str| headers.get(name).map_or("", |v| v.to_str().unwrap_or(""));
     let code = text("grpc-status").parse().unwrap_or(UNKNOWN);
-    if code == 0 { Ok(()) } else { Err(Error::Status { code, message: percent_decoded(text("grpc-message")) }) }
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(Error::Status { code, message: percent_decoded(text("grpc-message")) })
+    }
 }
 
 fn percent_decoded(text: &str) -> String {

@@ -1,6 +1,6 @@
 //! TLS to etcd: rustls with the given authority and, when there is one, the client's certificate.
 
-use crate::{EtcdConfig, Error};
+use crate::{Error, EtcdConfig};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 /// Reads the files and makes the configuration of one connection.
 pub(crate) fn client_config(config: &EtcdConfig) -> Result<ClientConfig, Error> {
-    let authority = config.ca_file.as_deref().ok_or_else(|| Error::Config("no certificate authority".into()))?;
+    let authority =
+        config.ca_file.as_deref().ok_or_else(|| Error::Config("no certificate authority".into()))?;
     let mut roots = RootCertStore::empty();
     for cert in certificates(authority)? {
         roots.add(cert).map_err(|e| bad(authority, e))?;

@@ -3,7 +3,7 @@
 //! Invariant: a connection whose peer is silent is noticed by pings and closed; nothing waits on it for ever.
 
 use crate::config::Endpoint;
-use crate::{EtcdConfig, Error, tls};
+use crate::{Error, EtcdConfig, tls};
 use bytes::Bytes;
 use http_body::Frame;
 use hyper::client::conn::http2::{Builder, SendRequest};
@@ -39,7 +39,10 @@ impl http_body::Body for Body {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut *self {
             Body::Once(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Body::Stream(messages) => messages.poll_recv(cx).map(|m| m.map(|b| Ok(Frame::data(b)))),
