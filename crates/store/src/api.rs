@@ -71,7 +71,7 @@ pub struct Committed {
     pub record: Option<u64>,
 }
 
-/// Why a commit did not happen. Nothing of it was applied.
+/// Why a commit did not happen. Nothing of it was applied, unless the store is [`CommitError::Unavailable`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
     /// An expectation failed; `current` is the key's newest entry (which may not be durable yet).
@@ -92,8 +92,19 @@ pub enum CommitError {
     /// The transaction makes no sense: an empty key, one key twice, a stamp beyond its value.
     #[error("the commit is malformed: {reason}")]
     Malformed { reason: String },
+    /// A store on another machine gave no answer. It may have taken the commit all the same: the one error that does
+    /// not mean that nothing was applied.
+    #[error("the store cannot be reached: {reason}")]
+    Unavailable { reason: String },
     #[error("the store is shutting down")]
     Closed,
+}
+
+/// A store on another machine cannot say what its newest revision is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store cannot be reached: {reason}")]
+pub struct Unavailable {
+    pub reason: String,
 }
 
 /// Why a read of the past failed.
@@ -170,6 +181,8 @@ pub trait Watcher: Send {
 
 pub type CommitFuture = Pin<Box<dyn Future<Output = Result<Committed, CommitError>> + Send>>;
 
+pub type ReachFuture = Pin<Box<dyn Future<Output = Result<Revision, Unavailable>> + Send>>;
+
 /// Sizes and positions, for metrics and `status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -189,6 +202,15 @@ pub struct Stats {
 pub trait Store: Send + Sync + 'static {
     /// The newest durable revision.
     fn revision(&self) -> Revision;
+
+    /// Waits until reads show at least a revision: with `None` all that was committed before the call, by whomever, for
+    /// reads that must not be stale; with `Some` a revision that another server may have told. Gives the revision that
+    /// reads show now; a revision that does not come in a few seconds is not waited for any longer, and not shown.
+    /// A store with one server is always there.
+    fn reach(&self, at_least: Option<Revision>) -> ReachFuture {
+        let _ = at_least;
+        Box::pin(std::future::ready(Ok(self.revision())))
+    }
 
     fn get(&self, key: &str) -> Option<Entry>;
 

@@ -348,16 +348,7 @@ impl Store for Embedded {
         if before > current {
             return Err(ReadError::Future { asked: before, current });
         }
-        loop {
-            let mut superseded = self.shared.superseded.lock();
-            let mut view = View::clone(&self.shared.view.load());
-            view.compacted = view.compacted.max(before);
-            let more = state::compact_step(&mut view, before, &mut superseded);
-            self.shared.view.store(Arc::new(view));
-            if !more {
-                break;
-            }
-        }
+        state::compact(&self.shared.view, &self.shared.superseded, before);
         self.shared.history.compact(before);
         Ok(())
     }

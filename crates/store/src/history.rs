@@ -157,6 +157,23 @@ impl History {
         }
     }
 
+    /// Forgets everything before a revision that the changes do not lead up to: watchers behind it have lost events.
+    /// Gives the buckets whose watchers are to be woken.
+    pub fn reset(&self, revision: Revision) -> Vec<Arc<Bucket>> {
+        let mut ring = self.ring.lock();
+        ring.events.clear();
+        ring.bytes = 0;
+        ring.floor = revision;
+        for bucket in ring.buckets.values().flatten() {
+            let mut log = bucket.log.write();
+            log.events.clear();
+            log.since = revision;
+            log.lost = revision;
+        }
+        self.revision.store(revision, Ordering::Release);
+        ring.buckets.values().flatten().cloned().collect()
+    }
+
     pub fn watch(self: &Arc<Self>, prefix: &str, after: Revision) -> Result<Cursor, ReadError> {
         let mut ring = self.ring.lock();
         if after < ring.floor {

@@ -262,7 +262,7 @@ impl Queue {
 }
 
 /// Refuses what could never be committed; gives the size in bytes.
-fn check_shape(txn: &Txn, limits: &Limits) -> Result<usize, CommitError> {
+pub fn check_shape(txn: &Txn, limits: &Limits) -> Result<usize, CommitError> {
     let malformed = |reason: String| Err(CommitError::Malformed { reason });
     let mut size = txn.record.as_ref().map_or(0, Bytes::len);
     let mut keys = HashSet::new();
@@ -305,7 +305,7 @@ fn growth(txn: &Txn, found: &[Option<Entry>]) -> u64 {
 }
 
 /// The bytes with the revision written in.
-fn stamp(value: Stamped, revision: Revision) -> Bytes {
+pub fn stamp(value: Stamped, revision: Revision) -> Bytes {
     let Some(at) = value.stamp else { return value.bytes.into() };
     let text = revision.to_string();
     let mut out = Vec::with_capacity(value.bytes.len() + text.len());

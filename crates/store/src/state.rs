@@ -6,6 +6,8 @@ use crate::item::Item;
 use crate::view::View;
 use crate::wal::codec::{Action, Commit};
 use crate::{Change, Event, Revision};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -44,8 +46,22 @@ pub fn apply(view: &mut View, commit: &Commit, events: &mut Vec<Arc<Event>>, sup
     view.revision = revision;
 }
 
+/// Forgets what only reads before a revision can see, in steps between which others may change the view.
+pub fn compact(view: &ArcSwap<View>, superseded: &Mutex<Superseded>, before: Revision) {
+    loop {
+        let mut superseded = superseded.lock();
+        let mut next = View::clone(&view.load());
+        next.compacted = next.compacted.max(before);
+        let more = compact_step(&mut next, before, &mut superseded);
+        view.store(Arc::new(next));
+        if !more {
+            return;
+        }
+    }
+}
+
 /// One step of forgetting what only reads before a revision can see; `false` when nothing is left to do.
-pub fn compact_step(view: &mut View, before: Revision, superseded: &mut Superseded) -> bool {
+fn compact_step(view: &mut View, before: Revision, superseded: &mut Superseded) -> bool {
     let mut keys = BTreeSet::new();
     while keys.len() < COMPACTION_STEP_KEYS {
         match superseded.front() {

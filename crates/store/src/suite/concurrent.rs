@@ -7,6 +7,7 @@ pub fn compare_and_swap(factory: Factory) {
     const THREADS: usize = 64;
     const ROUNDS: u64 = 20;
     let s = factory();
+    let b = s.revision();
     set(&*s, "/counter", "0");
     let wins = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -34,7 +35,7 @@ pub fn compare_and_swap(factory: Factory) {
     let total = THREADS as u64 * ROUNDS;
     assert_eq!(wins.load(Ordering::Relaxed), total);
     assert_eq!(text(&s.get("/counter").unwrap().value), total.to_string(), "an update was lost");
-    assert_eq!(s.revision(), total + 1);
+    assert_eq!(s.revision(), b + total + 1);
 }
 
 pub fn consistent_lists(factory: Factory) {
@@ -69,12 +70,13 @@ pub fn consistent_lists(factory: Factory) {
 pub fn progress_is_honest(factory: Factory) {
     const EVENTS: u64 = 2000;
     let s = factory();
+    let b = s.revision();
     std::thread::scope(|scope| {
         for _ in 0..2 {
-            let mut watcher = s.watch("/k/", 0).unwrap();
+            let mut watcher = s.watch("/k/", b).unwrap();
             scope.spawn(move || {
-                let mut last = 0;
-                while last < EVENTS {
+                let mut last = b;
+                while last < b + EVENTS {
                     let covered = watcher.progress();
                     assert!(covered >= last, "progress went back");
                     let Watched::Events(events) = block_on(watcher.next()) else { panic!("it ended") };
@@ -103,7 +105,8 @@ pub fn thousand_watchers(factory: Factory) {
     const WATCHERS: usize = 1000;
     const EVENTS: usize = 50;
     let s = factory();
-    let watchers: Vec<_> = (0..WATCHERS).map(|_| s.watch("/k/", 0).unwrap()).collect();
+    let b = s.revision();
+    let watchers: Vec<_> = (0..WATCHERS).map(|_| s.watch("/k/", b).unwrap()).collect();
     assert_eq!(s.stats().watchers, WATCHERS as u64);
     std::thread::scope(|scope| {
         // Few threads, each with many watchers, so that most of them sleep at any time.
@@ -112,7 +115,7 @@ pub fn thousand_watchers(factory: Factory) {
             let mine = rest.split_off(rest.len().saturating_sub(WATCHERS / 4));
             scope.spawn(move || {
                 for mut watcher in mine {
-                    let lines = watching::collect(&mut *watcher, EVENTS);
+                    let lines = watching::collect(&mut *watcher, b, EVENTS);
                     assert_eq!(lines.len(), EVENTS);
                     assert!(lines.iter().enumerate().all(|(i, l)| l.starts_with(&format!("{} ", i + 1))));
                 }

@@ -180,7 +180,7 @@ fn watches_go_on_from_the_log_after_a_restart() {
     drop(store);
     let store = threaded(options, disk);
     let mut watcher = store.watch("/k/", 12).unwrap();
-    let lines = suite::watch_lines(&mut *watcher, 18);
+    let lines = suite::watch_lines(&mut *watcher, 0, 18);
     assert_eq!(lines[0], "13 put /k/1 13 was 9");
     assert_eq!(lines[17], "30 put /k/2 30 was 26");
     assert_eq!(store.get_at("/k/1", 10).unwrap().unwrap().modified, 9);
