@@ -67,6 +67,22 @@ pub struct UpOptions {
     #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = duration)]
     pub event_ttl: std::time::Duration,
 
+    /// Where objects are kept: `embedded` (the data directory), or `etcd=https://HOST:2379,…`
+    #[arg(long, default_value = "embedded", value_parser = store, value_name = "STORE")]
+    pub store: String,
+
+    /// Who signs the certificates of the etcd servers
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cafile: Option<PathBuf>,
+
+    /// Certificate with which this server says to etcd who it is
+    #[arg(long, value_name = "FILE")]
+    pub etcd_certfile: Option<PathBuf>,
+
+    /// The key of that certificate
+    #[arg(long, value_name = "FILE")]
+    pub etcd_keyfile: Option<PathBuf>,
+
     /// Largest size in bytes of keys and values that the store holds; more is refused
     #[arg(long, default_value_t = 2 << 30, value_name = "BYTES")]
     pub quota_backend_bytes: u64,
@@ -86,6 +102,14 @@ pub struct UpOptions {
     /// Do not write a context into ~/.kube/config
     #[arg(long)]
     pub no_kubeconfig: bool,
+}
+
+fn store(text: &str) -> Result<String, String> {
+    match text {
+        "embedded" => Ok(text.to_owned()),
+        text if text.starts_with("etcd=") => Ok(text.to_owned()),
+        _ => Err("expected embedded or etcd=URL,URL".to_owned()),
+    }
 }
 
 /// A duration in Go's form.

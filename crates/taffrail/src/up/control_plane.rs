@@ -1,6 +1,7 @@
 //! The server side: store, registry, authorisation, record, API server, controllers; built in that order, stopped in
 //! reverse.
 
+use super::backend::Backend;
 use super::{bootstrap, expire, feed, record};
 use crate::config::UpOptions;
 use crate::steps::Steps;
@@ -32,13 +33,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-use store::{Embedded, Store};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use trail::Trail;
 
-/// How long history is kept for watchers and paged lists.
-const COMPACT_EVERY: std::time::Duration = std::time::Duration::from_secs(300);
 /// The issuer of service account tokens, and the audience of the API server.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
@@ -52,7 +50,7 @@ pub struct ControlPlane {
     pub port: u16,
     /// The administrator's token.
     pub admin_token: String,
-    store: Arc<Embedded>,
+    backend: Backend,
     trail: Arc<Trail>,
     controllers: controllers::Handles,
     scheduler: tokio::task::JoinHandle<()>,
@@ -70,7 +68,8 @@ impl ControlPlane {
         steps.done("certificates", at);
 
         let at = Instant::now();
-        let store = open_store(options, &clock, &rng)?;
+        let backend = Backend::open(options, &clock, &rng)?;
+        let store = backend.store();
         steps.done(&format!("store at revision {}", store.revision()), at);
 
         let at = Instant::now();
@@ -127,7 +126,7 @@ impl ControlPlane {
                 kubelet: Arc::new(KubeletClient::new(kubelet_tls(&pki)?)),
                 clock: clock.clone(),
                 rng: rng.clone(),
-                checks: checks(&store, bootstrapped.clone()),
+                checks: checks(&backend, bootstrapped.clone()),
                 extensions: vec![record::queries(trail.clone())],
                 advertise,
                 in_flight: InFlight::new(
@@ -156,7 +155,7 @@ impl ControlPlane {
         bootstrapped.store(true, Ordering::Release);
         steps.done("first objects", at);
 
-        tokio::spawn(compact(store.clone(), cancel.clone()));
+        tokio::spawn(backend.clone().compact(cancel.clone()));
         let events = "/registry/events/".to_owned();
         tokio::spawn(expire::run(store.clone(), events, options.event_ttl, clock.clone(), cancel.clone()));
         let at = Instant::now();
@@ -168,7 +167,7 @@ impl ControlPlane {
             server,
             port: options.secure_port,
             admin_token,
-            store,
+            backend,
             trail,
             controllers,
             scheduler,
@@ -187,23 +186,12 @@ impl ControlPlane {
             let _ = task.await;
         }
         self.trail.close();
-        self.store.close();
+        self.backend.close();
     }
 }
 
 pub fn text(e: impl std::error::Error + 'static) -> String {
     base::error::chain(&e)
-}
-
-fn open_store(options: &UpOptions, clock: &SharedClock, rng: &Arc<Rng>) -> Result<Arc<Embedded>, String> {
-    let mut settings = store::Options::new(options.data_dir.join("store"));
-    settings.data_dir.clone_from(&options.data_dir);
-    settings.quota_bytes = options.quota_backend_bytes;
-    settings.rng = rng.clone();
-    let dir = settings.dir.clone();
-    let store = Embedded::open(settings, Arc::new(store::disk::RealDisk), clock.clone()).map_err(text)?;
-    tracing::info!(target: "store", dir = %dir.display(), revision = store.revision(), "opened");
-    Ok(store)
 }
 
 /// Binds the secure port: the address asked for, or every address of both families.
@@ -319,23 +307,7 @@ fn kubelet_tls(pki: &Pki) -> Result<Arc<ClientConfig>, String> {
     Ok(Arc::new(config))
 }
 
-/// Forgets history older than the interval (upstream: `--etcd-compaction-interval`, 5 minutes).
-async fn compact(store: Arc<Embedded>, cancel: CancellationToken) {
-    let mut before = store.revision();
-    loop {
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            () = tokio::time::sleep(COMPACT_EVERY) => {}
-        }
-        match store.compact(before) {
-            Ok(()) => tracing::info!(target: "store", revision = before, "compacted"),
-            Err(error) => tracing::warn!(target: "store", %error, "compaction failed"),
-        }
-        before = store.revision();
-    }
-}
-
-fn checks(store: &Arc<Embedded>, bootstrapped: Arc<AtomicBool>) -> Vec<Check> {
+fn checks(store: &Backend, bootstrapped: Arc<AtomicBool>) -> Vec<Check> {
     let of_store = store.clone();
     vec![
         Check { name: "ping", live: true, run: Arc::new(|| Ok(())) },

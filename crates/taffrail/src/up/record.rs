@@ -19,7 +19,7 @@ use meta::status::{Result as ApiResult, Status};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Embedded, Store};
+use store::Store;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use trail::Trail;
@@ -33,7 +33,7 @@ const STATE: &str = "audit-configuration";
 /// Opens the trail and completes what a crash left open.
 pub fn open(
     options: &UpOptions,
-    store: &Arc<Embedded>,
+    store: &Arc<dyn Store>,
     clock: &SharedClock,
     cancel: &CancellationToken,
 ) -> Result<(Arc<Trail>, Arc<AuditLog>), String> {
