@@ -2,6 +2,7 @@
 //! (upstream: apiserver `pkg/server/config.go#DefaultBuildHandlerChain`).
 
 use crate::context::{Context, Warnings};
+use crate::filters::flow::Slot;
 use crate::filters::{audit, authentication, authorization, impersonation};
 use crate::negotiate::{self, Accepted};
 use crate::nonresource;
@@ -20,7 +21,9 @@ use meta::status::{Result, Status};
 use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 /// How long a request that does not stream may take (upstream: `--request-timeout`).
@@ -105,8 +108,8 @@ async fn handle(
         );
     }
     let long = info.is_long_running();
-    // A bound on requests in flight stands before authorisation, whose cost it also bounds; it does not count streams.
-    let _slot = match server.in_flight.enter(&info, &user, long) {
+    // Priority and fairness stand before authorisation, whose cost they also bound.
+    let mut slot = match server.flow.enter(&info, &user, long).await {
         Ok(slot) => slot,
         Err(refused) => {
             let rendered =
@@ -120,7 +123,9 @@ async fn handle(
         AssertUnwindSafe(authorized(&server, &from, &info, parts, body, upgrade, user, accepted, &scope));
     // A panic answers this request with 500 and leaves a Panic event; the process goes on.
     let outcome = tokio::time::timeout(deadline, work.catch_unwind()).await;
-    match outcome {
+    slot.streams();
+    let uids = slot.uids.take();
+    let response = match outcome {
         Ok(Ok((rendered, warnings))) => finish(&server, &info, scope, rendered, warnings),
         Ok(Err(panic)) => {
             let text = panic_text(&*panic);
@@ -136,6 +141,44 @@ async fn handle(
             scope.refused(&refused, rendered.object.as_ref());
             finish(&server, &info, scope, rendered, Vec::new())
         }
+    };
+    told(if long { response.map(|inner| Held { inner, _slot: slot }.boxed_unsync()) } else { response }, uids)
+}
+
+/// Clients are told which flow they were (upstream: `setResponseHeaders` of the priority and fairness filter).
+fn told(mut response: Response<Body>, uids: Option<(String, String)>) -> Response<Body> {
+    let (schema, level) = uids.unwrap_or_default();
+    for (name, uid) in
+        [("x-kubernetes-pf-flowschema-uid", schema), ("x-kubernetes-pf-prioritylevel-uid", level)]
+    {
+        if let Ok(value) = HeaderValue::from_str(&uid)
+            && !uid.is_empty()
+        {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}
+
+/// A stream keeps its place until it ends.
+struct Held {
+    inner: Body,
+    _slot: Slot,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = client::BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Option<std::result::Result<http_body::Frame<Bytes>, client::BoxError>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
     }
 }
 

@@ -89,6 +89,7 @@ impl Metrics {
         let panics = self.panics.load(Ordering::Relaxed);
         gauge(&mut out, "apiserver_request_panics_total", "Requests that panicked.", panics as f64);
         out.push_str(&ctx.server.audit.metrics());
+        out.push_str(&ctx.server.flow.metrics());
         self.render_objects(&mut out, ctx);
         out
     }

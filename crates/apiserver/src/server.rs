@@ -3,7 +3,7 @@
 use crate::chain::{self, Connection};
 use crate::extension::Extension;
 use crate::filters::audit::AuditLog;
-use crate::filters::flow::InFlight;
+use crate::filters::flow::FlowControl;
 use crate::health::Check;
 use crate::kubelet::KubeletClient;
 use crate::metrics::Metrics;
@@ -57,7 +57,7 @@ pub struct ServerOptions {
     pub extensions: Vec<Arc<dyn Extension>>,
     /// `host:port` that discovery names.
     pub advertise: String,
-    pub in_flight: InFlight,
+    pub flow: Arc<FlowControl>,
 }
 
 pub struct Server {
@@ -72,7 +72,7 @@ pub struct Server {
     pub rng: Arc<Rng>,
     pub checks: Vec<Check>,
     pub advertise: String,
-    pub in_flight: InFlight,
+    pub flow: Arc<FlowControl>,
     pub metrics: Metrics,
     pub openapi: OpenApi,
     /// Cancelled when the server stops taking new work: watches end, listeners close.
@@ -97,7 +97,7 @@ impl Server {
             checks,
             extensions,
             advertise,
-            in_flight,
+            flow,
         } = options;
         Arc::new(Self {
             registry,
@@ -111,7 +111,7 @@ impl Server {
             rng,
             checks,
             advertise,
-            in_flight,
+            flow,
             metrics: Metrics::default(),
             openapi: OpenApi::default(),
             draining: CancellationToken::new(),

@@ -5,7 +5,7 @@ use super::backend::Backend;
 use super::{bootstrap, expire, feed, record};
 use crate::config::UpOptions;
 use crate::steps::Steps;
-use apiserver::filters::flow::InFlight;
+use apiserver::filters::flow::FlowControl;
 use apiserver::health::Check;
 use apiserver::inprocess::InProcess;
 use apiserver::kubelet::KubeletClient;
@@ -110,6 +110,11 @@ impl ControlPlane {
         let (trail, audit) = record::open(options, &store, &clock, &cancel)?;
         let own = addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let advertise = SocketAddr::new(own, options.secure_port).to_string();
+        let flow = Arc::new(FlowControl::new(
+            options.max_requests_inflight,
+            options.max_mutating_requests_inflight,
+            clock.clone(),
+        ));
         let bootstrapped = Arc::new(AtomicBool::new(false));
         let server = Server::new(
             ServerOptions {
@@ -129,10 +134,7 @@ impl ControlPlane {
                 checks: checks(&backend, bootstrapped.clone()),
                 extensions: vec![record::queries(trail.clone())],
                 advertise,
-                in_flight: InFlight::new(
-                    options.max_requests_inflight,
-                    options.max_mutating_requests_inflight,
-                ),
+                flow: flow.clone(),
             },
             PermitMaker::take().ok_or("the permit maker is already taken")?,
         );
