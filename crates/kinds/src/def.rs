@@ -205,6 +205,9 @@ pub struct KindDef {
     pub strategy: StrategyRef,
     /// Whether objects are stored in another version or shape than this row's (see [`Strategy::decode_stored`]).
     pub converts: bool,
+    /// The warning that every request for the kind gets, where the kind is deprecated
+    /// (upstream: `deprecation.WarningMessage`).
+    pub deprecated: Option<&'static str>,
     /// A complete, valid object, YAML: for the table-wide tests and docs.
     pub sample: &'static str,
 }
@@ -229,6 +232,7 @@ impl KindDef {
         generation: false,
         strategy: StrategyRef::Static(&Plain),
         converts: false,
+        deprecated: None,
         sample: "",
     };
 
