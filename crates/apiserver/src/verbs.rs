@@ -27,6 +27,10 @@ pub async fn dispatch(ctx: &Context) -> Result<Reply> {
     if kind.namespaced() == info.namespace.is_empty() && !all_namespaces(ctx, &kind) {
         return Err(Status::no_such_resource());
     }
+    if let Some(warning) = kind.deprecated {
+        ctx.warnings.add(warning);
+        ctx.audit.annotate("k8s.io/deprecated", "true");
+    }
     if !info.subresource.is_empty() {
         return subresources::dispatch(ctx, &kind).await;
     }

@@ -220,6 +220,9 @@ pub struct KindDef {
     /// Whether what is read passes [`Strategy::decode_stored`] even when it is stored in this row's version
     /// (custom kinds, whose schema may have got defaults since).
     pub reads_through: bool,
+    /// The warning that every request for the kind gets, where the kind is deprecated
+    /// (upstream: `deprecation.WarningMessage`).
+    pub deprecated: Option<&'static str>,
     /// A complete, valid object, YAML: for the table-wide tests and docs.
     pub sample: &'static str,
 }
@@ -246,6 +249,7 @@ impl KindDef {
         stored_as: None,
         convert: None,
         reads_through: false,
+        deprecated: None,
         sample: "",
     };
 

@@ -2,6 +2,8 @@
 //!
 //! A check returns the messages of what is wrong, none when all is well; texts equal upstream's.
 
+use meta::field::{Error, ErrorList, Path};
+
 const DNS1123_LABEL: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 const DNS1123_LABEL_TEXT: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character";
 const DNS1123_SUBDOMAIN: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
@@ -185,6 +187,35 @@ pub fn path_segment_errors(name: &str, prefix: bool) -> Vec<String> {
         if name.contains(illegal) {
             errors.push(format!("may not contain '{illegal}'"));
         }
+    }
+    errors
+}
+
+/// Longest name of a driver, in bytes.
+pub const DRIVER_NAME_MAX: usize = 63;
+
+/// Errors of the name of a CSI or device driver (upstream: `ValidateCSIDriverName`).
+pub fn driver_name(name: &str, at: &Path, errors: &mut ErrorList) {
+    if name.is_empty() {
+        errors.push(Error::required(at, ""));
+        return;
+    }
+    if name.len() > DRIVER_NAME_MAX {
+        errors.push(Error::too_long(at, DRIVER_NAME_MAX));
+    }
+    let messages = dns_subdomain_errors(&name.to_lowercase(), false);
+    errors.extend(messages.into_iter().map(|m| Error::invalid(at, name, m)));
+}
+
+/// Errors of a DNS subdomain in any case (upstream: `IsDNS1123SubdomainCaseless`).
+pub fn caseless_subdomain_errors(name: &str) -> Vec<String> {
+    let text = "an RFC 1123 subdomain must consist of alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
+    let mut errors = Vec::new();
+    if name.len() > DNS_SUBDOMAIN_MAX {
+        errors.push(max_length(DNS_SUBDOMAIN_MAX));
+    }
+    if !name.to_ascii_lowercase().split('.').all(is_dns1123_label) {
+        errors.push(regex_error(text, DNS1123_SUBDOMAIN, &["Example.com"]));
     }
     errors
 }

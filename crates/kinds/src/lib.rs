@@ -11,23 +11,38 @@ pub mod def;
 pub mod discovery;
 pub mod events;
 pub mod helpers;
+pub mod ip;
+pub mod networking;
+pub mod node;
+pub mod node_selector;
 pub mod openapi;
 pub mod pod_defaults;
 pub mod rbac;
+pub mod resource;
+pub mod resources;
 pub mod reviews;
 pub mod scheduling;
 pub mod schema;
+pub mod status;
+pub mod storage;
 pub mod validate;
 
 pub use def::*;
 
 /// Every built-in kind, in the order in which discovery lists groups and versions.
 pub static KINDS: &[fn() -> KindDef] = &[
+    core::binding::kind,
+    core::component_status::kind,
     core::config_map::kind,
+    core::endpoints::kind,
     core::event::kind,
+    core::limit_range::kind,
     core::namespace::kind,
     core::node::kind,
+    core::persistent_volume_claim::kind,
+    core::persistent_volume::kind,
     core::pod::kind,
+    core::resource_quota::kind,
     core::secret::kind,
     core::service::kind,
     core::service_account::kind,
@@ -40,13 +55,30 @@ pub static KINDS: &[fn() -> KindDef] = &[
     reviews::self_subject_access_review,
     reviews::self_subject_rules_review,
     reviews::subject_access_review,
+    networking::ingress_class::kind,
+    networking::ingress::kind,
+    networking::address::ip_address,
+    networking::network_policy::kind,
+    networking::address::service_cidr,
     rbac::cluster_role_binding,
     rbac::cluster_role,
     rbac::role_binding,
     rbac::role,
+    storage::driver::kind,
+    storage::node::kind,
+    storage::capacity::kind,
+    storage::class::storage_class,
+    storage::attachment::kind,
+    storage::class::volume_attributes_class,
     scheduling::priority_class,
     coordination::lease,
+    node::runtime_class,
     discovery::endpoint_slice,
+    resource::class::kind,
+    resource::taint_rule::kind,
+    resource::claim::claim,
+    resource::claim::template,
+    resource::slice::kind,
 ];
 
 /// The built-in rows.
