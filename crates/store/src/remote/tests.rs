@@ -325,7 +325,7 @@ fn a_member_of_three_may_fail() {
     let base = store.revision();
     let mut watcher = store.watch("/k/", base).unwrap();
     let mut told = 0;
-    for round in 0..3 {
+    for (round, member) in members.iter_mut().enumerate() {
         for n in 0..20 {
             told += 1;
             // While members fail, what became of a commit may be unknown; then it is looked up.
@@ -334,10 +334,10 @@ fn a_member_of_three_may_fail() {
                 assert!(matches!(error, CommitError::Unavailable { .. }), "{error}");
             }
             if n == 10 {
-                members[round].kill();
+                member.kill();
             }
         }
-        members[round].restart();
+        member.restart();
     }
     block_on(store.reach(None)).unwrap();
     assert_eq!(text(&store.get("/k/a").unwrap().value), "2.19");
