@@ -239,4 +239,10 @@ pub trait Store: Send + Sync + 'static {
     fn finish_record(&self, record: u64);
 
     fn stats(&self) -> Stats;
+
+    /// What goes wrong at present without stopping the store, for readiness checks.
+    fn problem(&self) -> Option<String>;
+
+    /// Takes no more commits, finishes those under way and ends all watches. Reads go on.
+    fn close(&self);
 }

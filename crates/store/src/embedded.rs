@@ -381,6 +381,14 @@ impl Store for Embedded {
             watchers: s.history.watchers(),
         }
     }
+
+    fn problem(&self) -> Option<String> {
+        Self::problem(self)
+    }
+
+    fn close(&self) {
+        Self::close(self);
+    }
 }
 
 impl Shared {

@@ -3,8 +3,9 @@
 //! The store knows keys, bytes and revisions, nothing of kinds. It keeps them itself ([`Embedded`]) or in real etcd
 //! ([`Etcd`]). Invariants:
 //! a commit is acknowledged and becomes visible only after it is on disk; revisions grow with every commit that
-//! changes a key (by one, unless others write to the same etcd); watchers see every change after their start once, in revision order, or are told that it was
-//! compacted away; an audit record rides in the commit of the change that it describes.
+//! changes a key (by one, unless others write to the same etcd); watchers see every change after their start once, in
+//! revision order, or are told that it was compacted away; an audit record rides in the commit of the change that it
+//! describes.
 
 mod api;
 pub mod disk;

@@ -348,6 +348,14 @@ impl Store for Etcd {
             watchers: s.history.watchers(),
         }
     }
+
+    fn problem(&self) -> Option<String> {
+        Self::problem(self)
+    }
+
+    fn close(&self) {
+        Self::close(self);
+    }
 }
 
 impl Shared {

@@ -17,6 +17,12 @@ use std::collections::HashMap;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// How often progress is asked for when nobody waits for it, so that bookmarks and compaction go on in an idle cluster
+/// (upstream asks etcd's operator for the same: `--watch-progress-notify-interval=5s`).
+const IDLE_PROGRESS: Duration = Duration::from_secs(5);
+/// A watch that says nothing for this long, though asked, is given up.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
 /// The events of one revision.
 #[derive(Default)]
 struct Group {
@@ -76,6 +82,7 @@ impl Shared {
             Err(error) => return End::Broken(error),
         };
         let mut held = Group::default();
+        let mut heard = Instant::now();
         loop {
             let answer = tokio::select! {
                 answer = watch.next() => answer,
@@ -83,7 +90,15 @@ impl Shared {
                     watch.ask_progress();
                     continue;
                 }
+                () = tokio::time::sleep(IDLE_PROGRESS) => {
+                    if heard.elapsed() > SILENCE_MAX {
+                        return End::Broken(Error::Timeout(SILENCE_MAX.as_millis()));
+                    }
+                    watch.ask_progress();
+                    continue;
+                }
             };
+            heard = Instant::now();
             let answer = match answer {
                 Ok(answer) => answer,
                 Err(error) => return End::Broken(error),

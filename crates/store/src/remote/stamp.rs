@@ -219,7 +219,10 @@ mod tests {
 
     #[test]
     fn objects_are_stored_as_they_are() {
-        let text = r#"{"kind":"Pod","apiVersion":"v1","metadata":{"annotations":{"resourceVersion":"","a":"\"}"},"name":"n","resourceVersion":"","uid":"u"},"spec":{}}"#;
+        let text = concat!(
+            r#"{"kind":"Pod","apiVersion":"v1","metadata":{"annotations":{"resourceVersion":"","a":"\"}"},"#,
+            r#""name":"n","resourceVersion":"","uid":"u"},"spec":{}}"#
+        );
         let at = text.find(r#""n","resourceVersion":""#).unwrap() + r#""n","resourceVersion":""#.len();
         let (raw, back) = round(text, Some(at));
         assert_eq!(raw, text.as_bytes());
@@ -286,7 +289,10 @@ mod tests {
         }
 
         #[test]
-        fn any_near_json_is_survived(text in r#"[{}\[\]",:a\\ ]{0,40}"#, head in prop::sample::select(vec!["", "{\"metadata\":{", "{\"a\":"])) {
+        fn any_near_json_is_survived(
+            text in r#"[{}\[\]",:a\\ ]{0,40}"#,
+            head in prop::sample::select(vec!["", "{\"metadata\":{", "{\"a\":"]),
+        ) {
             let bytes = format!("{head}{text}").into_bytes();
             let value = Stamped { stamp: Some(bytes.len() / 2), bytes };
             prop_assert_eq!(shown(&stored(&value), 9), stamp(value, 9));

@@ -317,6 +317,44 @@ fn dead_and_silent_endpoints_are_passed_over() {
 }
 
 #[test]
+fn a_member_of_three_may_fail() {
+    let Some(mut members) = Server::start_three() else { return };
+    let mut options = options(&members[0]);
+    options.config.endpoints = members.iter().flat_map(|m| m.config().endpoints).collect();
+    let store = Etcd::open(options).unwrap();
+    let base = store.revision();
+    let mut watcher = store.watch("/k/", base).unwrap();
+    let mut told = 0;
+    for (round, member) in members.iter_mut().enumerate() {
+        for n in 0..20 {
+            told += 1;
+            // While members fail, what became of a commit may be unknown; then it is looked up.
+            let value = format!("{round}.{n}");
+            while let Err(error) = commit(&*store, vec![put("/k/a", &value, Expect::Any)]) {
+                assert!(matches!(error, CommitError::Unavailable { .. }), "{error}");
+            }
+            if n == 10 {
+                member.kill();
+            }
+        }
+        member.restart();
+    }
+    block_on(store.reach(None)).unwrap();
+    assert_eq!(text(&store.get("/k/a").unwrap().value), "2.19");
+    let mut values = Vec::new();
+    while values.last().is_none_or(|v| v != "2.19") {
+        let Watched::Events(events) = block_on(watcher.next()) else { panic!("it ended") };
+        assert!(events.is_sorted_by_key(|e| e.revision));
+        values.extend(events.iter().filter_map(|e| match &e.change {
+            Change::Put(value) => Some(text(value)),
+            Change::Delete(_) => None,
+        }));
+    }
+    values.dedup();
+    assert_eq!(values.len(), told, "each value once, but for repeated commits");
+}
+
+#[test]
 fn closing_answers_everybody() {
     let Some(mut server) = Server::start() else { return };
     let store = open(&server);

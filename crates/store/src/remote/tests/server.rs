@@ -19,6 +19,10 @@ pub struct Server {
     program: PathBuf,
     extra: Vec<String>,
     port: u16,
+    peer_port: u16,
+    name: String,
+    /// All members, as etcd wants to be told of them.
+    members: String,
     tls: bool,
     child: Option<Child>,
 }
@@ -52,7 +56,25 @@ impl Server {
         };
         let extra = extra.iter().map(|e| (*e).to_owned()).collect();
         let dir = tempfile::tempdir().unwrap();
-        Some(Self { dir, program: program.into(), extra, port: free_port(), tls, child: None })
+        let (port, peer_port) = (free_port(), free_port());
+        let (name, members) = ("one".to_owned(), format!("one=http://127.0.0.1:{peer_port}"));
+        Some(Self { dir, program: program.into(), extra, port, peer_port, name, members, tls, child: None })
+    }
+
+    /// Three members of one cluster.
+    pub fn start_three() -> Option<Vec<Self>> {
+        let mut all = (0..3).map(|_| Self::new(&[], false)).collect::<Option<Vec<_>>>()?;
+        for (i, member) in all.iter_mut().enumerate() {
+            member.name = format!("member{i}");
+        }
+        let members: Vec<_> =
+            all.iter().map(|m| format!("{}=http://127.0.0.1:{}", m.name, m.peer_port)).collect();
+        for member in &mut all {
+            member.members = members.join(",");
+            member.spawn();
+        }
+        all.iter().for_each(Self::wait);
+        Some(all)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -74,13 +96,22 @@ impl Server {
     }
 
     pub fn restart(&mut self) {
-        let peer = format!("http://127.0.0.1:{}", free_port());
+        self.spawn();
+        self.wait();
+    }
+
+    fn wait(&self) {
+        self.ask(async |client| client.current_revision(WITHIN).await.unwrap());
+    }
+
+    fn spawn(&mut self) {
+        let peer = format!("http://127.0.0.1:{}", self.peer_port);
         let log = std::fs::File::create(self.path("log")).unwrap();
         let mut command = Command::new(&self.program);
         command.arg("--data-dir").arg(self.path("data"));
         command.args(["--listen-client-urls", &self.url(), "--advertise-client-urls", &self.url()]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-        command.args(["--initial-cluster", &format!("default={peer}"), "--log-level", "error"]);
+        command.args(["--initial-cluster", &self.members, "--name", &self.name, "--log-level", "error"]);
         command.args(["--unsafe-no-fsync", "--max-txn-ops", "1024"]);
         command.args(["--heartbeat-interval", "50", "--election-timeout", "300"]);
         if self.tls {
@@ -93,7 +124,6 @@ impl Server {
         }
         command.args(&self.extra).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().unwrap());
-        self.ask(async |client| client.current_revision(WITHIN).await.unwrap());
     }
 
     /// Ends it at once, as a crash would.
