@@ -110,6 +110,7 @@ enum Plan {
 impl Registry {
     pub async fn delete(&self, r: &Request<'_>, options: &DeleteOptions) -> Result<Deleted> {
         let key = r.kind.key(r.namespace, r.name);
+        self.consistent().await?;
         for _ in 0..RETRIES_MAX {
             let Some(entry) = self.store.get(&key) else {
                 return Err(Status::not_found(&r.kind.group_resource(), r.name));

@@ -133,7 +133,7 @@ impl Registry {
         name: &str,
         resource_version: &str,
     ) -> Result<Bytes> {
-        self.check_not_ahead(resource_version)?;
+        self.fresh(resource_version).await?;
         let entry = self.store.get(&kind.key(namespace, name));
         let entry = entry.ok_or_else(|| Status::not_found(&kind.group_resource(), name))?;
         self.in_version(kind, entry.value).await
@@ -159,6 +159,7 @@ impl Registry {
             Some(ns) if kind.namespaced() => format!("{all}{ns}/"),
             _ => all,
         };
+        self.fresh(&query.resource_version).await?;
         let mut at = self.list_revision(query)?;
         let mut after = None;
         if let Some(cursor) = &query.resume {
@@ -216,9 +217,26 @@ impl Registry {
         if asked == 0 {
             return Ok(None);
         }
-        self.check_not_ahead(&query.resource_version)?;
         let exact = query.matching == Match::Exact || (query.matching == Match::Unset && query.limit > 0);
         Ok(exact.then_some(asked))
+    }
+
+    /// Waits until the store shows what must be seen: everything that was acknowledged anywhere, or the version that the
+    /// client names. `0` takes what is there.
+    pub(crate) async fn fresh(&self, resource_version: &str) -> Result<()> {
+        let asked = parse_revision(resource_version)?;
+        if resource_version.is_empty() {
+            return self.consistent().await;
+        }
+        if asked > 0 {
+            self.store.reach(Some(asked)).await.map_err(unavailable)?;
+        }
+        self.check_not_ahead(resource_version)
+    }
+
+    /// Waits until the store shows everything that was acknowledged before, by whichever server.
+    pub(crate) async fn consistent(&self) -> Result<()> {
+        self.store.reach(None).await.map(drop).map_err(unavailable)
     }
 
     /// A version from the future is a timeout, since waiting would not help (upstream: `NewTooLargeResourceVersionError`).
@@ -239,6 +257,10 @@ impl Registry {
         }
         Err(s)
     }
+}
+
+fn unavailable(e: store::Unavailable) -> Status {
+    Status::unavailable(e.to_string())
 }
 
 /// A resourceVersion as a number; empty is 0.

@@ -70,6 +70,7 @@ impl Registry {
         query: &WatchQuery,
     ) -> Result<Watching> {
         query.selectors.check(kind)?;
+        self.fresh(&query.resource_version).await?;
         let asked = parse_revision(&query.resource_version)?;
         let unset = query.resource_version.is_empty();
         // Without a version (or with 0) the watch starts with the state, as synthetic ADDED events.

@@ -125,6 +125,7 @@ impl Registry {
         force_create: bool,
     ) -> Result<Written> {
         let key = r.kind.key(r.namespace, r.name);
+        self.consistent().await?;
         for _ in 0..CONFLICT_RETRIES_MAX {
             let Some(entry) = self.store.get(&key) else {
                 if !(r.kind.strategy.create_on_update() || force_create) {

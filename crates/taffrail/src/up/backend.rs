@@ -43,14 +43,6 @@ impl Backend {
         }
     }
 
-    /// Why it takes no writes now.
-    pub fn problem(&self) -> Option<String> {
-        match self {
-            Self::Embedded(s) => s.problem(),
-            Self::Etcd(s) => s.problem(),
-        }
-    }
-
     /// Forgets history as it gets old, until cancelled. An etcd's servers agree among themselves who does it.
     pub async fn compact(self, cancel: CancellationToken) {
         let Self::Embedded(store) = self else { return };
@@ -65,13 +57,6 @@ impl Backend {
                 Err(error) => tracing::warn!(target: "store", %error, "compaction failed"),
             }
             before = store.revision();
-        }
-    }
-
-    pub fn close(&self) {
-        match self {
-            Self::Embedded(s) => s.close(),
-            Self::Etcd(s) => s.close(),
         }
     }
 }

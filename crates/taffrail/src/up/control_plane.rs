@@ -33,6 +33,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+use store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use trail::Trail;
@@ -131,7 +132,7 @@ impl ControlPlane {
                 kubelet: Arc::new(KubeletClient::new(kubelet_tls(&pki)?)),
                 clock: clock.clone(),
                 rng: rng.clone(),
-                checks: checks(&backend, bootstrapped.clone()),
+                checks: checks(&store, bootstrapped.clone()),
                 extensions: vec![record::queries(trail.clone())],
                 advertise,
                 flow: flow.clone(),
@@ -188,7 +189,7 @@ impl ControlPlane {
             let _ = task.await;
         }
         self.trail.close();
-        self.backend.close();
+        self.backend.store().close();
     }
 }
 
@@ -309,7 +310,7 @@ fn kubelet_tls(pki: &Pki) -> Result<Arc<ClientConfig>, String> {
     Ok(Arc::new(config))
 }
 
-fn checks(store: &Backend, bootstrapped: Arc<AtomicBool>) -> Vec<Check> {
+fn checks(store: &Arc<dyn Store>, bootstrapped: Arc<AtomicBool>) -> Vec<Check> {
     let of_store = store.clone();
     vec![
         Check { name: "ping", live: true, run: Arc::new(|| Ok(())) },
