@@ -25,6 +25,8 @@ pub mod scheduling;
 pub mod schema;
 pub mod status;
 pub mod storage;
+#[cfg(test)]
+mod table_tests;
 pub mod validate;
 
 pub use def::*;

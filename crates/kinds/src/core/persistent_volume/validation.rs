@@ -149,7 +149,7 @@ fn empty_map(v: &Value) -> bool {
 fn clean(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/').filter(|p| !p.is_empty() && *p != ".") {
-        if part == ".." { drop(parts.pop()) } else { parts.push(part) }
+        let _ = if part == ".." { parts.pop() } else { parts.push(part); None };
     }
     if path.starts_with('/') { format!("/{}", parts.join("/")) } else { parts.join("/") }
 }
