@@ -16,7 +16,8 @@ const ADDRESSES_MAX: usize = 100;
 const TOPOLOGY_MAX: usize = 16;
 const HINTS_MAX: usize = 8;
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-const CONTROLLERS: [&str; 2] = ["endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io"];
+const CONTROLLERS: [&str; 2] =
+    ["endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io"];
 /// Checks a name.
 type Check = fn(&str) -> Vec<String>;
 /// The lists of hints and what their names must be.
@@ -274,7 +275,8 @@ fn domain(name: &str, at: &Path, errors: &mut ErrorList) {
         let detail = "should be a domain with at least two segments separated by dots";
         errors.push(Error::invalid(at, name, detail));
     } else {
-        let bad = name.split('.').map(|l| (l, helpers::dns_label_errors(l, false))).find(|(_, m)| !m.is_empty());
+        let bad =
+            name.split('.').map(|l| (l, helpers::dns_label_errors(l, false))).find(|(_, m)| !m.is_empty());
         errors.extend(bad.map(|(label, m)| Error::invalid(at, label, m.join(","))));
     }
 }
@@ -291,7 +293,9 @@ mod tests {
 
     #[test]
     fn endpoints_are_checked() {
-        assert!(found("IPv4", json!({"addresses": ["172.16.1.2"], "hostname": "a", "nodeName": "n"})).is_empty());
+        assert!(
+            found("IPv4", json!({"addresses": ["172.16.1.2"], "hostname": "a", "nodeName": "n"})).is_empty()
+        );
         assert!(found("FQDN", json!({"addresses": ["foo.example.com", "bar.example.com."]})).is_empty());
         assert_eq!(
             found("IPv4", json!({"addresses": ["a00:100::4", "127.0.0.1"]})),

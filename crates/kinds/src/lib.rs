@@ -8,6 +8,7 @@ pub mod columns;
 pub mod coordination;
 pub mod core;
 pub mod def;
+pub mod diff;
 pub mod discovery;
 pub mod events;
 pub mod helpers;

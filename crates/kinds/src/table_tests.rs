@@ -16,7 +16,10 @@ fn samples_are_whole_and_valid() {
     for row in crate::KINDS.iter().map(|row| row()) {
         let (mut obj, unknown) = schema().decode(sample(&row), &row.schema, Strictness::Strict).unwrap();
         assert_eq!(unknown, Vec::<String>::new(), "{}", row.kind);
-        assert_eq!((obj["apiVersion"].as_str(), obj["kind"].as_str()), (Some(&*row.api_version()), Some(&*row.kind)));
+        assert_eq!(
+            (obj["apiVersion"].as_str(), obj["kind"].as_str()),
+            (Some(&*row.api_version()), Some(&*row.kind))
+        );
         row.strategy.default(&mut obj);
         let once = obj.clone();
         row.strategy.default(&mut obj);
@@ -42,7 +45,11 @@ fn names_and_places_are_used_once() {
     let rows: Vec<KindDef> = crate::KINDS.iter().map(|row| row()).collect();
     for (i, row) in rows.iter().enumerate() {
         for other in &rows[..i] {
-            assert!(row.group != other.group || row.version != other.version || row.plural != other.plural, "{}", row.plural);
+            assert!(
+                row.group != other.group || row.version != other.version || row.plural != other.plural,
+                "{}",
+                row.plural
+            );
             let shared = !row.storage.is_empty() && row.storage == other.storage;
             assert!(!shared || row.converts || other.converts, "{}", row.storage);
         }

@@ -149,7 +149,12 @@ fn empty_map(v: &Value) -> bool {
 fn clean(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/').filter(|p| !p.is_empty() && *p != ".") {
-        let _ = if part == ".." { parts.pop() } else { parts.push(part); None };
+        let _ = if part == ".." {
+            parts.pop()
+        } else {
+            parts.push(part);
+            None
+        };
     }
     if path.starts_with('/') { format!("/{}", parts.join("/")) } else { parts.join("/") }
 }
@@ -224,12 +229,11 @@ mod tests {
         assert_eq!(found(|_| {}), Vec::<String>::new());
         assert_eq!(
             found(|o| o["spec"]["accessModes"] = json!(["fakemode"])),
-            ["spec.accessModes: Unsupported value: \"fakemode\": supported values: \"ReadOnlyMany\", \"ReadWriteMany\", \"ReadWriteOnce\", \"ReadWriteOncePod\""]
+            [
+                "spec.accessModes: Unsupported value: \"fakemode\": supported values: \"ReadOnlyMany\", \"ReadWriteMany\", \"ReadWriteOnce\", \"ReadWriteOncePod\""
+            ]
         );
-        assert_eq!(
-            found(|o| o["spec"]["capacity"] = json!({"storage": "10G", "cpu": "1"})).len(),
-            1
-        );
+        assert_eq!(found(|o| o["spec"]["capacity"] = json!({"storage": "10G", "cpu": "1"})).len(), 1);
         assert_eq!(found(|o| o["spec"]["capacity"] = json!({})).len(), 2);
         assert_eq!(
             found(|o| o["spec"]["nfs"] = json!({"server": "s", "path": "/p"})),
