@@ -49,9 +49,9 @@ fn range(start: usize, stop: usize) -> String {
 fn longest(a: &[&str], b: &[&str], ra: (usize, usize), rb: (usize, usize)) -> (usize, usize, usize) {
     let mut best = (ra.0, rb.0, 0);
     let mut lengths = vec![0usize; b.len() + 1];
-    for i in ra.0..ra.1 {
+    for (i, line) in a.iter().enumerate().take(ra.1).skip(ra.0) {
         let mut next = vec![0usize; b.len() + 1];
-        for j in (rb.0..rb.1).filter(|j| a[i] == b[*j]) {
+        for j in (rb.0..rb.1).filter(|j| *line == b[*j]) {
             let length = lengths[j] + 1;
             next[j + 1] = length;
             if length > best.2 {
