@@ -2,6 +2,8 @@
 
 use crate::columns::{AGE, NAME, column};
 use crate::def::{KindDef, Strategy, StrategyRef};
+use crate::helpers;
+use crate::validate::text;
 use meta::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
@@ -50,6 +52,48 @@ impl Strategy for Lease {
                 "must be greater than or equal to 0",
             ));
         }
+        let strategy = text(&obj["spec"], "strategy");
+        if obj["spec"]["strategy"].is_string() {
+            lease_strategy(strategy, &spec.child("strategy"), &mut errors);
+        }
+        if !text(&obj["spec"], "preferredHolder").is_empty() && strategy.is_empty() {
+            let detail = "may only be specified if `strategy` is defined";
+            errors.push(Error::forbidden(&spec.child("preferredHolder"), detail));
+        }
         errors
+    }
+}
+
+/// Upstream: `ValidateCoordinatedLeaseStrategy`, which names the field twice.
+fn lease_strategy(strategy: &str, path: &Path, errors: &mut ErrorList) {
+    let at = path.child("strategy");
+    if strategy.contains('/') {
+        let messages = helpers::qualified_name_errors(strategy);
+        errors.extend(messages.into_iter().map(|m| Error::invalid(&at, strategy, m)));
+    } else if strategy != "OldestEmulationVersion" {
+        errors.push(Error::not_supported(&at, strategy, &["OldestEmulationVersion"]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn leases() {
+        let found = |spec: Value| -> Vec<String> {
+            Lease.validate(&json!({"spec": spec})).iter().map(ToString::to_string).collect()
+        };
+        assert!(found(json!({"leaseDurationSeconds": 40, "strategy": "OldestEmulationVersion", "preferredHolder": "x"})).is_empty());
+        assert_eq!(
+            found(json!({"leaseDurationSeconds": 0, "leaseTransitions": -1, "strategy": "x"})),
+            [
+                "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
+                "spec.leaseTransitions: Invalid value: -1: must be greater than or equal to 0",
+                "spec.strategy.strategy: Unsupported value: \"x\": supported values: \"OldestEmulationVersion\""
+            ]
+        );
+        assert_eq!(found(json!({"preferredHolder": "x"})).len(), 1);
     }
 }

@@ -255,7 +255,9 @@ mod tests {
         );
         assert_eq!(
             warnings("2001:db8:0:0::2", &at).as_deref(),
-            Some("ip: IPv6 address \"2001:db8:0:0::2\" should be in RFC 5952 canonical format (\"2001:db8::2\")")
+            Some(
+                "ip: IPv6 address \"2001:db8:0:0::2\" should be in RFC 5952 canonical format (\"2001:db8::2\")"
+            )
         );
         assert_eq!(warnings("10.0.0.1", &at), None);
     }
@@ -272,7 +274,9 @@ mod tests {
         assert_eq!(one("2001:db8:0::/64"), ["must be in canonical form (\"2001:db8::/64\")"]);
         assert_eq!(
             cidr_warnings("192.168.12.34/24", &at),
-            ["cidr: CIDR value \"192.168.12.34/24\" is ambiguous in this context (should be \"192.168.12.0/24\" or \"192.168.12.34/32\"?)"]
+            [
+                "cidr: CIDR value \"192.168.12.34/24\" is ambiguous in this context (should be \"192.168.12.0/24\" or \"192.168.12.34/32\"?)"
+            ]
         );
         assert!(texts(|e| interface_address("10.9.8.7/24", &at, e)).is_empty());
         assert_eq!(

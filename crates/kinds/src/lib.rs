@@ -8,6 +8,7 @@ pub mod columns;
 pub mod coordination;
 pub mod core;
 pub mod def;
+pub mod diff;
 pub mod discovery;
 pub mod events;
 pub mod helpers;
@@ -25,6 +26,8 @@ pub mod scheduling;
 pub mod schema;
 pub mod status;
 pub mod storage;
+#[cfg(test)]
+mod table_tests;
 pub mod validate;
 
 pub use def::*;

@@ -18,9 +18,7 @@ pub fn runtime_class() -> KindDef {
         scope: Scope::Cluster,
         schema: "io.k8s.api.node.v1.RuntimeClass".into(),
         storage: "runtimeclasses".into(),
-        columns: const {
-            &[NAME, column("Handler", "string", |o, _| text(o, "handler").into()), AGE]
-        },
+        columns: const { &[NAME, column("Handler", "string", |o, _| text(o, "handler").into()), AGE] },
         strategy: StrategyRef::Static(&RuntimeClass),
         sample: "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: sandboxed}\nhandler: runsc\nscheduling: {nodeSelector: {sandbox: \"true\"}}\noverhead: {podFixed: {cpu: 10m}}\n",
         ..KindDef::BASE

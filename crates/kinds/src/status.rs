@@ -120,7 +120,6 @@ pub fn duplicates<'a>(v: &'a Value, field: &str) -> Vec<(usize, &'a str)> {
     texts.filter(|(i, x)| list[..*i].iter().any(|y| y.as_str() == Some(x))).collect()
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -168,7 +168,10 @@ mod tests {
 
     #[test]
     fn subsets_are_checked() {
-        assert!(found(json!({"addresses": [{"ip": "10.10.1.1"}], "ports": [{"port": 8675, "protocol": "TCP"}]})).is_empty());
+        assert!(
+            found(json!({"addresses": [{"ip": "10.10.1.1"}], "ports": [{"port": 8675, "protocol": "TCP"}]}))
+                .is_empty()
+        );
         assert_eq!(
             found(json!({"ports": [{"name": "a", "port": 309, "protocol": "UDP"}]})),
             ["subsets[0]: Required value: must specify `addresses` or `notReadyAddresses`"]
@@ -182,7 +185,9 @@ mod tests {
         );
         assert_eq!(found(json!({"addresses": [{"ip": "[::1]"}]})).len(), 2);
         assert_eq!(
-            found(json!({"addresses": [{"ip": "1.1.1.1"}], "ports": [{"port": 1, "protocol": "TCP"}, {"name": "b", "port": 2, "protocol": "TCP"}]})),
+            found(
+                json!({"addresses": [{"ip": "1.1.1.1"}], "ports": [{"port": 1, "protocol": "TCP"}, {"name": "b", "port": 2, "protocol": "TCP"}]})
+            ),
             ["subsets[0].ports[0].name: Required value"]
         );
     }

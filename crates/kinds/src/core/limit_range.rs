@@ -37,7 +37,9 @@ impl Strategy for LimitRange {
         let limits = obj.get_mut("spec").and_then(|s| s.get_mut("limits")).and_then(Value::as_array_mut);
         for limit in limits.into_iter().flatten() {
             if limit["type"] == "Container" {
-                for (from, to) in [("max", "default"), ("default", "defaultRequest"), ("min", "defaultRequest")] {
+                for (from, to) in
+                    [("max", "default"), ("default", "defaultRequest"), ("min", "defaultRequest")]
+                {
                     inherit(limit, from, to);
                 }
             }
@@ -206,8 +208,12 @@ mod tests {
             ["spec.limits[0].min[cpu]: Invalid value: \"2\": min value 2 is greater than max value 1"]
         );
         assert_eq!(
-            found(json!({"type": "Pod", "max": {"memory": "2Gi"}, "min": {"memory": "1Gi"}, "maxLimitRequestRatio": {"memory": "10"}})),
-            ["spec.limits[0].maxLimitRequestRatio[memory]: Invalid value: \"10\": ratio 10 is greater than max/min = 2.000000"]
+            found(
+                json!({"type": "Pod", "max": {"memory": "2Gi"}, "min": {"memory": "1Gi"}, "maxLimitRequestRatio": {"memory": "10"}})
+            ),
+            [
+                "spec.limits[0].maxLimitRequestRatio[memory]: Invalid value: \"10\": ratio 10 is greater than max/min = 2.000000"
+            ]
         );
         assert_eq!(
             found(json!({"type": "Pod", "default": {"cpu": "1"}})),
@@ -215,7 +221,9 @@ mod tests {
         );
         assert_eq!(
             found(json!({"type": "PersistentVolumeClaim"})),
-            ["spec.limits[0].limits: Required value: either minimum or maximum storage value is required, but neither was provided"]
+            [
+                "spec.limits[0].limits: Required value: either minimum or maximum storage value is required, but neither was provided"
+            ]
         );
         assert_eq!(
             found(json!({"type": "foo"})),

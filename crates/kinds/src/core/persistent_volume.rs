@@ -30,19 +30,24 @@ pub fn kind() -> KindDef {
         columns: const {
             &[
                 NAME,
-                column("Capacity", "string", |o, _| resources::quantity(&o["spec"]["capacity"]["storage"]).to_string().into()),
+                column("Capacity", "string", |o, _| {
+                    resources::quantity(&o["spec"]["capacity"]["storage"]).to_string().into()
+                }),
                 column("Access Modes", "string", |o, _| access_modes(&o["spec"]).into()),
-                column("Reclaim Policy", "string", |o, _| text(&o["spec"], "persistentVolumeReclaimPolicy").into()),
+                column("Reclaim Policy", "string", |o, _| {
+                    text(&o["spec"], "persistentVolumeReclaimPolicy").into()
+                }),
                 column("Status", "string", |o, _| phase(o).into()),
                 column("Claim", "string", |o, _| claim(o).into()),
                 column("StorageClass", "string", |o, _| class(o).into()),
-                column("VolumeAttributesClass", "string", |o, _| or_unset(&o["spec"], "volumeAttributesClassName").into()),
+                column("VolumeAttributesClass", "string", |o, _| {
+                    or_unset(&o["spec"], "volumeAttributesClassName").into()
+                }),
                 column("Reason", "string", |o, _| text(&o["status"], "reason").into()),
                 AGE,
                 wide("VolumeMode", "string", |o, _| or_unset(&o["spec"], "volumeMode").into()),
             ]
         },
-        selectable: &["name"],
         strategy: StrategyRef::Static(&PersistentVolume),
         sample: include_str!("samples/persistent_volume.yaml"),
         ..KindDef::BASE
@@ -58,7 +63,8 @@ pub fn access_modes(holder: &Value) -> String {
         ("ReadWriteMany", "RWX"),
         ("ReadWriteOncePod", "RWOP"),
     ];
-    let found: Vec<&str> = names.iter().filter(|(m, _)| modes.iter().any(|x| x == m)).map(|(_, s)| *s).collect();
+    let found: Vec<&str> =
+        names.iter().filter(|(m, _)| modes.iter().any(|x| x == m)).map(|(_, s)| *s).collect();
     found.join(",")
 }
 
@@ -107,14 +113,17 @@ impl Strategy for PersistentVolume {
         if ctx.subresource != "status" {
             return;
         }
-        let (had, has) = (&old["status"]["lastPhaseTransitionTime"], &new["status"]["lastPhaseTransitionTime"]);
+        let (had, has) =
+            (&old["status"]["lastPhaseTransitionTime"], &new["status"]["lastPhaseTransitionTime"]);
         let same = text(&old["status"], "phase") == text(&new["status"], "phase");
         let time = match same {
             true if has.is_null() => had.clone(),
             false if has.is_null() || has == had => meta::time::rfc3339(ctx.now).into(),
             _ => return,
         };
-        if !time.is_null() && let Some(status) = object::map_at(new, &["status"]) {
+        if !time.is_null()
+            && let Some(status) = object::map_at(new, &["status"])
+        {
             status.insert("lastPhaseTransitionTime".into(), time);
         }
     }
@@ -133,10 +142,6 @@ impl Strategy for PersistentVolume {
 
     fn returns_deleted(&self) -> bool {
         true
-    }
-
-    fn fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
-        vec![("name", object::name(obj).to_owned())]
     }
 }
 

@@ -36,7 +36,6 @@ pub fn kind() -> KindDef {
                 wide("VolumeMode", "string", |o, _| or_unset(&o["spec"], "volumeMode").into()),
             ]
         },
-        selectable: &["name"],
         strategy: StrategyRef::Static(&PersistentVolumeClaim),
         sample: include_str!("samples/persistent_volume_claim.yaml"),
         ..KindDef::BASE
@@ -101,7 +100,11 @@ impl Strategy for PersistentVolumeClaim {
     }
 
     fn validate_update(&self, new: &Value, old: &Value, ctx: &Ctx) -> ErrorList {
-        if ctx.subresource == "status" { validation::status_update(new) } else { validation::update(new, old) }
+        if ctx.subresource == "status" {
+            validation::status_update(new)
+        } else {
+            validation::update(new, old)
+        }
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
@@ -120,10 +123,6 @@ impl Strategy for PersistentVolumeClaim {
 
     fn returns_deleted(&self) -> bool {
         true
-    }
-
-    fn fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
-        vec![("name", object::name(obj).to_owned())]
     }
 }
 

@@ -157,11 +157,13 @@ fn selector(spec: &Value, at: &Path, errors: &mut ErrorList) {
         let values = items(e, "values");
         match operator {
             "In" | "NotIn" if values.is_empty() => {
-                let detail = "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector";
+                let detail =
+                    "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector";
                 errors.push(Error::required(&at.child("values"), detail));
             }
             "Exists" | "DoesNotExist" if !values.is_empty() => {
-                let detail = "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector";
+                let detail =
+                    "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector";
                 errors.push(Error::invalid(&at.child("values"), values.to_vec(), detail));
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
@@ -198,10 +200,20 @@ fn is_scope(scope: &str) -> bool {
 /// The resources of a quota to which a scope cannot apply (upstream: `IsResourceQuotaScopeValidForResource`).
 fn unfit<'a>(spec: &'a Value, scope: &'a str) -> impl Iterator<Item = &'a String> {
     let fits = move |name: &str| match scope {
-        "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => {
+        "Terminating"
+        | "NotTerminating"
+        | "NotBestEffort"
+        | "PriorityClass"
+        | "CrossNamespacePodAffinity" => {
             matches!(
                 name,
-                "pods" | "cpu" | "memory" | "limits.cpu" | "limits.memory" | "requests.cpu" | "requests.memory"
+                "pods"
+                    | "cpu"
+                    | "memory"
+                    | "limits.cpu"
+                    | "limits.memory"
+                    | "requests.cpu"
+                    | "requests.memory"
             )
         }
         "BestEffort" => name == "pods",
@@ -223,7 +235,10 @@ mod tests {
 
     #[test]
     fn specs() {
-        assert!(found(json!({"hard": {"cpu": "100", "count/jobs.batch": "10", "requests.example.com/gpu": "1"}})).is_empty());
+        assert!(
+            found(json!({"hard": {"cpu": "100", "count/jobs.batch": "10", "requests.example.com/gpu": "1"}}))
+                .is_empty()
+        );
         assert!(found(json!({"hard": {"pods": "5"}, "scopes": ["BestEffort"]})).is_empty());
         assert_eq!(
             found(json!({"hard": {"pods": "-10", "cpu": "100"}, "scopes": ["BestEffort"]})),
@@ -241,15 +256,22 @@ mod tests {
             ["spec.scopes: Invalid value: [\"Terminating\",\"NotTerminating\"]: conflicting scopes"]
         );
         assert_eq!(
-            found(json!({"hard": {"pods": "1"}, "scopeSelector": {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In"}]}})),
-            ["spec.scopeSelector.matchExpressions.values: Required value: must be at least one value when `operator` is 'In' or 'NotIn' for scope selector"]
+            found(
+                json!({"hard": {"pods": "1"}, "scopeSelector": {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In"}]}})
+            ),
+            [
+                "spec.scopeSelector.matchExpressions.values: Required value: must be at least one value when `operator` is 'In' or 'NotIn' for scope selector"
+            ]
         );
     }
 
     #[test]
     fn cells_and_warnings() {
         let o = json!({"status": {"hard": {"limits.cpu": "2", "pods": "4"}, "used": {"pods": "1"}}});
-        assert_eq!((amounts(&o, false), amounts(&o, true)), ("pods: 1/4".to_owned(), "limits.cpu: 0/2".to_owned()));
+        assert_eq!(
+            (amounts(&o, false), amounts(&o, true)),
+            ("pods: 1/4".to_owned(), "limits.cpu: 0/2".to_owned())
+        );
         let o = json!({"spec": {"hard": {"requests.cpu": "2", "limits.cpu": "1"}}});
         assert_eq!(
             ResourceQuota.warnings(&o, None),

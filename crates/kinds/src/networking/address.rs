@@ -22,9 +22,7 @@ pub fn ip_address() -> KindDef {
         scope: Scope::Cluster,
         schema: "io.k8s.api.networking.v1.IPAddress".into(),
         storage: "ipaddresses".into(),
-        columns: const {
-            &[NAME, column("ParentRef", "string", |o, _| parent(&o["spec"]["parentRef"]).into())]
-        },
+        columns: const { &[NAME, column("ParentRef", "string", |o, _| parent(&o["spec"]["parentRef"]).into())] },
         strategy: StrategyRef::Static(&IpAddress),
         sample: "apiVersion: networking.k8s.io/v1\nkind: IPAddress\nmetadata: {name: 10.96.0.7}\nspec: {parentRef: {resource: services, namespace: default, name: web}}\n",
         ..GROUP
@@ -134,7 +132,8 @@ impl Strategy for ServiceCidr {
             for (i, cidr) in list.iter().enumerate() {
                 ip::strict_cidr(cidr, &path.index(i), &mut errors);
             }
-            let v4: Vec<bool> = list.iter().filter_map(|c| ip::parse_cidr(c)).map(|c| c.ip.is_ipv4()).collect();
+            let v4: Vec<bool> =
+                list.iter().filter_map(|c| ip::parse_cidr(c)).map(|c| c.ip.is_ipv4()).collect();
             if v4.len() == 2 && v4[0] == v4[1] {
                 let detail = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
                 errors.push(Error::invalid(&path, obj["spec"]["cidrs"].clone(), detail));

@@ -126,8 +126,8 @@ impl Strategy for Ingress {
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
         if old.is_none() {
-            let dated =
-                object::annotation(new, CLASS_ANNOTATION).is_some() && new["spec"]["ingressClassName"].is_null();
+            let dated = object::annotation(new, CLASS_ANNOTATION).is_some()
+                && new["spec"]["ingressClassName"].is_null();
             let text = format!(
                 "annotation {CLASS_ANNOTATION:?} is deprecated, please use 'spec.ingressClassName' instead"
             );
@@ -350,7 +350,9 @@ mod tests {
         assert_eq!(with("/", "Prefix", "foobar.*.com").len(), 1);
         assert_eq!(
             with("/", "Foo", ""),
-            ["spec.rules[0].http.paths[0].pathType: Unsupported value: \"Foo\": supported values: \"Exact\", \"ImplementationSpecific\", \"Prefix\""]
+            [
+                "spec.rules[0].http.paths[0].pathType: Unsupported value: \"Foo\": supported values: \"Exact\", \"ImplementationSpecific\", \"Prefix\""
+            ]
         );
         let none: Vec<String> =
             Ingress.validate(&json!({"spec": {}})).iter().map(ToString::to_string).collect();
@@ -360,7 +362,11 @@ mod tests {
     #[test]
     fn backends_and_status() {
         let mut errors = Vec::new();
-        backend(&json!({"service": {"name": "x", "port": {"name": "a", "number": 1}}}), &Path::new("b"), &mut errors);
+        backend(
+            &json!({"service": {"name": "x", "port": {"name": "a", "number": 1}}}),
+            &Path::new("b"),
+            &mut errors,
+        );
         backend(&json!({"service": {"name": "x", "port": {}}}), &Path::new("b"), &mut errors);
         backend(&json!({}), &Path::new("b"), &mut errors);
         let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
@@ -382,7 +388,9 @@ mod tests {
         let mut obj = json!({"metadata": {"annotations": {CLASS_ANNOTATION: "nginx"}}, "spec": {"defaultBackend": {"service": {"name": "a", "port": {"number": 1}}}}});
         assert_eq!(
             Ingress.warnings(&obj, None),
-            ["annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead"]
+            [
+                "annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead"
+            ]
         );
         obj["spec"]["ingressClassName"] = json!("other");
         assert_eq!(Ingress.validate(&obj).len(), 1);

@@ -151,11 +151,15 @@ mod tests {
         assert!(found(json!({"controller": "foo.co/bar"})).is_empty());
         assert_eq!(
             found(json!({"controller": "foo.co"})),
-            ["spec.controller: Invalid value: \"foo.co\": must be a domain-prefixed path (such as \"acme.io/foo\")"]
+            [
+                "spec.controller: Invalid value: \"foo.co\": must be a domain-prefixed path (such as \"acme.io/foo\")"
+            ]
         );
         assert_eq!(found(json!({"controller": "foo.co/bar{}"})).len(), 1);
         assert_eq!(
-            found(json!({"controller": "a/b", "parameters": {"name": "", "kind": "k", "scope": "Namespace"}})),
+            found(
+                json!({"controller": "a/b", "parameters": {"name": "", "kind": "k", "scope": "Namespace"}})
+            ),
             [
                 "spec.parameters.namespace: Required value: `parameters.scope` is set to 'Namespace'",
                 "spec.parameters.name: Required value",

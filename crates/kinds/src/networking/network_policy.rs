@@ -221,12 +221,16 @@ mod tests {
         assert!(found(block(json!({"cidr": "192.168.0.0/16", "except": ["192.168.3.0/24"]}))).is_empty());
         assert_eq!(
             found(block(json!({"cidr": "192.168.8.0/24", "except": ["192.168.9.1/32"]}))),
-            ["spec.egress[0].to[0].ipBlock.except[0]: Invalid value: \"192.168.9.1/32\": must be a strict subset of `cidr`"]
+            [
+                "spec.egress[0].to[0].ipBlock.except[0]: Invalid value: \"192.168.9.1/32\": must be a strict subset of `cidr`"
+            ]
         );
         assert_eq!(found(block(json!({"cidr": "192.168.0.0/24", "except": ["192.168.0.0/24"]}))).len(), 1);
         assert_eq!(found(block(json!({}))), ["spec.egress[0].to[0].ipBlock.cidr: Required value"]);
         assert_eq!(
-            found(json!({"ingress": [{"from": [{}], "ports": [{"port": "http", "endPort": 5}, {"port": 10, "endPort": 5, "protocol": "X"}]}]})),
+            found(
+                json!({"ingress": [{"from": [{}], "ports": [{"port": "http", "endPort": 5}, {"port": 10, "endPort": 5, "protocol": "X"}]}]})
+            ),
             [
                 "spec.ingress[0].ports[0].endPort: Invalid value: 5: may not be specified when `port` is non-numeric",
                 "spec.ingress[0].ports[1].protocol: Unsupported value: \"X\": supported values: \"TCP\", \"UDP\", \"SCTP\"",

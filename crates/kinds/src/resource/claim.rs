@@ -197,10 +197,12 @@ fn devices(claim: &Value, path: &Path, found: &mut Found) {
         }
         found.unique(list, |r| r["name"].clone(), &at);
     }
-    for (i, c) in found.bounded(claim, "constraints", CONSTRAINTS_MAX, path).into_iter().flatten().enumerate() {
+    for (i, c) in found.bounded(claim, "constraints", CONSTRAINTS_MAX, path).into_iter().flatten().enumerate()
+    {
         constraint(c, &known, &path.child("constraints").index(i), found);
     }
-    for (i, c) in found.bounded(claim, "config", common::CONFIGS_MAX, path).into_iter().flatten().enumerate() {
+    for (i, c) in found.bounded(claim, "config", common::CONFIGS_MAX, path).into_iter().flatten().enumerate()
+    {
         let at = path.child("config").index(i);
         common::request_refs(c, &known, &at, found);
         common::configuration(c, false, &at, found);
@@ -239,7 +241,11 @@ fn exact(r: &Value, main: bool, path: &Path, found: &mut Found) {
         own.subdomain(class, &at);
     }
     // Alternatives are checked by the tags of the type.
-    if main { found.errors.append(&mut own.errors) } else { found.declared.append(&mut own.errors) }
+    if main {
+        found.errors.append(&mut own.errors)
+    } else {
+        found.declared.append(&mut own.errors)
+    }
     common::selectors(r, false, path, found);
     let count = r["count"].as_i64().unwrap_or(0);
     match text(r, "allocationMode") {
@@ -292,7 +298,9 @@ mod tests {
             "config": [{"requests": ["r-1"], "opaque": {"driver": "dra.example.com", "parameters": {}}}]});
         assert_eq!(found(good), Vec::<String>::new());
         assert_eq!(
-            found(json!({"requests": [{"name": "r"}], "constraints": [{"requests": ["x"]}], "config": [{"opaque": {"driver": "d", "parameters": 1}}]})),
+            found(
+                json!({"requests": [{"name": "r"}], "constraints": [{"requests": ["x"]}], "config": [{"opaque": {"driver": "d", "parameters": 1}}]})
+            ),
             [
                 "spec.devices.requests[0]: Required value: exactly one of `exactly` or `firstAvailable` is required",
                 "spec.devices.constraints[0].requests[0]: Invalid value: \"x\": must be the name of a request in the claim or the name of a request and a subrequest separated by '/'",
@@ -301,8 +309,12 @@ mod tests {
             ]
         );
         assert_eq!(
-            found(json!({"requests": [{"name": "r", "exactly": {"deviceClassName": "c", "allocationMode": "All", "count": 2}}]})),
-            ["spec.devices.requests[0].exactly.count: Invalid value: 2: must not be specified when allocationMode is 'All'"]
+            found(
+                json!({"requests": [{"name": "r", "exactly": {"deviceClassName": "c", "allocationMode": "All", "count": 2}}]})
+            ),
+            [
+                "spec.devices.requests[0].exactly.count: Invalid value: 2: must not be specified when allocationMode is 'All'"
+            ]
         );
     }
 

@@ -65,7 +65,8 @@ pub fn validate(new: &Value, old: &Value) -> ErrorList {
     if !has.is_empty() && !now.is_object() {
         found.errors.push(Error::forbidden(&at, "may not be specified when `allocated` is not set"));
     } else if object::is_deleting(new) && has.iter().any(|r| !had.contains(r)) {
-        let detail = "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set";
+        let detail =
+            "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set";
         found.errors.push(Error::forbidden(&at, detail));
     }
     let at = path.child("allocation");

@@ -90,6 +90,9 @@ mod tests {
             ]
         );
         let many = json!({"selectors": vec![json!({}); 33]});
-        assert_eq!(spec(&many, &Value::Null)[0].to_string(), "spec.selectors: Too many: 33: must have at most 32 items");
+        assert_eq!(
+            spec(&many, &Value::Null)[0].to_string(),
+            "spec.selectors: Too many: 33: must have at most 32 items"
+        );
     }
 }

@@ -215,7 +215,8 @@ fn request_policy(most: &Quantity, policy: &Value, at: &Path, found: &mut Found)
     let values: Vec<Quantity> = items(policy, "validValues").iter().map(resources::quantity).collect();
     let default = resources::amount(&policy["default"]);
     let range = &policy["validRange"];
-    let needed = |list: &str| Error::required(&at.child("default"), format!("required when {list} is defined"));
+    let needed =
+        |list: &str| Error::required(&at.child("default"), format!("required when {list} is defined"));
     match (values.is_empty(), range.is_object(), default) {
         (false, true, _) => {
             let detail = "exactly one policy can be specified, cannot specify \"validValues\" and \"validRange\" at the same time";
@@ -291,7 +292,9 @@ fn valid_range(default: &Quantity, most: &Quantity, range: &Value, at: &Path, fo
     }
     let largest = Quantity::new(i64::MAX, step.format());
     let mut unsafe_values = false;
-    for (field, q) in [("default", Some(default)), ("min", Some(&min)), ("max", max.as_ref()), ("step", Some(&step))] {
+    for (field, q) in
+        [("default", Some(default)), ("min", Some(&min)), ("max", max.as_ref()), ("step", Some(&step))]
+    {
         let Some(q) = q else { continue };
         let detail = match q.sign() < 0 {
             true => resources::NEGATIVE,
@@ -327,7 +330,9 @@ mod tests {
     fn attributes() {
         assert!(found(json!({"name": "a", "attributes": {"v": {"version": "1.2.3-alpha+b.1"}, "x.example.com/s": {"string": "a"}}})).is_empty());
         assert_eq!(
-            found(json!({"name": "a", "attributes": {"a": {"version": "1.2"}, "b": {}, "c": {"int": 1, "bool": true}}})),
+            found(
+                json!({"name": "a", "attributes": {"a": {"version": "1.2"}, "b": {}, "c": {"int": 1, "bool": true}}})
+            ),
             [
                 "d.attributes[a].version: Invalid value: \"1.2\": must be a string compatible with semver.org spec 2.0.0",
                 "d.attributes[b]: Invalid value: \"\": must specify one of: int, bool, string, version, ints, bools, strings, versions",
@@ -340,10 +345,15 @@ mod tests {
     fn capacities() {
         let of = |policy: Value| json!({"name": "a", "allowMultipleAllocations": true, "capacity": {"m": {"value": "10", "requestPolicy": policy}}});
         assert!(found(of(json!({"default": "1", "validValues": ["1", "2"]}))).is_empty());
-        assert!(found(of(json!({"default": "2", "validRange": {"min": "0", "max": "8", "step": "2"}}))).is_empty());
+        assert!(
+            found(of(json!({"default": "2", "validRange": {"min": "0", "max": "8", "step": "2"}})))
+                .is_empty()
+        );
         assert_eq!(
             found(of(json!({"default": "3", "validRange": {"min": "0", "step": "2"}}))),
-            ["d.capacity[m].requestPolicy.validRange.step: Invalid value: \"3\": value is not a multiple of a given step (2) from (0)"]
+            [
+                "d.capacity[m].requestPolicy.validRange.step: Invalid value: \"3\": value is not a multiple of a given step (2) from (0)"
+            ]
         );
         assert_eq!(
             found(of(json!({"default": "5", "validValues": ["2", "1", "11"]}))),

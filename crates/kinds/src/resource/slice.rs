@@ -196,8 +196,7 @@ fn nodes(spec: &Value, path: &Path, found: &mut Found) {
             found.errors.push(Error::invalid(&at, terms.clone(), "must have exactly one node selector term"));
         }
     }
-    for (field, shown) in
-        [("allNodes", "`allNodes`"), ("perDeviceNodeSelection", "`perDeviceNodeSelection`")]
+    for (field, shown) in [("allNodes", "`allNodes`"), ("perDeviceNodeSelection", "`perDeviceNodeSelection`")]
     {
         match spec[field].as_bool() {
             Some(true) => set.push(shown),
@@ -208,7 +207,8 @@ fn nodes(spec: &Value, path: &Path, found: &mut Found) {
             None => {}
         }
     }
-    let detail = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
+    let detail =
+        "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
     match set.len() {
         0 => found.errors.push(Error::required(path, detail)),
         1 => {}
@@ -273,9 +273,14 @@ mod tests {
         );
         assert_eq!(
             found(|s| s["allNodes"] = json!(true)),
-            ["spec: Invalid value: \"{`nodeName`, `allNodes`}\": exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required, but multiple fields are set"]
+            [
+                "spec: Invalid value: \"{`nodeName`, `allNodes`}\": exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required, but multiple fields are set"
+            ]
         );
-        assert_eq!(found(|s| s["devices"] = json!([{"name": "a"}, {"name": "a"}])), ["spec.devices[1]: Duplicate value: \"a\""]);
+        assert_eq!(
+            found(|s| s["devices"] = json!([{"name": "a"}, {"name": "a"}])),
+            ["spec.devices[1]: Duplicate value: \"a\""]
+        );
         assert_eq!(found(|s| s["devices"] = json!(vec![json!({"name": "a"}); 129])).len(), 1);
     }
 

@@ -28,11 +28,9 @@ pub fn kind() -> KindDef {
                 column("Key", "string", |o, _| text(&o["spec"]["taint"], "key").into()),
                 column("Value", "string", |o, _| text(&o["spec"]["taint"], "value").into()),
                 column("Effect", "string", |o, _| text(&o["spec"]["taint"], "effect").into()),
-                column("TimeAdded", "string", |o, now| {
-                    match text(&o["spec"]["taint"], "timeAdded") {
-                        "" => "".into(),
-                        added => age(added, now).into(),
-                    }
+                column("TimeAdded", "string", |o, now| match text(&o["spec"]["taint"], "timeAdded") {
+                    "" => "".into(),
+                    added => age(added, now).into(),
                 }),
                 AGE,
             ]

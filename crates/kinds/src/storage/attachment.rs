@@ -162,7 +162,8 @@ mod tests {
             "csi": {"driver": "d", "volumeHandle": "v"}}}}});
         assert_eq!(VolumeAttachment.validate(&inline), []);
         let bad = json!({"spec": {"attacher": "", "nodeName": "my_node", "source": {}}});
-        let fields: Vec<String> = VolumeAttachment.validate(&bad).iter().map(|e| e.field.to_string()).collect();
+        let fields: Vec<String> =
+            VolumeAttachment.validate(&bad).iter().map(|e| e.field.to_string()).collect();
         assert_eq!(fields, ["spec.source", "spec.nodeName", "spec.attacher"]);
         let ctx = Ctx { now: Default::default(), subresource: "" };
         assert_eq!(

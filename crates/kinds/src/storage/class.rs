@@ -29,7 +29,9 @@ pub fn storage_class() -> KindDef {
             &[
                 NAME,
                 column("Provisioner", "string", |o, _| text(o, "provisioner").into()),
-                column("ReclaimPolicy", "string", |o, _| o["reclaimPolicy"].as_str().unwrap_or("Delete").into()),
+                column("ReclaimPolicy", "string", |o, _| {
+                    o["reclaimPolicy"].as_str().unwrap_or("Delete").into()
+                }),
                 column("VolumeBindingMode", "string", |o, _| {
                     o["volumeBindingMode"].as_str().unwrap_or("Immediate").into()
                 }),
@@ -52,9 +54,7 @@ pub fn volume_attributes_class() -> KindDef {
         scope: Scope::Cluster,
         schema: "io.k8s.api.storage.v1.VolumeAttributesClass".into(),
         storage: "volumeattributesclasses".into(),
-        columns: const {
-            &[NAME, column("DriverName", "string", |o, _| text(o, "driverName").into()), AGE]
-        },
+        columns: const { &[NAME, column("DriverName", "string", |o, _| text(o, "driverName").into()), AGE] },
         strategy: StrategyRef::Static(&VolumeAttributesClass),
         sample: "apiVersion: storage.k8s.io/v1\nkind: VolumeAttributesClass\nmetadata: {name: gold}\ndriverName: disk.example.com\nparameters: {iops: \"5000\"}\n",
         ..GROUP
@@ -201,7 +201,8 @@ impl Strategy for VolumeAttributesClass {
         let mut errors = Vec::new();
         for field in ["driverName", "parameters"] {
             if new[field] != old[field] {
-                errors.push(Error::forbidden(&Path::new(field), format!("updates to {field} are forbidden.")));
+                errors
+                    .push(Error::forbidden(&Path::new(field), format!("updates to {field} are forbidden.")));
             }
         }
         errors.extend(self.validate(new));
@@ -263,7 +264,10 @@ mod tests {
         assert_eq!(VolumeAttributesClass.validate(&obj), []);
         assert_eq!(
             texts(VolumeAttributesClass.validate(&json!({"driverName": ""}))),
-            ["driverName: Required value", "parameters: Required value: must contain at least one key/value pair"]
+            [
+                "driverName: Required value",
+                "parameters: Required value: must contain at least one key/value pair"
+            ]
         );
     }
 }

@@ -28,7 +28,9 @@ pub fn kind() -> KindDef {
                 column("PodInfoOnMount", "boolean", |o, _| (o["spec"]["podInfoOnMount"] == true).into()),
                 column("StorageCapacity", "boolean", |o, _| (o["spec"]["storageCapacity"] == true).into()),
                 column("TokenRequests", "string", |o, _| audiences(o).into()),
-                column("RequiresRepublish", "boolean", |o, _| (o["spec"]["requiresRepublish"] == true).into()),
+                column("RequiresRepublish", "boolean", |o, _| {
+                    (o["spec"]["requiresRepublish"] == true).into()
+                }),
                 column("Modes", "string", |o, _| modes(o).into()),
                 AGE,
             ]
@@ -179,7 +181,8 @@ mod tests {
         assert_eq!(CsiDriver.validate(&obj), []);
         assert_eq!((audiences(&obj), modes(&obj)), ("<unset>".to_owned(), "Persistent".to_owned()));
         obj["spec"]["volumeLifecycleModes"] = json!(["no-such-mode"]);
-        obj["spec"]["tokenRequests"] = json!([{"audience": "gcp"}, {"audience": "gcp"}, {"audience": "a", "expirationSeconds": 10}]);
+        obj["spec"]["tokenRequests"] =
+            json!([{"audience": "gcp"}, {"audience": "gcp"}, {"audience": "a", "expirationSeconds": 10}]);
         let texts: Vec<String> = CsiDriver.validate(&obj).iter().map(ToString::to_string).collect();
         assert_eq!(
             texts,

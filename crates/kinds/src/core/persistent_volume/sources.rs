@@ -256,7 +256,9 @@ fn fibre_channel(s: &Value, at: &Path, errors: &mut ErrorList) {
     }
     if !names.is_empty() {
         match s["lun"].as_i64() {
-            None => errors.push(Error::required(&at.child("lun"), "lun is required if targetWWNs is specified")),
+            None => {
+                errors.push(Error::required(&at.child("lun"), "lun is required if targetWWNs is specified"))
+            }
             Some(n) if !(0..=255).contains(&n) => errors.push(Error::invalid(&at.child("lun"), n, IN_BYTE)),
             Some(_) => {}
         }
@@ -286,7 +288,8 @@ fn azure_disk(s: &Value, at: &Path, errors: &mut ErrorList) {
     one_of("cachingMode", &["None", "ReadOnly", "ReadWrite"], errors);
     one_of("kind", &["Dedicated", "Managed", "Shared"], errors);
     let uri = text(s, "diskURI");
-    let managed = "/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}";
+    let managed =
+        "/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}";
     let blob = "https://{account-name}.blob.core.windows.net/{container-name}/{disk-name}.vhd";
     let (prefix, form) = match s["kind"].as_str() {
         Some("Managed") => ("/subscriptions/", managed),
@@ -313,7 +316,12 @@ fn storage_os(s: &Value, at: &Path, errors: &mut ErrorList) {
 fn csi(s: &Value, at: &Path, errors: &mut ErrorList) {
     helpers::driver_name(text(s, "driver"), &at.child("driver"), errors);
     required(s, "volumeHandle", at, errors);
-    let secrets = ["controllerPublishSecretRef", "controllerExpandSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"];
+    let secrets = [
+        "controllerPublishSecretRef",
+        "controllerExpandSecretRef",
+        "nodePublishSecretRef",
+        "nodeExpandSecretRef",
+    ];
     for secret in secrets {
         let r = &s[secret];
         if !r.is_object() {
@@ -347,23 +355,41 @@ mod tests {
 
     #[test]
     fn sources() {
-        assert!(found("iscsi", json!({"targetPortal": "127.0.0.1", "iqn": "iqn.2015-02.example.com:test", "lun": 1})).is_empty());
+        assert!(
+            found(
+                "iscsi",
+                json!({"targetPortal": "127.0.0.1", "iqn": "iqn.2015-02.example.com:test", "lun": 1})
+            )
+            .is_empty()
+        );
         assert_eq!(
-            found("iscsi", json!({"targetPortal": "127.0.0.1", "iqn": "eui.0123456789ABCDEFGHIJ", "lun": 256})),
-            ["s.iqn: Invalid value: \"eui.0123456789ABCDEFGHIJ\": must be valid format", "s.lun: Invalid value: 256: must be between 0 and 255, inclusive"]
+            found(
+                "iscsi",
+                json!({"targetPortal": "127.0.0.1", "iqn": "eui.0123456789ABCDEFGHIJ", "lun": 256})
+            ),
+            [
+                "s.iqn: Invalid value: \"eui.0123456789ABCDEFGHIJ\": must be valid format",
+                "s.lun: Invalid value: 256: must be between 0 and 255, inclusive"
+            ]
         );
         assert!(found("quobyte", json!({"registry": "registry1:7861,reg2:7861", "volume": "v"})).is_empty());
         assert_eq!(found("quobyte", json!({"registry": "registry7861", "volume": "v"})).len(), 1);
         assert_eq!(
             found("flexVolume", json!({"driver": "d", "options": {"sub.k8s.io/x": "y"}})),
-            ["s.options[sub.k8s.io/x]: Invalid value: \"sub.k8s.io/x\": kubernetes.io and k8s.io namespaces are reserved"]
+            [
+                "s.options[sub.k8s.io/x]: Invalid value: \"sub.k8s.io/x\": kubernetes.io and k8s.io namespaces are reserved"
+            ]
         );
         assert_eq!(
             found("azureDisk", json!({"diskName": "d", "diskURI": "blob:/x", "kind": "Managed"})).len(),
             1
         );
         assert_eq!(
-            found("csi", json!({"driver": "a_b", "volumeHandle": "v", "nodePublishSecretRef": {"name": "n"}})).len(),
+            found(
+                "csi",
+                json!({"driver": "a_b", "volumeHandle": "v", "nodePublishSecretRef": {"name": "n"}})
+            )
+            .len(),
             2
         );
     }

@@ -3,12 +3,14 @@
 
 use crate::core::persistent_volume::CLASS_ANNOTATION;
 use crate::core::persistent_volume::validation::{access_modes, class_name};
+use crate::diff;
 use crate::helpers;
 use crate::resources;
 use crate::status::{copy, reason_errors};
 use crate::validate::{immutable, items, label_selector, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object::{self, map_at};
+use serde::Serialize;
 use serde_json::Value;
 
 const CHANGEABLE: &str = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
@@ -104,7 +106,8 @@ pub fn update(new: &Value, old: &Value) -> ErrorList {
         copy(&mut now, &was, "volumeAttributesClassName");
     }
     if now != was {
-        errors.push(Error::forbidden(&path, CHANGEABLE));
+        let shown = diff::unified(&go_text(&was), &go_text(&now));
+        errors.push(Error::forbidden(&path, format!("{CHANGEABLE}\n{shown}")));
     }
     let size = |v: &Value| resources::quantity(&v["storage"]);
     let wanted = size(&n["resources"]["requests"]);
@@ -125,6 +128,48 @@ pub fn update(new: &Value, old: &Value) -> ErrorList {
         errors.push(Error::forbidden(&path.child(class), detail));
     }
     errors
+}
+
+/// A spec as upstream's internal type is written for people: Go's names, all fields, nulls.
+fn go_text(spec: &Value) -> String {
+    let reference = |v: &Value, fields: &[(&str, &str)]| match v.is_object() {
+        true => fields_text(&fields.iter().map(|(go, f)| (*go, pretty(&v[*f]))).collect::<Vec<_>>()),
+        false => "null".to_owned(),
+    };
+    let names = [("APIGroup", "apiGroup"), ("Kind", "kind"), ("Name", "name"), ("Namespace", "namespace")];
+    let resources = &spec["resources"];
+    let name = pretty(&Value::from(text(spec, "volumeName")));
+    fields_text(&[
+        ("AccessModes", pretty(&spec["accessModes"])),
+        ("Selector", pretty(&spec["selector"])),
+        (
+            "Resources",
+            fields_text(&[
+                ("Limits", pretty(&resources["limits"])),
+                ("Requests", pretty(&resources["requests"])),
+            ]),
+        ),
+        ("VolumeName", name),
+        ("StorageClassName", pretty(&spec["storageClassName"])),
+        ("VolumeMode", pretty(&spec["volumeMode"])),
+        ("DataSource", reference(&spec["dataSource"], &names[..3])),
+        ("DataSourceRef", reference(&spec["dataSourceRef"], &names)),
+        ("VolumeAttributesClassName", pretty(&spec["volumeAttributesClassName"])),
+    ])
+}
+
+fn fields_text(fields: &[(&str, String)]) -> String {
+    let lines: Vec<String> =
+        fields.iter().map(|(k, v)| format!(" \"{k}\": {}", v.replace('\n', "\n "))).collect();
+    format!("{{\n{}\n}}", lines.join(",\n"))
+}
+
+/// JSON with an indentation of one.
+fn pretty(v: &Value) -> String {
+    let mut out = Vec::new();
+    let format = serde_json::ser::PrettyFormatter::with_indent(b" ");
+    let written = v.serialize(&mut serde_json::Serializer::with_formatter(&mut out, format));
+    written.ok().and_then(|()| String::from_utf8(out).ok()).unwrap_or_default()
 }
 
 /// The class may be named once where it was not, and move from the annotation to the field
@@ -236,14 +281,16 @@ mod tests {
 
     #[test]
     fn bound_claims_grow_and_recover() {
-        let resize = |to: &'static str| move |o: &mut Value| o["spec"]["resources"]["requests"]["storage"] = json!(to);
+        let resize =
+            |to: &'static str| move |o: &mut Value| o["spec"]["resources"]["requests"]["storage"] = json!(to);
         assert!(changed("Bound", resize("20G")).is_empty());
         assert!(changed("Bound", resize("7G")).is_empty());
         assert_eq!(
             changed("Bound", resize("5G")),
             ["spec.resources.requests.storage: Forbidden: field can not be less than status.capacity"]
         );
-        assert_eq!(changed("Pending", resize("20G")), [format!("spec: Forbidden: {CHANGEABLE}")]);
+        let shown = "@@ -6,7 +6,7 @@\n  \"Resources\": {\n   \"Limits\": null,\n   \"Requests\": {\n-   \"storage\": \"10G\"\n+   \"storage\": \"20G\"\n   }\n  },\n  \"VolumeName\": \"v\",\n";
+        assert_eq!(changed("Pending", resize("20G")), [format!("spec: Forbidden: {CHANGEABLE}\n{shown}")]);
         assert_eq!(changed("Bound", |o| o["spec"]["accessModes"] = json!(["ReadOnlyMany"])).len(), 1);
         assert!(changed("Bound", |o| o["spec"]["volumeAttributesClassName"] = json!("gold")).is_empty());
         assert_eq!(changed("Pending", |o| o["spec"]["volumeAttributesClassName"] = json!("gold")).len(), 1);
@@ -266,7 +313,10 @@ mod tests {
         o["status"]["allocatedResourceStatuses"] = json!({"storage": "NodeResizePending", "cpu": "x"});
         o["status"]["allocatedResources"] = json!({"storage": "1G"});
         let texts: Vec<String> = status_update(&o).iter().map(ToString::to_string).collect();
-        assert_eq!(texts[0], "status.allocatedResourceStatuses: Unsupported value: \"cpu\": supported values: \"storage\"");
+        assert_eq!(
+            texts[0],
+            "status.allocatedResourceStatuses: Unsupported value: \"cpu\": supported values: \"storage\""
+        );
         assert_eq!(texts.len(), 2);
     }
 }
