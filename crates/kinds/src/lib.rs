@@ -3,20 +3,28 @@
 //! Routes, discovery, OpenAPI, tables, storage keys, RBAC names and table-wide tests derive from [`KINDS`].
 //! A custom resource is a [`KindDef`] made at run time; nothing above this crate tells the two apart.
 
+pub mod admissionregistration;
+pub mod apiextensions;
+pub mod apiregistration;
 pub mod apps;
+pub mod certificates;
 pub mod columns;
 pub mod coordination;
 pub mod core;
+pub mod custom;
 pub mod def;
 pub mod discovery;
 pub mod events;
+pub mod flowcontrol;
 pub mod helpers;
 pub mod openapi;
 pub mod pod_defaults;
 pub mod rbac;
+pub mod rest;
 pub mod reviews;
 pub mod scheduling;
 pub mod schema;
+pub mod storagemigration;
 pub mod validate;
 
 pub use def::*;
@@ -31,6 +39,7 @@ pub static KINDS: &[fn() -> KindDef] = &[
     core::secret::kind,
     core::service::kind,
     core::service_account::kind,
+    apiregistration::api_service,
     apps::deployment::kind,
     apps::replica_set::kind,
     events::kind,
@@ -40,13 +49,26 @@ pub static KINDS: &[fn() -> KindDef] = &[
     reviews::self_subject_access_review,
     reviews::self_subject_rules_review,
     reviews::subject_access_review,
+    certificates::csr::kind,
+    certificates::trust_bundle::kind,
+    certificates::pod_certificate::kind,
     rbac::cluster_role_binding,
     rbac::cluster_role,
     rbac::role_binding,
     rbac::role,
+    storagemigration::storage_version_migration,
+    admissionregistration::policies::mutating_binding,
+    admissionregistration::policies::mutating,
+    admissionregistration::webhooks::mutating,
+    admissionregistration::policies::validating_binding,
+    admissionregistration::policies::validating,
+    admissionregistration::webhooks::validating,
+    apiextensions::custom_resource_definition,
     scheduling::priority_class,
     coordination::lease,
     discovery::endpoint_slice,
+    flowcontrol::flow_schema::kind,
+    flowcontrol::priority_level::kind,
 ];
 
 /// The built-in rows.
