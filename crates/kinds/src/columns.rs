@@ -8,19 +8,33 @@ use std::borrow::Cow;
 
 /// A column shown always; cells come from a function of the object.
 pub const fn column(name: &'static str, ty: &'static str, cell: fn(&Value, Timestamp) -> Value) -> Column {
-    Column { name: Cow::Borrowed(name), ty, format: "", description: "", priority: 0, cell: Cell::Fn(cell) }
+    Column {
+        name: Cow::Borrowed(name),
+        ty,
+        format: "",
+        description: Cow::Borrowed(""),
+        priority: 0,
+        cell: Cell::Fn(cell),
+    }
 }
 
 /// A column of the wide table.
 pub const fn wide(name: &'static str, ty: &'static str, cell: fn(&Value, Timestamp) -> Value) -> Column {
-    Column { name: Cow::Borrowed(name), ty, format: "", description: "", priority: 1, cell: Cell::Fn(cell) }
+    Column {
+        name: Cow::Borrowed(name),
+        ty,
+        format: "",
+        description: Cow::Borrowed(""),
+        priority: 1,
+        cell: Cell::Fn(cell),
+    }
 }
 
 pub const NAME: Column = Column {
     name: Cow::Borrowed("Name"),
     ty: "string",
     format: "name",
-    description: "",
+    description: Cow::Borrowed(""),
     priority: 0,
     cell: Cell::Fn(|obj, _| object::name(obj).into()),
 };
@@ -34,7 +48,7 @@ pub const CREATED_AT: Column = Column {
     name: Cow::Borrowed("Created At"),
     ty: "date",
     format: "",
-    description: "",
+    description: Cow::Borrowed(""),
     priority: 0,
     cell: Cell::Fn(|obj, _| object::meta_str(obj, "creationTimestamp").into()),
 };

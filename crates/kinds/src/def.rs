@@ -1,5 +1,6 @@
 //! What a row of the table is.
 
+use crate::custom::Custom;
 use async_trait::async_trait;
 use meta::field::ErrorList;
 use meta::gvk::{GroupKind, GroupResource, GroupVersion};
@@ -27,7 +28,7 @@ pub struct Column {
     /// `name` for the Name column, else usually empty.
     pub format: &'static str,
     /// What `kubectl explain`-like tools show for the column; usually empty.
-    pub description: &'static str,
+    pub description: Text,
     /// 0 is always shown, 1 only with `-o wide`.
     pub priority: u8,
     /// The cell of an object. `now` is the time of the request (ages are texts such as `5m`).
@@ -77,6 +78,15 @@ pub struct Ctx<'a> {
     pub subresource: &'a str,
 }
 
+/// Who sends a request, for the kinds that write it into their objects.
+#[derive(Clone, Copy, Debug)]
+pub struct Requester<'a> {
+    pub name: &'a str,
+    pub uid: &'a str,
+    pub groups: &'a [String],
+    pub extra: &'a std::collections::BTreeMap<String, Vec<String>>,
+}
+
 /// How one kind behaves on the generic verbs (upstream: `rest.RESTCreateStrategy` and its siblings, plus
 /// defaulting and validation). All hooks are pure; the registry calls them in the order
 /// default, prepare, (admission,) validate, and stores what is left.
@@ -86,6 +96,10 @@ pub trait Strategy: Send + Sync {
 
     /// Before a create: clears status, sets the first generation where the kind has one, drops disabled fields.
     fn prepare_create(&self, _obj: &mut Value, _ctx: &Ctx) {}
+
+    /// After [`Strategy::prepare_create`]: writes into the object who asks for it (upstream: kinds whose strategy reads
+    /// the user from the request's context).
+    fn requested_by(&self, _obj: &mut Value, _who: &Requester) {}
 
     /// Before an update of the object or of a subresource that shares its body (`ctx.subresource`):
     /// restores what this path may not change.
@@ -126,6 +140,11 @@ pub trait Strategy: Send + Sync {
     /// `(field, value)`; only fields listed in [`KindDef::selectable`].
     fn fields(&self, _obj: &Value) -> Vec<(&'static str, String)> {
         Vec::new()
+    }
+
+    /// Values of all selectable fields, those of custom resources included.
+    fn selected(&self, obj: &Value) -> Vec<(Text, String)> {
+        self.fields(obj).into_iter().map(|(field, value)| (field.into(), value)).collect()
     }
 
     /// Turns an object as stored into this row's version. Runs for rows with [`KindDef::stored_as`] or
@@ -225,6 +244,8 @@ pub struct KindDef {
     pub deprecated: Option<&'static str>,
     /// A complete, valid object, YAML: for the table-wide tests and docs.
     pub sample: &'static str,
+    /// What a row that was made at run time says beyond the static parts; `None` for built-in kinds.
+    pub custom: Option<Arc<Custom>>,
 }
 
 impl KindDef {
@@ -251,7 +272,45 @@ impl KindDef {
         reads_through: false,
         deprecated: None,
         sample: "",
+        custom: None,
     };
+
+    /// Short names, in the order of discovery.
+    pub fn short_names(&self) -> Vec<&str> {
+        match &self.custom {
+            Some(custom) => custom.short.iter().map(String::as_str).collect(),
+            None => self.short.to_vec(),
+        }
+    }
+
+    /// Categories such as `all`.
+    pub fn category_names(&self) -> Vec<&str> {
+        match &self.custom {
+            Some(custom) => custom.categories.iter().map(String::as_str).collect(),
+            None => self.categories.to_vec(),
+        }
+    }
+
+    /// The printer columns; empty for kinds with the default ones.
+    pub fn printer_columns(&self) -> &[Column] {
+        self.custom.as_ref().map_or(self.columns, |custom| &custom.columns)
+    }
+
+    /// Whether a field selector may name the field, beyond `metadata.name` and `metadata.namespace`.
+    pub fn selects_by(&self, field: &str) -> bool {
+        match &self.custom {
+            Some(custom) => custom.selectable.iter().any(|f| f == field),
+            None => self.selectable.contains(&field),
+        }
+    }
+
+    /// The kind of lists of this kind.
+    pub fn list_kind(&self) -> String {
+        match &self.custom {
+            Some(custom) => custom.list_kind.clone(),
+            None => format!("{}List", self.kind),
+        }
+    }
 
     pub fn group_version(&self) -> GroupVersion {
         GroupVersion::new(&self.group, &self.version)

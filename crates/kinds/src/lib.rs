@@ -3,14 +3,20 @@
 //! Routes, discovery, OpenAPI, tables, storage keys, RBAC names and table-wide tests derive from [`KINDS`].
 //! A custom resource is a [`KindDef`] made at run time; nothing above this crate tells the two apart.
 
+pub mod admissionregistration;
+pub mod apiextensions;
+pub mod apiregistration;
 pub mod apps;
+pub mod certificates;
 pub mod columns;
 pub mod coordination;
 pub mod core;
+pub mod custom;
 pub mod def;
 pub mod diff;
 pub mod discovery;
 pub mod events;
+pub mod flowcontrol;
 pub mod helpers;
 pub mod ip;
 pub mod networking;
@@ -21,11 +27,13 @@ pub mod pod_defaults;
 pub mod rbac;
 pub mod resource;
 pub mod resources;
+pub mod rest;
 pub mod reviews;
 pub mod scheduling;
 pub mod schema;
 pub mod status;
 pub mod storage;
+pub mod storagemigration;
 #[cfg(test)]
 mod table_tests;
 pub mod validate;
@@ -49,6 +57,7 @@ pub static KINDS: &[fn() -> KindDef] = &[
     core::secret::kind,
     core::service::kind,
     core::service_account::kind,
+    apiregistration::api_service,
     apps::deployment::kind,
     apps::replica_set::kind,
     events::kind,
@@ -63,6 +72,9 @@ pub static KINDS: &[fn() -> KindDef] = &[
     networking::address::ip_address,
     networking::network_policy::kind,
     networking::address::service_cidr,
+    certificates::csr::kind,
+    certificates::trust_bundle::kind,
+    certificates::pod_certificate::kind,
     rbac::cluster_role_binding,
     rbac::cluster_role,
     rbac::role_binding,
@@ -73,6 +85,14 @@ pub static KINDS: &[fn() -> KindDef] = &[
     storage::class::storage_class,
     storage::attachment::kind,
     storage::class::volume_attributes_class,
+    storagemigration::storage_version_migration,
+    admissionregistration::policies::mutating_binding,
+    admissionregistration::policies::mutating,
+    admissionregistration::webhooks::mutating,
+    admissionregistration::policies::validating_binding,
+    admissionregistration::policies::validating,
+    admissionregistration::webhooks::validating,
+    apiextensions::custom_resource_definition,
     scheduling::priority_class,
     coordination::lease,
     node::runtime_class,
@@ -82,6 +102,8 @@ pub static KINDS: &[fn() -> KindDef] = &[
     resource::claim::claim,
     resource::claim::template,
     resource::slice::kind,
+    flowcontrol::flow_schema::kind,
+    flowcontrol::priority_level::kind,
 ];
 
 /// The built-in rows.

@@ -138,6 +138,26 @@ mod tests {
     }
 
     #[test]
+    fn custom_resources_are_published() {
+        let crd = json!({"spec": {"group": "a.com", "scope": "Namespaced",
+            "names": {"plural": "foos", "singular": "foo", "kind": "Foo", "listKind": "FooList"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "subresources": {"scale": {}}, "schema": {"openAPIV3Schema": {
+                "type": "object", "properties": {"spec": {"type": "object", "properties": {"x": {"type": "string"}}}}}}}]}});
+        let row = crate::custom::row(&crd, "v1").unwrap();
+        let doc = v2(&[&row], crate::schema::schema());
+        check_refs(&doc, &doc);
+        let foo = &doc["definitions"]["com.a.v1.Foo"];
+        assert_eq!(foo["properties"]["spec"]["properties"]["x"], json!({"type": "string"}));
+        assert_eq!(foo["x-kubernetes-group-version-kind"], json!([gvk("a.com", "v1", "Foo")]));
+        let patch = &doc["paths"]["/apis/a.com/v1/namespaces/{namespace}/foos/{name}"]["patch"];
+        assert_eq!(patch["consumes"], json!(["application/json-patch+json", "application/merge-patch+json"]));
+        let docs = v3(&[&row], crate::schema::schema());
+        let doc = &docs["apis/a.com/v1"];
+        check_refs(doc, doc);
+        assert!(doc["components"]["schemas"]["com.a.v1.FooList"].is_object());
+    }
+
+    #[test]
     fn v3_is_whole() {
         let rows = rows();
         let docs = v3(&rows.iter().collect::<Vec<_>>(), crate::schema::schema());

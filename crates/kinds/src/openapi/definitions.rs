@@ -24,6 +24,8 @@ pub(super) struct Definitions<'a> {
     kinds: BTreeMap<String, Vec<Value>>,
     /// Lists that the schema lacks: definition name and that of the items.
     lists: BTreeMap<String, String>,
+    /// Definitions that rows bring themselves (custom resources).
+    own: BTreeMap<String, Value>,
     wanted: BTreeSet<String>,
     done: BTreeMap<String, Value>,
 }
@@ -38,7 +40,17 @@ impl<'a> Definitions<'a> {
                 list.push(value);
             }
         };
+        let mut own = BTreeMap::new();
         for row in rows {
+            if let Some(p) = row.custom.as_ref().map(|c| &c.definitions) {
+                let (object, list) = match dialect {
+                    Dialect::V2 => (&p.v2, &p.list_v2),
+                    Dialect::V3 => (&p.v3, &p.list_v3),
+                };
+                own.insert(p.name.clone(), object.clone());
+                own.insert(p.list_name.clone(), list.clone());
+                continue;
+            }
             let (g, v, k) = (&*row.group, &*row.version, &*row.kind);
             add(row.schema.to_string(), gvk(g, v, k));
             add(format!("{}List", row.schema), gvk(g, v, &format!("{k}List")));
@@ -46,6 +58,12 @@ impl<'a> Definitions<'a> {
                 add(body_type(g, v, k), gvk(g, v, k));
             }
             versions.insert((g.to_owned(), v.to_owned()));
+        }
+        for row in rows.iter().filter(|row| row.custom.is_some()) {
+            for (g, v, k) in row.subresources.iter().filter_map(|s| s.body) {
+                add(body_type(g, v, k), gvk(g, v, k));
+            }
+            versions.insert((row.group.to_string(), row.version.to_string()));
         }
         versions.insert((String::new(), "v1".to_owned()));
         for (g, v) in versions {
@@ -57,6 +75,7 @@ impl<'a> Definitions<'a> {
             schema,
             kinds,
             lists: BTreeMap::new(),
+            own,
             wanted: BTreeSet::new(),
             done: BTreeMap::new(),
         }
@@ -72,11 +91,15 @@ impl<'a> Definitions<'a> {
 
     /// A reference to the type of a row's objects, or any object when the schema does not know it.
     pub fn object(&mut self, name: &str) -> Value {
-        if self.schema.types.contains_key(name) { self.reference(name) } else { json!({"type": "object"}) }
+        let known = self.own.contains_key(name) || self.schema.types.contains_key(name);
+        if known { self.reference(name) } else { json!({"type": "object"}) }
     }
 
     /// A reference to the list of a row's objects.
     pub fn list(&mut self, row: &KindDef) -> Value {
+        if let Some(custom) = &row.custom {
+            return self.reference(&custom.definitions.list_name);
+        }
         let name = format!("{}List", row.schema);
         if !self.schema.types.contains_key(&name) {
             self.lists.insert(name.clone(), row.schema.to_string());
@@ -98,6 +121,12 @@ impl<'a> Definitions<'a> {
 
     fn define(&mut self, name: &str) -> Value {
         let v3 = self.dialect == Dialect::V3;
+        if let Some(own) = self.own.get(name).cloned() {
+            for meta in ["ObjectMeta", "ListMeta"] {
+                self.reference(&format!("{META}.{meta}"));
+            }
+            return own;
+        }
         match name {
             TIME | MICRO_TIME => json!({"type": "string", "format": "date-time"}),
             PATCH => json!({"type": "object"}),

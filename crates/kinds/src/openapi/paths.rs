@@ -93,6 +93,22 @@ fn add_row(row: &KindDef, defs: &mut Definitions, paths: &mut Map<String, Value>
         let operations = subresource(row, sub, defs);
         put(paths, defs, &format!("{one}/{}", sub.name), row.namespaced(), true, operations);
     }
+    if row.custom.is_some() {
+        without_strategic(paths, &one);
+        row.subresources.iter().for_each(|sub| without_strategic(paths, &format!("{one}/{}", sub.name)));
+    }
+}
+
+/// Custom resources have no strategic merge patch.
+fn without_strategic(paths: &mut Map<String, Value>, path: &str) {
+    const STRATEGIC: &str = "application/strategic-merge-patch+json";
+    let Some(patch) = paths.get_mut(path).and_then(|p| p.get_mut("patch")) else { return };
+    if let Some(list) = patch.get_mut("consumes").and_then(Value::as_array_mut) {
+        list.retain(|t| t != STRATEGIC);
+    }
+    if let Some(content) = patch.pointer_mut("/requestBody/content").and_then(Value::as_object_mut) {
+        content.remove(STRATEGIC);
+    }
 }
 
 fn collection<'a>(row: &KindDef, defs: &mut Definitions) -> Vec<Operation<'a>> {
