@@ -139,6 +139,12 @@ impl Context {
             subresource: &self.info.subresource,
             dry_run: admit.dry_run,
             is_patch: self.info.verb == "patch",
+            requester: kinds::Requester {
+                name: &self.user.name,
+                uid: &self.user.uid,
+                groups: &self.user.groups,
+                extra: &self.user.extra,
+            },
             admit,
             recorder: self,
         }

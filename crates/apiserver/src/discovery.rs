@@ -86,7 +86,7 @@ pub fn groups(kinds: &Kinds) -> Vec<String> {
     names
 }
 
-/// Versions of a group, newest first as they stand in the table.
+/// Versions of a group, the preferred one first.
 fn versions(kinds: &Kinds, group: &str) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     for row in kinds.rows().iter().filter(|r| r.group == group) {
@@ -94,6 +94,7 @@ fn versions(kinds: &Kinds, group: &str) -> Vec<String> {
             out.push(row.version.to_string());
         }
     }
+    out.sort_by(|a, b| kinds::custom::compare_versions(b, a));
     out
 }
 
@@ -122,11 +123,12 @@ fn resources(kinds: &Kinds, group: &str, version: &str) -> Option<Result<Reply>>
             "name": row.plural, "singularName": row.singular, "namespaced": row.namespaced(),
             "kind": row.kind, "verbs": row.verbs,
         });
-        if !row.short.is_empty() {
-            entry["shortNames"] = json!(row.short);
+        let (short, categories) = (row.short_names(), row.category_names());
+        if !short.is_empty() {
+            entry["shortNames"] = json!(short);
         }
-        if !row.categories.is_empty() {
-            entry["categories"] = json!(row.categories);
+        if !categories.is_empty() {
+            entry["categories"] = json!(categories);
         }
         if !row.storage.is_empty() {
             entry["storageVersionHash"] = storage_hash(row).into();
@@ -195,11 +197,12 @@ fn aggregated_resource(row: &KindDef) -> Value {
         "resource": row.plural, "responseKind": kind(&row.group, &row.version, &row.kind), "scope": scope,
         "singularResource": row.singular, "verbs": row.verbs,
     });
-    if !row.short.is_empty() {
-        out["shortNames"] = json!(row.short);
+    let (short, categories) = (row.short_names(), row.category_names());
+    if !short.is_empty() {
+        out["shortNames"] = json!(short);
     }
-    if !row.categories.is_empty() {
-        out["categories"] = json!(row.categories);
+    if !categories.is_empty() {
+        out["categories"] = json!(categories);
     }
     if !row.subresources.is_empty() {
         let mut subs: Vec<_> = row.subresources.iter().collect();

@@ -182,14 +182,14 @@ fn list(kind: &Arc<KindDef>, listed: Listed, how: &Rendering) -> Result<Rendered
         }
         View::Object => {
             let strip = |mut i: Value| {
-                if let Some(map) = i.as_object_mut() {
+                if let Some(map) = i.as_object_mut().filter(|_| kind.custom.is_none()) {
                     map.remove("kind");
                     map.remove("apiVersion");
                 }
                 i
             };
             let items: Vec<Value> = items.into_iter().map(strip).collect();
-            json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(), "metadata": metadata, "items": items})
+            json!({"kind": kind.list_kind(), "apiVersion": kind.api_version(), "metadata": metadata, "items": items})
         }
     };
     encoded(200, json_bytes(&value)?, how)
@@ -222,8 +222,8 @@ struct ListPieces {
 impl ListPieces {
     fn new(kind: Arc<KindDef>, metadata: &Value, items: Vec<Bytes>) -> Self {
         let head = format!(
-            "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-            kind.kind,
+            "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+            kind.list_kind(),
             kind.api_version()
         );
         Self { kind, head: Some(head.into()), items: items.into_iter(), first: true, done: false }
@@ -249,6 +249,11 @@ impl Iterator for ListPieces {
             };
             if !std::mem::take(&mut self.first) {
                 out.put_u8(b',');
+            }
+            // Items of custom kinds keep their type, as upstream's unstructured lists do.
+            if self.kind.custom.is_some() {
+                out.extend_from_slice(&item);
+                continue;
             }
             out.put_u8(b'{');
             out.extend_from_slice(&item_slice(&self.kind, &item));

@@ -14,7 +14,10 @@ pub fn table(
     now: Timestamp,
 ) -> Result<Value> {
     let default = [kinds::columns::NAME, kinds::columns::CREATED_AT];
-    let columns: &[Column] = if kind.columns.is_empty() { &default } else { kind.columns };
+    let columns: &[Column] = match kind.printer_columns() {
+        [] => &default,
+        own => own,
+    };
     let definitions: Vec<Value> = columns
         .iter()
         .map(|c| {

@@ -27,7 +27,8 @@ pub async fn dispatch(ctx: &Context) -> Result<Reply> {
     if kind.namespaced() == info.namespace.is_empty() && !all_namespaces(ctx, &kind) {
         return Err(Status::no_such_resource());
     }
-    if let Some(warning) = kind.deprecated {
+    let deprecated = kind.custom.as_ref().and_then(|c| c.deprecation_warning.as_deref());
+    if let Some(warning) = kind.deprecated.or(deprecated) {
         ctx.warnings.add(warning);
         ctx.audit.annotate("k8s.io/deprecated", "true");
     }

@@ -18,7 +18,7 @@ pub mod schema_errors;
 pub mod structural;
 pub mod validate;
 
-pub use row::{Scale, row, row_of};
+pub use row::{Scale, compare_versions, row, row_of};
 pub use structural::Structural;
 
 use crate::def::Column;

@@ -358,6 +358,9 @@ impl KindDef {
             }
             false => value,
         };
+        if let Some(custom) = &self.custom {
+            custom.shape(&mut obj)?;
+        }
         if let Some(map) = obj.as_object_mut() {
             map.insert("kind".into(), Value::from(&*self.kind));
             map.insert("apiVersion".into(), self.api_version().into());
@@ -367,8 +370,8 @@ impl KindDef {
     }
 
     /// Whether the row was made at run time, from a custom resource definition.
-    pub fn strategy_is_custom(&self) -> bool {
-        matches!(self.strategy, StrategyRef::Shared(_))
+    pub fn is_custom(&self) -> bool {
+        self.custom.is_some()
     }
 
     /// The key prefix of all objects of the kind, ending in a slash (so that no kind's prefix covers another's).

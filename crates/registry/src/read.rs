@@ -91,21 +91,21 @@ impl Selectors {
             Vec::new()
         } else {
             match serde_json::from_slice::<Value>(bytes) {
-                Ok(obj) => kind.strategy.fields(&obj),
+                Ok(obj) => kind.strategy.selected(&obj),
                 Err(_) => return false,
             }
         };
         self.fields.matches(|field| match field {
             "metadata.name" => head.metadata.name.to_string(),
             "metadata.namespace" => head.metadata.namespace.to_string(),
-            other => own.iter().find(|(f, _)| *f == other).map_or_else(String::new, |(_, v)| v.clone()),
+            other => own.iter().find(|(f, _)| f == other).map_or_else(String::new, |(_, v)| v.clone()),
         })
     }
 
     /// Refuses fields that the kind cannot select by (upstream: the kind's field label conversion function).
     pub fn check(&self, kind: &KindDef) -> Result<()> {
         for field in self.fields.keys() {
-            let known = is_meta_field(field) || kind.selectable.contains(&field);
+            let known = is_meta_field(field) || kind.selects_by(field);
             if !known {
                 return Err(Status::bad_request(format!(
                     "Unable to find {:?} that match label selector {:?}, field selector {:?}: field label not supported: {field}",

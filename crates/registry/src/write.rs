@@ -31,6 +31,8 @@ pub struct Request<'a> {
     pub dry_run: bool,
     /// The new object is made from the current one: its version is the current one unless the client named another.
     pub is_patch: bool,
+    /// Who asks, for kinds that write it into their objects.
+    pub requester: kinds::Requester<'a>,
     pub admit: &'a dyn Admit,
     pub recorder: &'a dyn Recorder,
 }
@@ -77,6 +79,7 @@ impl Registry {
         let now = self.clock.now();
         let ctx = Ctx { now, subresource: r.subresource };
         r.kind.strategy.prepare_create(&mut obj, &ctx);
+        r.kind.strategy.requested_by(&mut obj, &r.requester);
         if r.kind.generation {
             object::set_meta(&mut obj, "generation", 1);
         }

@@ -3,6 +3,7 @@
 
 use crate::context::Context;
 use kinds::KindDef;
+use kinds::custom::Custom;
 use meta::GroupVersion;
 use meta::schema::Strictness;
 use meta::status::{Result, Status};
@@ -19,6 +20,9 @@ const SUMMARY_BYTES: usize = 30;
 /// Decodes a whole object of a row from a request's body.
 pub fn object(ctx: &Context, kind: &KindDef, bytes: &[u8]) -> Result<Value> {
     check_content_type(ctx)?;
+    if ctx.content_type() == PROTOBUF && kind.custom.is_some() {
+        return Err(Status::unsupported_media_type(&["application/json", "application/yaml"]));
+    }
     if ctx.content_type() == PROTOBUF {
         let value = protobuf(bytes, &kind.schema).map_err(|e| unrecognized(kind, &e, bytes))?;
         let obj = decode(ctx, kind, check_type(kind, value, bytes)?, Vec::new(), None)?;
@@ -34,6 +38,29 @@ pub fn object(ctx: &Context, kind: &KindDef, bytes: &[u8]) -> Result<Value> {
 /// Types and defaults an object that a patch made.
 pub fn typed(ctx: &Context, kind: &KindDef, value: Value) -> Result<Value> {
     Ok(defaulted(kind, decode(ctx, kind, value, Vec::new(), None)?))
+}
+
+/// Brings a custom object into its schema's shape, with the same refusals as a built-in one.
+fn decode_custom(ctx: &Context, kind: &KindDef, custom: &Custom, mut obj: Value, duplicates: Vec<String>) -> Result<Value> {
+    let strictness = strictness(ctx)?;
+    let unknown = custom.shape(&mut obj).map_err(|e| {
+        Status::bad_request(format!(
+            "{0} in version {1:?} cannot be handled as a {0}: {e}",
+            kind.kind, kind.version
+        ))
+    })?;
+    let mut strict = duplicates;
+    strict.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
+    match strictness {
+        Strictness::Strict if !strict.is_empty() => {
+            Err(Status::bad_request(format!("strict decoding error: {}", strict.join(", "))))
+        }
+        Strictness::Warn => {
+            strict.iter().for_each(|w| ctx.warnings.add(w));
+            Ok(obj)
+        }
+        _ => Ok(obj),
+    }
 }
 
 fn defaulted(kind: &KindDef, mut obj: Value) -> Value {
@@ -154,6 +181,9 @@ fn decode(
     duplicates: Vec<String>,
     json: Option<&[u8]>,
 ) -> Result<Value> {
+    if let Some(custom) = &kind.custom {
+        return decode_custom(ctx, kind, custom, value, duplicates);
+    }
     let strictness = strictness(ctx)?;
     let schema = kinds::schema::schema();
     let wrong = |e: String| {

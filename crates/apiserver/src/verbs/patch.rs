@@ -22,6 +22,9 @@ pub enum Patch {
 
 pub async fn patch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let patch = read(ctx)?;
+    if kind.is_custom() && matches!(patch, Patch::Strategic(_)) {
+        return Err(Status::unsupported_media_type(&[JSON, MERGE, "application/apply-patch+yaml"]));
+    }
     let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
     let transform = |old: Option<&Value>| {
         let old = old.ok_or_else(|| Status::not_found(&kind.group_resource(), &ctx.info.name))?;

@@ -51,7 +51,7 @@ pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     };
     let watching = ctx.server.registry.watch(&ctx.permit, kind, ctx.namespace(kind), &query).await?;
     let mut accepted = ctx.accepted;
-    if accepted.format == Format::Protobuf && kind.strategy_is_custom() {
+    if accepted.format == Format::Protobuf && kind.is_custom() {
         if !accepted.or_json {
             return Err(Status::not_acceptable(crate::negotiate::OBJECT_TYPES));
         }

@@ -4,7 +4,7 @@
 use super::json_path::JsonPath;
 use super::openapi::{self, Source};
 use super::structural::Structural;
-use super::{Custom, invariants, list_type, object_meta, validate};
+use super::{Custom, invariants, list_type, object_meta, schema_errors, validate};
 use crate::columns::{AGE, NAME};
 use crate::def::{
     Cell, Column, Ctx, KindDef, Scope, Strategy, StrategyRef, Subresource, Text, scale, status,
@@ -74,7 +74,9 @@ pub fn row_of(crd: &Value, v: &Value, schema: Option<Arc<Structural>>) -> Result
         (false, true) => SCALE,
         (false, false) => &[],
     };
+    let raw = &v["schema"]["openAPIV3Schema"];
     Ok(KindDef {
+        reads_through: schema_errors::any(raw, &mut |s| s.get("default").is_some()),
         storage: format!("{group}/{}", text(names, "plural")).into(),
         schema: custom.definitions.name.clone().into(),
         group: group.into(),
@@ -252,6 +254,12 @@ struct Strategist {
 
 impl Strategy for Strategist {
     fn default(&self, obj: &mut Value) {
+        self.custom.default(obj);
+    }
+
+    fn decode_stored(&self, obj: &mut Value) {
+        // What was stored under another schema is shown as this one has it; metadata has been valid since it was written.
+        let _ = self.custom.shape(obj);
         self.custom.default(obj);
     }
 
