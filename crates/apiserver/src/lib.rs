@@ -6,6 +6,7 @@
 pub mod chain;
 pub mod codec;
 pub mod context;
+pub mod custom;
 pub mod discovery;
 pub mod extension;
 pub mod filters;

@@ -56,6 +56,8 @@ impl Default for Config {
 /// What every controller is made from.
 pub(crate) struct Setup {
     pub(crate) clients: Arc<dyn Clients>,
+    /// The API server's own client, for the controllers that run as it.
+    pub(crate) system: Client,
     pub(crate) informers: Informers,
     pub(crate) config: Config,
     pub(crate) clock: SharedClock,
@@ -89,16 +91,17 @@ impl Handles {
     }
 }
 
-/// Starts every controller. `informers` belong to the process and carry its shared watches.
+/// Starts every controller. `system` acts as the API server; `informers` belong to the process and carry its shared watches.
 pub fn start(
     clients: Arc<dyn Clients>,
+    system: Client,
     informers: Informers,
     config: Config,
     clock: SharedClock,
     rng: Arc<Rng>,
     cancel: CancellationToken,
 ) -> Handles {
-    let setup = Setup { clients, informers, config, clock, rng, cancel };
+    let setup = Setup { clients, system, informers, config, clock, rng, cancel };
     Handles(vec![
         crate::namespace::start(&setup),
         crate::service_account::start(&setup),
@@ -109,6 +112,7 @@ pub fn start(
         crate::deployment::start(&setup),
         crate::replicaset::start(&setup),
         crate::endpoint_slice::start(&setup),
+        crate::custom_resources::start(&setup),
         crate::garbage::start(&setup),
         crate::pod_gc::start(&setup),
     ])

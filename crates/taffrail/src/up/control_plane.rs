@@ -92,6 +92,7 @@ impl ControlPlane {
             outbound: Arc::default(),
             resolve: Arc::new(apiserver::services::Resolver(registry.clone())),
         });
+        apiserver::custom::start(&registry, &webhooks, cancel.clone());
         let signer = Arc::new(Signer::new(ISSUER, &pki.service_account_key().map_err(text)?).map_err(text)?);
         let mut static_tokens = match &options.token_auth_file {
             Some(path) => token_file(path)?,
@@ -162,7 +163,7 @@ impl ControlPlane {
         let events = "/registry/events/".to_owned();
         tokio::spawn(expire::run(store.clone(), events, options.event_ttl, clock.clone(), cancel.clone()));
         let at = Instant::now();
-        let controllers = start_controllers(options, &server, &pki, &clock, &rng, &cancel)?;
+        let controllers = start_controllers(options, &server, system, &pki, &clock, &rng, &cancel)?;
         let scheduler = start_scheduler(&server, &clock, &rng, &cancel);
         steps.done("controllers and scheduler", at);
         Ok(Self {
@@ -341,6 +342,7 @@ fn start_scheduler(
 fn start_controllers(
     options: &UpOptions,
     server: &Arc<Server>,
+    system: Client,
     pki: &Pki,
     clock: &SharedClock,
     rng: &Arc<Rng>,
@@ -365,5 +367,5 @@ fn start_controllers(
         ..controllers::Config::default()
     };
     let clients = Arc::new(clients);
-    Ok(controllers::start(clients, informers, config, clock.clone(), rng.clone(), cancel.clone()))
+    Ok(controllers::start(clients, system, informers, config, clock.clone(), rng.clone(), cancel.clone()))
 }
