@@ -56,12 +56,11 @@ pub static KINDS: &[fn() -> KindDef] = &[
     rbac::cluster_role,
     rbac::role_binding,
     rbac::role,
-    storagemigration::storage_version_migration,
-    admissionregistration::policies::mutating_binding,
     admissionregistration::policies::mutating,
+    admissionregistration::policies::mutating_binding,
     admissionregistration::webhooks::mutating,
-    admissionregistration::policies::validating_binding,
     admissionregistration::policies::validating,
+    admissionregistration::policies::validating_binding,
     admissionregistration::webhooks::validating,
     apiextensions::custom_resource_definition,
     scheduling::priority_class,
@@ -69,7 +68,11 @@ pub static KINDS: &[fn() -> KindDef] = &[
     discovery::endpoint_slice,
     flowcontrol::flow_schema::kind,
     flowcontrol::priority_level::kind,
+    storagemigration::storage_version_migration,
 ];
+
+#[cfg(test)]
+mod samples;
 
 /// The built-in rows.
 pub fn table() -> Vec<std::sync::Arc<KindDef>> {

@@ -55,7 +55,7 @@ fn schemas_are_checked() {
         (json!({"type": "object", "properties": {"s": {"type": "object", "x-kubernetes-validations": [{"rule": " "}]}}}),
          format!("{AT}.properties[s].x-kubernetes-validations[0].rule: Required value: rule is not specified")),
         (json!({"type": "object", "properties": {"p": {"type": "string", "pattern": "a("}}}),
-         format!("{AT}.properties[p].pattern: Invalid value: \"a(\": must be a valid regular expression, but isn't: error parsing regexp: unclosed group: `a(`")),
+         format!("{AT}.properties[p].pattern: Invalid value: \"a(\": must be a valid regular expression, but isn't: error parsing regexp: missing closing ): `a(`")),
     ] {
         assert_eq!(errors(&definition(schema.clone())), want, "{schema}");
     }
