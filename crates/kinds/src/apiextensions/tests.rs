@@ -155,3 +155,23 @@ fn formats_that_nobody_checks_are_warned_about() {
     assert_eq!(Definition.warnings(&obj, None), ["unrecognized format \"odd\""]);
     assert!(Definition.warnings(&obj, Some(&obj)).is_empty());
 }
+
+#[test]
+fn the_first_deletion_marks() {
+    let mut obj = definition(json!({"type": "object"}));
+    assert!(Definition.holds_deletion(&mut obj));
+    assert_eq!(obj["metadata"]["finalizers"], json!([CLEANUP_FINALIZER]));
+    assert_eq!(obj["status"]["conditions"][0]["reason"], "InstanceDeletionPending");
+    assert!(!Definition.holds_deletion(&mut obj));
+}
+
+#[test]
+fn untyped_parts_of_a_schema_get_their_type() {
+    let obj = definition(json!({"type": "object", "properties": {"l": {"type": "array", "items": {
+        "type": "object", "odd": 1, "nullable": false, "properties": {"m": {"type": "object", "additionalProperties": {"type": "string", "odd": 2}}}}}}}));
+    let items = &obj["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["l"]["items"];
+    assert_eq!(
+        *items,
+        json!({"type": "object", "properties": {"m": {"type": "object", "additionalProperties": {"type": "string"}}}})
+    );
+}
