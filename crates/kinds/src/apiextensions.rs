@@ -6,6 +6,7 @@
 mod spec;
 
 use crate::columns::{CREATED_AT, NAME, column, wide};
+use crate::custom::names::CLEANUP_FINALIZER;
 use crate::custom::schema_errors;
 use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef, status};
 use crate::rest;
@@ -155,6 +156,32 @@ impl Strategy for Definition {
         };
         let known = old.map(gather).unwrap_or_default();
         gather(new).into_iter().filter(|w| !known.contains(w)).collect()
+    }
+
+    /// The first deletion only marks: the objects go before their definition. What has been marked is held by the
+    /// finalizer alone (upstream: `customresourcedefinition/etcd.go#Delete`).
+    fn holds_deletion(&self, obj: &mut Value) -> bool {
+        if items(&obj["status"], "conditions").iter().any(|c| c["type"] == "Terminating") {
+            return false;
+        }
+        let mut finalizers = object::strings(&obj["metadata"]["finalizers"]);
+        if !finalizers.iter().any(|f| f == CLEANUP_FINALIZER) {
+            finalizers.push(CLEANUP_FINALIZER.to_owned());
+            object::set_meta(obj, "finalizers", finalizers);
+        }
+        let condition = json!({
+            "type": "Terminating", "status": "True", "reason": "InstanceDeletionPending",
+            "message": "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+            "lastTransitionTime": obj["metadata"]["deletionTimestamp"],
+        });
+        if let Some(status) = object::map_at(obj, &["status"]) {
+            let slot = status.entry("conditions").or_insert(Value::Null);
+            if !slot.is_array() {
+                *slot = json!([]);
+            }
+            slot.as_array_mut().into_iter().for_each(|list| list.push(condition.clone()));
+        }
+        true
     }
 
     fn unconditional_update(&self) -> bool {

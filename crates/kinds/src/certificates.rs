@@ -4,7 +4,7 @@
 
 mod chain;
 pub mod csr;
-mod pem;
+pub(crate) mod pem;
 pub mod pod_certificate;
 pub mod trust_bundle;
 
@@ -34,6 +34,11 @@ fn row(kind: &'static str, plural: &'static str, singular: &'static str, schema:
 fn bytes(text: &str) -> Vec<u8> {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default()
+}
+
+/// Whether bytes are a certificate.
+pub(crate) fn is_certificate(der: &[u8]) -> bool {
+    chain::certificate(der).is_some()
 }
 
 /// A request from its DER form, nothing after it.

@@ -1,6 +1,6 @@
 //! **What a custom resource is at run time**: from a CustomResourceDefinition to a row of the table.
 //!
-//! Everything here is pure. Trees of schemas and values are as deep as the JSON reader lets them be (128 levels), which
+//! Everything here is pure. Trees of schemas and values are as deep as the JSON reader lets them be (`meta::yaml::MAX_DEPTH` levels), which
 //! bounds every walk; schemas are shared and never change once parsed.
 
 pub mod default;
@@ -14,11 +14,13 @@ pub mod openapi;
 pub mod patterns;
 pub mod prune;
 mod row;
+pub mod scale;
 pub mod schema_errors;
 pub mod structural;
 pub mod validate;
 
-pub use row::{Scale, compare_versions, row, row_of};
+pub use row::{compare_versions, row, row_of};
+pub use scale::Scale;
 pub use structural::Structural;
 
 use crate::def::Column;

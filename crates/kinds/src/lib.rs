@@ -85,12 +85,11 @@ pub static KINDS: &[fn() -> KindDef] = &[
     storage::class::storage_class,
     storage::attachment::kind,
     storage::class::volume_attributes_class,
-    storagemigration::storage_version_migration,
-    admissionregistration::policies::mutating_binding,
     admissionregistration::policies::mutating,
+    admissionregistration::policies::mutating_binding,
     admissionregistration::webhooks::mutating,
-    admissionregistration::policies::validating_binding,
     admissionregistration::policies::validating,
+    admissionregistration::policies::validating_binding,
     admissionregistration::webhooks::validating,
     apiextensions::custom_resource_definition,
     scheduling::priority_class,
@@ -104,7 +103,11 @@ pub static KINDS: &[fn() -> KindDef] = &[
     resource::slice::kind,
     flowcontrol::flow_schema::kind,
     flowcontrol::priority_level::kind,
+    storagemigration::storage_version_migration,
 ];
+
+#[cfg(test)]
+mod samples;
 
 /// The built-in rows.
 pub fn table() -> Vec<std::sync::Arc<KindDef>> {

@@ -2,6 +2,7 @@
 //!
 //! Texts equal upstream's; nothing here knows a kind.
 
+use crate::certificates::pem;
 use crate::helpers;
 use crate::validate::text;
 use meta::field::{Error, ErrorList, ErrorType, Path};
@@ -284,6 +285,28 @@ fn webhook_path(url_path: &str, path: &Path, errors: &mut ErrorList) {
             errors.push(Error::invalid(path, url_path, format!("segment[{i}]: {message}")));
         }
     }
+}
+
+/// What is wrong with the certificates of a webhook's `caBundle`, base64 (upstream: `webhook.ValidateCABundle`). None
+/// at all is well.
+pub fn ca_bundle_error(bundle: &str) -> Option<String> {
+    use base64::Engine;
+    let raw = base64::engine::general_purpose::STANDARD.decode(bundle).unwrap_or_default();
+    if raw.is_empty() {
+        return None;
+    }
+    let blocks = pem::blocks(&String::from_utf8_lossy(&raw));
+    let certificates: Vec<_> = blocks.iter().filter(|b| b.label == "CERTIFICATE" && !b.headers).collect();
+    let why = if blocks.is_empty() {
+        "unable to parse bytes as PEM block"
+    } else if certificates.is_empty() {
+        "no valid certificate authority data seen"
+    } else if certificates.iter().any(|b| crate::certificates::is_certificate(&b.der)) {
+        return None;
+    } else {
+        "failed to parse certificate: x509: malformed certificate"
+    };
+    Some(format!("unable to load root certificates: {why}"))
 }
 
 /// A name of at least three dotted segments (upstream: `IsFullyQualifiedName`).

@@ -44,7 +44,7 @@ fn resource(o: &Value) -> String {
 fn state(o: &Value) -> &str {
     let known =
         |c: &&Value| c["status"] == "True" && matches!(text(c, "type"), "Running" | "Failed" | "Succeeded");
-    items(&o["status"], "conditions").iter().filter(known).next_back().map_or("Unknown", |c| text(c, "type"))
+    items(&o["status"], "conditions").iter().rfind(known).map_or("Unknown", |c| text(c, "type"))
 }
 
 struct Migration;

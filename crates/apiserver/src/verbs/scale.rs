@@ -5,7 +5,6 @@ use super::{body, patch};
 use crate::context::{Admission, Context};
 use crate::reply::Reply;
 use kinds::KindDef;
-use kinds::custom::Scale;
 use meta::field::{Error, Path};
 use meta::object;
 use meta::selector::LabelSelector;
@@ -20,7 +19,14 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     if info.verb == "get" {
         let bytes = ctx.server.registry.get(&ctx.permit, kind, &info.namespace, &info.name, "").await?;
         let obj = serde_json::from_slice(&bytes).map_err(Status::internal)?;
-        return Ok(Reply::Document { code: 200, value: scale_of(kind, &obj) });
+        if let Some(scale) = kind.custom.as_ref().and_then(|c| c.scale.as_ref()) {
+            let (value, known) = scale.read(&obj).map_err(Status::internal)?;
+            return match known {
+                true => Ok(Reply::Document { code: 200, value }),
+                false => Err(Status::internal(scale.missing())),
+            };
+        }
+        return Ok(Reply::Document { code: 200, value: scale_of(kind, &obj)? });
     }
     let patch = match info.verb.as_str() {
         "patch" => Some(patch::read(ctx)?),
@@ -38,7 +44,7 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let transform = |old: Option<&Value>| {
         let old = old.ok_or_else(|| Status::not_found(&kind.group_resource(), &info.name))?;
         let scale = match &patch {
-            Some(p) => body::typed(ctx, &row, patch::apply(p, &scale_of(kind, old), &row)?)?,
+            Some(p) => body::typed(ctx, &row, patch::apply(p, &scale_of(kind, old)?, &row)?)?,
             None => sent.clone(),
         };
         scaled(kind, old, &scale, patch.is_some())
@@ -46,7 +52,7 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
     let written = ctx.server.registry.update(&ctx.write(kind, &info.name, &admit), &transform, false).await?;
     let obj = ctx.server.registry.decode(kind, &written.bytes).await?;
-    Ok(Reply::Document { code: 200, value: scale_of(kind, &obj) })
+    Ok(Reply::Document { code: 200, value: scale_of(kind, &obj)? })
 }
 
 fn scale_row() -> KindDef {
@@ -83,28 +89,24 @@ fn scaled(kind: &KindDef, old: &Value, scale: &Value, patched: bool) -> Result<V
         );
         return Err(Status::conflict(&kind.group_resource(), object::name(old), &why));
     }
-    match &kind.custom {
-        Some(custom) => {
-            let path = custom.scale.as_ref().map_or("", |s| s.spec_replicas.as_str());
-            let parts: Vec<&str> = path.trim_start_matches('.').split('.').collect();
-            if let Some((last, parents)) = parts.split_last()
-                && let Some(map) = object::map_at(&mut new, parents)
-            {
-                map.insert((*last).to_owned(), replicas.into());
-            }
+    match kind.custom.as_ref().and_then(|c| c.scale.as_ref()) {
+        Some(scale) => {
+            let replicas = i32::try_from(replicas).unwrap_or(i32::MAX);
+            scale.write(&mut new, replicas).map_err(Status::internal)?;
         }
         None => new["spec"]["replicas"] = replicas.into(),
     }
     Ok(new)
 }
 
-/// The value at a dotted path.
-fn at<'a>(obj: &'a Value, path: &str) -> Option<&'a Value> {
-    let parts: Vec<&str> = path.trim_start_matches('.').split('.').collect();
-    object::at(obj, &parts)
+fn scale_of(kind: &KindDef, obj: &Value) -> Result<Value> {
+    match kind.custom.as_ref().and_then(|c| c.scale.as_ref()) {
+        Some(scale) => scale.read(obj).map(|(value, _)| value).map_err(Status::internal),
+        None => Ok(of_workload(obj)),
+    }
 }
 
-fn scale_of(kind: &KindDef, obj: &Value) -> Value {
+fn of_workload(obj: &Value) -> Value {
     let mut metadata = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(v) = obj["metadata"].get(field) {
@@ -112,24 +114,13 @@ fn scale_of(kind: &KindDef, obj: &Value) -> Value {
         }
     }
     let mut spec = json!({});
-    let paths = kind.custom.as_ref().and_then(|c| c.scale.clone());
-    let paths = paths.unwrap_or_else(|| Scale {
-        spec_replicas: ".spec.replicas".into(),
-        status_replicas: ".status.replicas".into(),
-        label_selector: None,
-    });
-    let number = |path: &str| at(obj, path).and_then(Value::as_i64).unwrap_or(0);
-    let replicas = number(&paths.spec_replicas);
+    let replicas = obj["spec"]["replicas"].as_i64().unwrap_or(0);
     if replicas != 0 {
         spec["replicas"] = replicas.into();
     }
-    let mut status = json!({"replicas": number(&paths.status_replicas)});
+    let mut status = json!({"replicas": obj["status"]["replicas"].as_i64().unwrap_or(0)});
     // Upstream shows the selector as text, which old clients need.
-    if kind.is_custom() {
-        if let Some(text) = paths.label_selector.as_deref().and_then(|p| at(obj, p)).and_then(Value::as_str) {
-            status["selector"] = text.into();
-        }
-    } else if let Ok(selector) = LabelSelector::from_value(&obj["spec"]["selector"]) {
+    if let Ok(selector) = LabelSelector::from_value(&obj["spec"]["selector"]) {
         let text = selector.to_string();
         if !text.is_empty() {
             status["selector"] = text.into();

@@ -136,13 +136,32 @@ fn param_kind(o: &Value) -> String {
 
 fn param_ref_text(r: &Value) -> String {
     match (text(r, "name"), text(r, "namespace")) {
-        ("", _) if r["selector"].is_object() => meta::selector::LabelSelector::from_value(&r["selector"])
-            .map(|s| format!("&LabelSelector{{{s}}}"))
-            .unwrap_or_default(),
+        ("", _) if r["selector"].is_object() => selector_text(&r["selector"]),
         ("", _) => "<unset>".to_owned(),
         (name, "") => format!("*/{name}"),
         (name, namespace) => format!("{namespace}/{name}"),
     }
+}
+
+/// A label selector as Go's generated code prints it.
+fn selector_text(s: &Value) -> String {
+    let labels: String = s["matchLabels"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| format!("{k}: {},", v.as_str().unwrap_or("")))
+        .collect();
+    let expressions: String = items(s, "matchExpressions")
+        .iter()
+        .map(|e| {
+            let values = object::strings(&e["values"]).join(" ");
+            let (key, operator) = (text(e, "key"), text(e, "operator"));
+            format!("LabelSelectorRequirement{{Key:{key},Operator:{operator},Values:[{values}],}},")
+        })
+        .collect();
+    let (labels, list) =
+        (format!("map[string]string{{{labels}}}"), format!("[]LabelSelectorRequirement{{{expressions}}}"));
+    format!("&LabelSelector{{MatchLabels:{labels},MatchExpressions:{list},}}")
 }
 
 struct Policy {
@@ -500,6 +519,7 @@ fn validation_actions(spec: &Value, path: &Path, errors: &mut ErrorList) {
         errors.push(Error::invalid(path, spec["validationActions"].clone(), detail));
     }
     if actions.is_empty() {
-        errors.push(Error::required(path, "at least one validation action is required"));
+        // The declarative check has the word here, without a detail.
+        errors.push(Error::required(path, ""));
     }
 }

@@ -66,7 +66,7 @@ pub(super) fn check(crd: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     names_required(&spec["names"], &path.child("names"), errors);
     names(&spec["names"], &path.child("names"), errors);
     context.top(&path, errors);
-    conversion(spec, old.map(|o| &o["spec"]), &path, errors);
+    conversion(spec, old, &path, errors);
     if let Some(old) = old {
         fixed(crd, old, &path, errors);
     }
@@ -394,9 +394,18 @@ fn conversion(spec: &Value, old: Option<&Value>, path: &Path, errors: &mut Error
         errors.push(Error::required(&client_at, "required when strategy is set to Webhook"));
     } else {
         rest::webhook_client(client, &client_at, errors);
+        let bundle = text(client, "caBundle");
+        // Before a definition is established, and where it was wrong before, a bad bundle is let through.
+        let was = |o: &Value| {
+            rest::ca_bundle_error(text(&o["spec"]["conversion"]["webhook"]["clientConfig"], "caBundle"))
+        };
+        let strict = old.is_some_and(|o| is_true(o, "Established") && was(o).is_none());
+        if let Some(why) = rest::ca_bundle_error(bundle).filter(|_| strict) {
+            errors.push(Error::invalid(&client_at.child("caBundle"), bundle, why));
+        }
     }
     let known = |v: &Value| v.as_str().is_some_and(|v| REVIEW_VERSIONS.contains(&v));
-    let was = old.map_or(&[][..], |o| items(&o["conversion"]["webhook"], "conversionReviewVersions"));
+    let was = old.map_or(&[][..], |o| items(&o["spec"]["conversion"]["webhook"], "conversionReviewVersions"));
     if versions.is_empty() {
         errors.push(Error::required(&versions_at, ""));
         return;

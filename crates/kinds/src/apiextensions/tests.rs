@@ -55,7 +55,7 @@ fn schemas_are_checked() {
         (json!({"type": "object", "properties": {"s": {"type": "object", "x-kubernetes-validations": [{"rule": " "}]}}}),
          format!("{AT}.properties[s].x-kubernetes-validations[0].rule: Required value: rule is not specified")),
         (json!({"type": "object", "properties": {"p": {"type": "string", "pattern": "a("}}}),
-         format!("{AT}.properties[p].pattern: Invalid value: \"a(\": must be a valid regular expression, but isn't: error parsing regexp: unclosed group: `a(`")),
+         format!("{AT}.properties[p].pattern: Invalid value: \"a(\": must be a valid regular expression, but isn't: error parsing regexp: missing closing ): `a(`")),
     ] {
         assert_eq!(errors(&definition(schema.clone())), want, "{schema}");
     }
@@ -154,4 +154,24 @@ fn formats_that_nobody_checks_are_warned_about() {
     let obj = definition(json!({"type": "object", "properties": {"a": {"type": "string", "format": "odd"}}}));
     assert_eq!(Definition.warnings(&obj, None), ["unrecognized format \"odd\""]);
     assert!(Definition.warnings(&obj, Some(&obj)).is_empty());
+}
+
+#[test]
+fn the_first_deletion_marks() {
+    let mut obj = definition(json!({"type": "object"}));
+    assert!(Definition.holds_deletion(&mut obj));
+    assert_eq!(obj["metadata"]["finalizers"], json!([CLEANUP_FINALIZER]));
+    assert_eq!(obj["status"]["conditions"][0]["reason"], "InstanceDeletionPending");
+    assert!(!Definition.holds_deletion(&mut obj));
+}
+
+#[test]
+fn untyped_parts_of_a_schema_get_their_type() {
+    let obj = definition(json!({"type": "object", "properties": {"l": {"type": "array", "items": {
+        "type": "object", "odd": 1, "nullable": false, "properties": {"m": {"type": "object", "additionalProperties": {"type": "string", "odd": 2}}}}}}}));
+    let items = &obj["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["l"]["items"];
+    assert_eq!(
+        *items,
+        json!({"type": "object", "properties": {"m": {"type": "object", "additionalProperties": {"type": "string"}}}})
+    );
 }

@@ -4,7 +4,7 @@
 use base64::Engine;
 
 /// One block.
-pub(super) struct Block {
+pub(crate) struct Block {
     pub label: String,
     /// Whether there are `Key: value` lines before the data.
     pub headers: bool,
@@ -12,7 +12,7 @@ pub(super) struct Block {
 }
 
 /// All blocks of a text, in order.
-pub(super) fn blocks(text: &str) -> Vec<Block> {
+pub(crate) fn blocks(text: &str) -> Vec<Block> {
     let mut out = Vec::new();
     let mut lines = text.lines();
     while let Some(line) = lines.next() {

@@ -3,7 +3,7 @@
 //! Spec never changes; status goes once from empty to issued, denied or failed.
 
 use super::{Key, bytes, chain, is_kubernetes_signer, key, request, row, signer_name};
-use crate::columns::{NAME, column, wide};
+use crate::columns::{NAME, column};
 use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef, status};
 use crate::helpers;
 use crate::rest::{self, omitted};
@@ -34,7 +34,7 @@ pub fn kind() -> KindDef {
                 column("NodeName", "string", |o, _| text(&o["spec"], "nodeName").into()),
                 column("SignerName", "string", |o, _| text(&o["spec"], "signerName").into()),
                 column("State", "string", |o, _| state(o).into()),
-                wide("UnverifiedUserAnnotations", "string", |o, _| annotations(o).into()),
+                column("UnverifiedUserAnnotations", "string", |o, _| annotations(o).into()),
             ]
         },
         selectable: &["spec.signerName", "spec.podName", "spec.nodeName"],
@@ -55,7 +55,7 @@ fn conditions(o: &Value) -> &[Value] {
 
 fn state(o: &Value) -> &str {
     let known = |c: &&Value| ENDS.contains(&text(c, "type"));
-    conditions(o).iter().filter(known).next_back().map_or("Pending", |c| text(c, "type"))
+    conditions(o).iter().rfind(known).map_or("Pending", |c| text(c, "type"))
 }
 
 fn annotations(o: &Value) -> String {

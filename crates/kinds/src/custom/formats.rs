@@ -240,7 +240,7 @@ fn is_isbn10(s: &str) -> bool {
         _ => return false,
     };
     let sum: u32 = (1..).zip(&b[..9]).map(|(i, d)| i * u32::from(d - b'0')).sum::<u32>() + 10 * last;
-    sum % 11 == 0
+    sum.is_multiple_of(11)
 }
 
 fn is_isbn13(s: &str) -> bool {
@@ -268,7 +268,7 @@ fn is_credit_card(s: &str) -> bool {
             if n > 9 { n - 9 } else { n }
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 fn is_date(s: &str) -> bool {

@@ -49,9 +49,19 @@ pub fn establish(crd: &Value, now: jiff::Timestamp) -> Option<Value> {
     if !is_true(crd, "NamesAccepted") || is_true(crd, "Established") {
         return None;
     }
+    let bundle = text(&crd["spec"]["conversion"]["webhook"]["clientConfig"], "caBundle");
+    let condition = if crate::rest::ca_bundle_error(bundle).is_some() {
+        let message = "The conversion webhook CABundle is invalid";
+        new_condition("Established", "False", "InvalidCABundle", message)
+    } else {
+        let message = "the initial names have been accepted";
+        new_condition("Established", "True", "InitialNamesAccepted", message)
+    };
+    if find(crd, "Established").is_some_and(|c| equivalent(c, &condition)) {
+        return None;
+    }
     let mut out = crd.clone();
-    let message = "the initial names have been accepted";
-    set_condition(&mut out, new_condition("Established", "True", "InitialNamesAccepted", message), now);
+    set_condition(&mut out, condition, now);
     Some(out)
 }
 

@@ -10,14 +10,45 @@ use std::str::Chars;
 /// Largest compiled pattern, in bytes of memory.
 const COMPILED_BYTES_MAX: usize = 8 << 20;
 
-/// Compiles a Go pattern; the error is a text.
+/// Compiles a Go pattern; the error is Go's text where the fault is a common one.
 pub fn compile(pattern: &str) -> Result<Regex, String> {
     let translated = translate(pattern);
-    RegexBuilder::new(&translated).size_limit(COMPILED_BYTES_MAX).build().map_err(|e| {
-        let text = e.to_string();
-        let last = text.lines().last().unwrap_or("").trim_start_matches("error: ").to_owned();
-        format!("error parsing regexp: {last}: `{pattern}`")
-    })
+    RegexBuilder::new(&translated)
+        .size_limit(COMPILED_BYTES_MAX)
+        .build()
+        .map_err(|e| format!("error parsing regexp: {}", go_error(&e.to_string(), &translated, pattern)))
+}
+
+/// The fault in Go's words. The crate's text shows the pattern with a line of carets under the fault.
+fn go_error(text: &str, translated: &str, pattern: &str) -> String {
+    /// Columns that the crate puts before the pattern.
+    const INDENT: usize = 4;
+    let mut lines = text.lines().skip_while(|l| !l.trim_start().starts_with('^'));
+    let carets = lines.next().unwrap_or("");
+    let start = carets.find('^').unwrap_or(0).saturating_sub(INDENT);
+    let len = carets.trim().len();
+    let letters = |from: usize, len: usize| translated.chars().skip(from).take(len).collect::<String>();
+    let fault = letters(start, len);
+    let message = text.lines().last().unwrap_or("").trim_start_matches("error: ");
+    for (crates, gos) in [
+        (
+            "repetition operator missing expression",
+            format!("missing argument to repetition operator: `{fault}`"),
+        ),
+        ("unclosed group", format!("missing closing ): `{pattern}`")),
+        ("unopened group", format!("unexpected ): `{pattern}`")),
+        ("unclosed character class", format!("missing closing ]: `{}`", letters(start, usize::MAX))),
+        ("invalid character class range", format!("invalid character class range: `{fault}`")),
+        ("unrecognized escape sequence", format!("invalid escape sequence: `{fault}`")),
+        ("backreferences are not supported", format!("invalid escape sequence: `{fault}`")),
+        ("look-around", format!("invalid or unsupported Perl syntax: `{fault}`")),
+        ("incomplete escape sequence", "trailing backslash at end of expression: ``".to_owned()),
+    ] {
+        if message.starts_with(crates) {
+            return gos;
+        }
+    }
+    format!("{message}: `{pattern}`")
 }
 
 fn translate(pattern: &str) -> String {
@@ -69,7 +100,7 @@ fn escape(chars: &mut Peekable<Chars>, in_class: bool, out: &mut String) {
             out.push(c);
             // The braces of a class name or a code point are no repetition.
             if chars.peek() == Some(&'{') {
-                while let Some(c) = chars.next() {
+                for c in chars.by_ref() {
                     out.push(c);
                     if c == '}' {
                         break;
@@ -155,6 +186,16 @@ mod tests {
             assert!(re.is_match(yes), "{pattern} {yes}");
             assert!(!re.is_match(no), "{pattern} {no}");
         }
-        assert!(compile("a(").unwrap_err().starts_with("error parsing regexp: "));
+        for (pattern, error) in [
+            ("a(", "missing closing ): `a(`"),
+            ("+", "missing argument to repetition operator: `+`"),
+            ("a)", "unexpected ): `a)`"),
+            ("[a", "missing closing ]: `[a`"),
+            ("[b-a]", "invalid character class range: `b-a`"),
+            (r"a\h", r"invalid escape sequence: `\h`"),
+            ("a(?=b)", "invalid or unsupported Perl syntax: `(?=`"),
+        ] {
+            assert_eq!(compile(pattern).unwrap_err(), format!("error parsing regexp: {error}"));
+        }
     }
 }

@@ -3,8 +3,9 @@
 
 use super::json_path::JsonPath;
 use super::openapi::{self, Source};
+use super::scale::{Scale, nested};
 use super::structural::Structural;
-use super::{Custom, invariants, list_type, object_meta, schema_errors, validate};
+use super::{Custom, invariants, list_type, object_meta, prune, schema_errors, validate};
 use crate::columns::{AGE, NAME};
 use crate::def::{
     Cell, Column, Ctx, KindDef, Scope, Strategy, StrategyRef, Subresource, Text, scale, status,
@@ -14,19 +15,10 @@ use crate::rest;
 use crate::validate::{items, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
-use meta::schema::go_kind;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::sync::Arc;
-
-/// Where the scale subresource finds its numbers, as paths with the leading dot.
-#[derive(Clone, Debug, Default)]
-pub struct Scale {
-    pub spec_replicas: String,
-    pub status_replicas: String,
-    pub label_selector: Option<String>,
-}
 
 const STATUS: &[Subresource] = const { &[status()] };
 const SCALE: &[Subresource] = const { &[scale()] };
@@ -257,12 +249,6 @@ impl Strategy for Strategist {
         self.custom.default(obj);
     }
 
-    fn decode_stored(&self, obj: &mut Value) {
-        // What was stored under another schema is shown as this one has it; metadata has been valid since it was written.
-        let _ = self.custom.shape(obj);
-        self.custom.default(obj);
-    }
-
     fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
         if self.custom.has_status
             && let Some(map) = obj.as_object_mut()
@@ -341,6 +327,16 @@ impl Strategy for Strategist {
         errors
     }
 
+    /// What was stored under an older schema takes this one's shape.
+    fn decode_stored(&self, obj: &mut Value) {
+        let schema = self.custom.schema.as_deref();
+        if !self.custom.preserve_unknown_fields {
+            prune::prune(obj, schema, true);
+            super::default::prune_nulls(obj, schema);
+        }
+        self.custom.default(obj);
+    }
+
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
         let known = old.map(object::finalizers).unwrap_or_default();
         let mut added: Vec<&str> =
@@ -395,40 +391,6 @@ impl Strategist {
         {
             errors.push(Error::invalid(&Path::new(path), "", why));
         }
-    }
-}
-
-/// The value at a dotted path, when it is there: an error when it has another Go type.
-fn nested<'a>(obj: &'a Value, path: &str, want: &str) -> Option<Result<&'a Value, String>> {
-    let mut v = obj;
-    for part in path.trim_start_matches('.').split('.') {
-        if !v.is_object() {
-            let shown = path.trim_start_matches('.');
-            return Some(Err(format!(
-                "{path} accessor error: {v} is of the type {}, expected map[string]interface{{}}",
-                go_name(v)
-            )
-            .replacen(path, &format!(".{shown}"), 1)));
-        }
-        v = v.get(part)?;
-    }
-    let fits = if want == "int64" { v.as_i64().is_some() } else { v.is_string() };
-    if fits {
-        return Some(Ok(v));
-    }
-    let path = format!(".{}", path.trim_start_matches('.'));
-    let shown = v.as_str().map_or_else(|| v.to_string(), str::to_owned);
-    Some(Err(format!("{path} accessor error: {shown} is of the type {}, expected {want}", go_name(v))))
-}
-
-fn go_name(v: &Value) -> &'static str {
-    match v {
-        Value::Null => "<nil>",
-        Value::Number(n) if n.as_i64().is_some() => "int64",
-        Value::Number(_) => "float64",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-        other => go_kind(other),
     }
 }
 

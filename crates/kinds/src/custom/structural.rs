@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-/// Deepest nesting of nodes. The JSON reader stops at 128 levels, of which a node takes at least one.
-const DEPTH_MAX: usize = 128;
+/// Deepest nesting of nodes. No tree that was read or patched is deeper.
+const DEPTH_MAX: usize = meta::yaml::MAX_DEPTH;
 
 /// One node. Absent texts are empty.
 #[derive(Clone, Debug, Default)]

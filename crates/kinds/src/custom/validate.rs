@@ -123,7 +123,7 @@ fn types(v: &Value, s: &Structural, path: &str) -> Found {
     let int_float = ty == "integer" && allows(s, "number");
     let text_or_list = matches!(v, Value::String(_) | Value::Array(_));
     let fits = allows(s, ty) || float_int || int_float;
-    if !text_or_list && !wanted.is_empty() && !(fits || format == wanted) {
+    if !(text_or_list || wanted.is_empty() || fits || format == wanted) {
         return Failure::wrong_type(path, wanted, format).into();
     }
     let numeric = allows(s, "number") || allows(s, "integer");

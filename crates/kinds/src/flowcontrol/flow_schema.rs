@@ -314,6 +314,11 @@ mod tests {
         for name in ["exempt", "catch-all"] {
             let mut obj = json!({"metadata": {"name": name}, "spec": mandatory(name)});
             assert!(FlowSchema.validate(&obj).is_empty(), "{name}");
+            // The fixed value is as a decoded one.
+            let ty = "io.k8s.api.flowcontrol.v1.FlowSchemaSpec";
+            let strict = meta::schema::Strictness::Strict;
+            let (spec, unknown) = crate::schema::schema().decode(obj["spec"].clone(), ty, strict).unwrap();
+            assert_eq!((spec, unknown.len()), (obj["spec"].clone(), 0));
             obj["spec"]["matchingPrecedence"] = 9_999.into();
             let text = aggregate(&FlowSchema.validate(&obj));
             assert!(text.ends_with(&format!("spec of '{name}' must equal the fixed value")), "{text}");

@@ -257,6 +257,10 @@ mod tests {
     fn levels_are_checked() {
         for name in ["exempt", "catch-all"] {
             assert_eq!(check(name, mandatory(name).unwrap()), "");
+            let ty = "io.k8s.api.flowcontrol.v1.PriorityLevelConfigurationSpec";
+            let spec = mandatory(name).unwrap();
+            let decoded = crate::schema::schema().decode(spec.clone(), ty, meta::schema::Strictness::Strict);
+            assert_eq!(decoded.unwrap(), (spec, Vec::new()));
         }
         assert_eq!(check("exempt", json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 5}})), "");
         assert!(

@@ -128,8 +128,7 @@ fn out_of_range(whole: Option<i64>, float: f64, s: &Structural, what: &str, path
     let ty = if s.int_or_string { "" } else { s.ty.as_str() };
     let format = s.checked_format();
     let exact = whole.or_else(|| {
-        let fits = float.fract() == 0.0
-            && (-9.223_372_036_854_775_8e18..9.223_372_036_854_775_8e18).contains(&float);
+        let fits = float.fract() == 0.0 && (-(2f64.powi(63))..2f64.powi(63)).contains(&float);
         fits.then_some(float as i64)
     });
     let ok = match (ty, format) {

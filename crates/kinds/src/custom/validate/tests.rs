@@ -185,3 +185,47 @@ fn what_did_not_change_may_be_wrong() {
         ["a: Too long: may not be more than 1 bytes", "plain[0]: Too long: may not be more than 1 bytes"]
     );
 }
+
+#[test]
+fn upstreams_cases() {
+    let int_or_string = json!({"nullable": true, "x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]});
+    for (field, v, want) in [
+        (
+            int_or_string,
+            json!(1.2),
+            &[
+                "field: Invalid value: \"number\": field in body must be of type integer,string: \"number\"",
+                "<nil>: Invalid value: \"\": \"field\" must validate at least one schema (anyOf)",
+                "field: Invalid value: \"number\": field in body must be of type integer: \"number\"",
+                "<nil>: Invalid value: \"\": Checked value must be of type integer (default format) in field",
+            ][..],
+        ),
+        (
+            json!({"type": "string", "pattern": "+"}),
+            json!("foo"),
+            &[
+                "field: Invalid value: \"foo\": field in body should match '+, but pattern is invalid: error parsing regexp: missing argument to repetition operator: `+`'",
+            ],
+        ),
+        (
+            json!({"type": "integer", "enum": [1, 2]}),
+            json!("x"),
+            &[
+                "field: Invalid value: \"string\": field in body must be of type integer: \"string\"",
+                "field: Unsupported value: \"x\": supported values: \"1\", \"2\"",
+            ],
+        ),
+        (
+            json!({"type": "string", "enum": ["a", "b"]}),
+            json!(true),
+            &[
+                "field: Invalid value: \"boolean\": field in body must be of type string: \"boolean\"",
+                "field: Unsupported value: true: supported values: \"a\", \"b\"",
+            ],
+        ),
+        (json!({"nullable": true}), json!(null), &[]),
+    ] {
+        let schema = json!({"type": "object", "properties": {"field": field}});
+        assert_eq!(errors(schema, json!({"field": v})), want, "{field} {v}");
+    }
+}
