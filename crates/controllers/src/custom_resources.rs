@@ -58,13 +58,6 @@ impl Reconcile for Definitions {
         if there.is_deleting() {
             return self.clean_up(&crd).await;
         }
-        if !object::finalizers(&crd).contains(&CLEANUP_FINALIZER) {
-            let mut finalizers = object::finalizers(&crd);
-            finalizers.push(CLEANUP_FINALIZER);
-            let metadata = json!({"finalizers": finalizers, "resourceVersion": object::resource_version(&crd)});
-            self.patch(&key.name, None, json!({"metadata": metadata})).await?;
-            return Ok(After::Done);
-        }
         let now = self.clock.now();
         let others: Vec<Value> =
             self.definitions.store().list().iter().filter_map(|d| serde_json::to_value(&**d).ok()).collect();

@@ -5,6 +5,7 @@ mod bootstrap;
 mod control_plane;
 mod expire;
 mod feed;
+mod flow;
 mod kubeconfig;
 mod nodes;
 mod record;

@@ -117,6 +117,7 @@ impl ControlPlane {
             options.max_mutating_requests_inflight,
             clock.clone(),
         ));
+        super::flow::follow(&registry, &flow, &cancel);
         let bootstrapped = Arc::new(AtomicBool::new(false));
         let server = Server::new(
             ServerOptions {
@@ -156,6 +157,7 @@ impl ControlPlane {
         bootstrap::namespaces(&system).await?;
         record::changes(options, &system, &server.audit.policy_hash()).await;
         bootstrap::run(&system, &ranges, addresses, options).await?;
+        super::flow::defaults(&system).await?;
         bootstrapped.store(true, Ordering::Release);
         steps.done("first objects", at);
 
