@@ -5,6 +5,7 @@
 use super::{bytes, pem, request, row, signature_error, signer_name};
 use crate::columns::{AGE, NAME, column};
 use crate::def::{Ctx, KindDef, Requester, Strategy, StrategyRef, Subresource, status};
+use crate::helpers;
 use crate::rest;
 use crate::validate::{items, text};
 use meta::field::{Error, ErrorList, Path};
@@ -167,8 +168,9 @@ impl Strategy for SigningRequest {
         vec![("spec.signerName", text(&obj["spec"], "signerName").to_owned())]
     }
 
-    fn name_errors(&self, _: &str, _: bool) -> Vec<String> {
-        Vec::new()
+    /// Any name that is one segment of a path.
+    fn name_errors(&self, name: &str, prefix: bool) -> Vec<String> {
+        helpers::path_segment_errors(name, prefix)
     }
 }
 

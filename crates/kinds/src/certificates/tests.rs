@@ -89,6 +89,14 @@ fn approval_and_certificate_have_their_own_ways() {
 }
 
 #[test]
+fn no_name_leaves_its_place() {
+    for row in [csr::kind(), trust_bundle::kind(), pod_certificate::kind()] {
+        assert!(!row.strategy.name_errors("a/b", false).is_empty(), "{}", row.kind);
+        assert!(!row.strategy.name_errors("..", false).is_empty(), "{}", row.kind);
+    }
+}
+
+#[test]
 fn bundles_are_checked() {
     let row = trust_bundle::kind();
     let good = sample(&row);

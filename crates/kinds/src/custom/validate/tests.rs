@@ -70,6 +70,14 @@ fn values_are_told_in_upstreams_words() {
             json!(4),
             "spec.x: Invalid value: 4: spec.x in body should be a multiple of 3",
         ),
+    ] {
+        assert_eq!(spec(schema.clone(), v.clone()), [want], "{schema} {v}");
+    }
+}
+
+#[test]
+fn lists_maps_and_the_rest_are_told_in_upstreams_words() {
+    for (schema, v, want) in [
         (
             json!({"type": "array", "maxItems": 1, "items": {}}),
             json!([1, 2]),
