@@ -7,6 +7,7 @@ pub mod admissionregistration;
 pub mod apiextensions;
 pub mod apiregistration;
 pub mod apps;
+pub mod batch;
 pub mod certificates;
 pub mod columns;
 pub mod coordination;
@@ -24,6 +25,7 @@ pub mod node;
 pub mod node_selector;
 pub mod openapi;
 pub mod pod_defaults;
+pub mod policy;
 pub mod rbac;
 pub mod resource;
 pub mod resources;
@@ -53,13 +55,18 @@ pub static KINDS: &[fn() -> KindDef] = &[
     core::persistent_volume_claim::kind,
     core::persistent_volume::kind,
     core::pod::kind,
+    core::pod_template::kind,
+    core::replication_controller::kind,
     core::resource_quota::kind,
     core::secret::kind,
     core::service::kind,
     core::service_account::kind,
     apiregistration::api_service,
+    apps::controller_revision::kind,
+    apps::daemon_set::kind,
     apps::deployment::kind,
     apps::replica_set::kind,
+    apps::stateful_set::kind,
     events::kind,
     reviews::self_subject_review,
     reviews::token_review,
@@ -72,9 +79,12 @@ pub static KINDS: &[fn() -> KindDef] = &[
     networking::address::ip_address,
     networking::network_policy::kind,
     networking::address::service_cidr,
+    batch::cron_job::kind,
+    batch::job::kind,
     certificates::csr::kind,
     certificates::trust_bundle::kind,
     certificates::pod_certificate::kind,
+    policy::pod_disruption_budget,
     rbac::cluster_role_binding,
     rbac::cluster_role,
     rbac::role_binding,

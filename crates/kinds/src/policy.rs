@@ -1,0 +1,122 @@
+//! The group `policy`: PodDisruptionBudget (upstream: `pkg/registry/policy/poddisruptionbudget`, `pkg/apis/policy/validation`).
+
+use crate::columns::{AGE, NAME, column};
+use crate::def::{Ctx, KindDef, Strategy, StrategyRef, status};
+use crate::validate::{label_selector, non_negative, one_of};
+use meta::field::{Error, ErrorList, Path};
+use meta::object;
+use serde_json::{Value, json};
+
+pub fn pod_disruption_budget() -> KindDef {
+    KindDef {
+        group: "policy".into(),
+        kind: "PodDisruptionBudget".into(),
+        plural: "poddisruptionbudgets".into(),
+        singular: "poddisruptionbudget".into(),
+        short: &["pdb"],
+        schema: "io.k8s.api.policy.v1.PodDisruptionBudget".into(),
+        storage: "poddisruptionbudgets".into(),
+        subresources: const { &[status()] },
+        columns: const {
+            &[
+                NAME,
+                column("Min Available", "string", |o, _| shown(&o["spec"]["minAvailable"])),
+                column("Max Unavailable", "string", |o, _| shown(&o["spec"]["maxUnavailable"])),
+                column("Allowed Disruptions", "integer", |o, _| {
+                    o["status"]["disruptionsAllowed"].as_i64().unwrap_or(0).into()
+                }),
+                AGE,
+            ]
+        },
+        generation: true,
+        strategy: StrategyRef::Static(&Budget),
+        sample: "apiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {name: b, namespace: default}\nspec: {minAvailable: 1, selector: {matchLabels: {app: web}}}\n",
+        ..KindDef::BASE
+    }
+}
+
+fn shown(v: &Value) -> Value {
+    match v {
+        Value::Null => "N/A".into(),
+        Value::String(s) => s.as_str().into(),
+        other => other.to_string().into(),
+    }
+}
+
+struct Budget;
+
+fn empty_status() -> Value {
+    json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0})
+}
+
+impl Strategy for Budget {
+    fn default(&self, obj: &mut Value) {
+        object::default_at(obj, &[], "spec", json!({}));
+        object::default_at(obj, &[], "status", empty_status());
+    }
+
+    fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
+        obj["status"] = empty_status();
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
+        if ctx.subresource == "status" {
+            new["spec"] = old["spec"].clone();
+        } else {
+            new["status"] = old["status"].clone();
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = Vec::new();
+        let (spec, at) = (&obj["spec"], Path::new("spec"));
+        let (min, max) = (&spec["minAvailable"], &spec["maxUnavailable"]);
+        if !min.is_null() && !max.is_null() {
+            let detail = "minAvailable and maxUnavailable cannot be both set";
+            errors.push(Error::invalid(&at, spec.clone(), detail));
+        }
+        for (field, value) in [("minAvailable", min), ("maxUnavailable", max)] {
+            amount(value, &at.child(field), &mut errors);
+        }
+        if !spec["selector"].is_null() {
+            label_selector(&spec["selector"], &at.child("selector"), &mut errors);
+        }
+        if !spec["unhealthyPodEvictionPolicy"].is_null() {
+            let known = ["AlwaysAllow", "IfHealthyBudget"];
+            one_of(spec, "unhealthyPodEvictionPolicy", &at, &known, &mut errors);
+        }
+        errors
+    }
+
+    fn validate_update(&self, new: &Value, _: &Value, ctx: &Ctx) -> ErrorList {
+        if ctx.subresource != "status" {
+            return self.validate(new);
+        }
+        let mut errors = Vec::new();
+        let at = Path::new("status");
+        for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+            non_negative(&new["status"], field, &at, &mut errors);
+        }
+        errors
+    }
+}
+
+/// A number of pods, or a percentage of them.
+fn amount(v: &Value, at: &Path, errors: &mut ErrorList) {
+    match v {
+        Value::Number(n) if n.as_i64().is_some_and(|n| n < 0) => {
+            errors.push(Error::invalid(at, n.clone(), "must be greater than or equal to 0"));
+        }
+        Value::String(s) => match s.strip_suffix('%').and_then(|p| p.parse::<u32>().ok()) {
+            Some(percent) if percent > 100 => {
+                errors.push(Error::invalid(at, s.as_str(), "must not be greater than 100%"));
+            }
+            Some(_) => {}
+            None => {
+                let detail = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
+                errors.push(Error::invalid(at, s.as_str(), detail));
+            }
+        },
+        _ => {}
+    }
+}
