@@ -125,45 +125,47 @@ fn text(bytes: &[u8]) -> Result<String, String> {
     String::from_utf8(bytes.to_vec()).map_err(|_| bad("a string is not UTF-8"))
 }
 
-/// The number of the message that holds an embedded struct's fields. All that Kubernetes embeds have 1, but
-/// `VolumeSource` in `Volume` (upstream: `k8s.io/api/core/v1/types.go`).
-fn embed_number(embed: &str) -> u32 {
-    if embed == "VolumeSource" { 2 } else { 1 }
+/// Go types of lists that are messages of their own on the wire, with the list in field 1
+/// (upstream: `metav1.Verbs`, `authenticationv1.ExtraValue`).
+fn is_wrapped(go: &str) -> bool {
+    ["v1.Verbs", "v1.ExtraValue", "v1.AttestationValue"].iter().any(|t| go.ends_with(t))
 }
 
 fn message(schema: &Schema, ty: &str, bytes: &[u8], depth: usize) -> Result<Value, String> {
-    if depth > DEPTH_MAX {
-        return Err(bad("too deep"));
-    }
     let def = schema.types.get(ty).ok_or_else(|| bad(&format!("no type {ty}")))?;
     let mut out = Map::new();
-    for field in Reader(bytes) {
-        let (number, wire) = field?;
-        if let Some((name, f)) = own_field(def, number) {
-            insert(schema, &mut out, name, f, wire, depth)?;
-            continue;
-        }
-        let Wire::Bytes(inner) = wire else { continue };
-        let embed = def.fields.values().find(|f| is_embedded(f) && embed_number(&f.embed) == number);
-        let Some(embed) = embed.map(|f| f.embed.clone()) else { continue };
-        for field in Reader(inner) {
-            let (number, wire) = field?;
-            let of_embed = def.fields.iter().find(|(_, f)| f.embed == embed && f.proto == number);
-            if let Some((name, f)) = of_embed {
-                insert(schema, &mut out, name, f, wire, depth)?;
-            }
-        }
-    }
+    level(schema, def, &[], bytes, &mut out, depth)?;
     Ok(Value::Object(out))
 }
 
-fn is_embedded(f: &Field) -> bool {
-    !f.embed.is_empty() && f.embed != "TypeMeta"
-}
-
-/// A field of the message itself; type and version travel in the envelope.
-fn own_field(def: &TypeDef, number: u32) -> Option<(&String, &Field)> {
-    def.fields.iter().find(|(_, f)| f.proto == number && f.embed.is_empty())
+/// Reads the fields that lie in the embedded structs of those numbers.
+fn level(
+    schema: &Schema,
+    def: &TypeDef,
+    embed: &[u32],
+    bytes: &[u8],
+    out: &mut Map<String, Value>,
+    depth: usize,
+) -> Result<(), String> {
+    if depth > DEPTH_MAX {
+        return Err(bad("too deep"));
+    }
+    for field in Reader(bytes) {
+        let (number, wire) = field?;
+        // Type and version travel in the envelope.
+        let is_own = |f: &Field| f.proto == number && f.embed_proto == embed && f.embed != "TypeMeta";
+        let own = def.fields.iter().find(|(_, f)| is_own(f));
+        if let Some((name, f)) = own {
+            insert(schema, out, name, f, wire, depth)?;
+            continue;
+        }
+        let Wire::Bytes(inner) = wire else { continue };
+        let below = |f: &&Field| f.embed_proto.strip_prefix(embed).is_some_and(|rest| rest.first() == Some(&number));
+        if def.fields.values().find(below).is_some() {
+            level(schema, def, &[embed, &[number]].concat(), inner, out, depth + 1)?;
+        }
+    }
+    Ok(())
 }
 
 fn insert(
@@ -176,6 +178,9 @@ fn insert(
 ) -> Result<(), String> {
     let go = f.go.as_str();
     match &f.ty {
+        Ty::List(_) if is_wrapped(go) => {
+            out.insert(name.to_owned(), scalar(schema, &f.ty, go, wire, depth)?);
+        }
         Ty::List(item) => {
             let list = out.entry(name).or_insert_with(|| Value::Array(Vec::new()));
             let Some(list) = list.as_array_mut() else { return Ok(()) };
@@ -251,6 +256,15 @@ fn scalar(schema: &Schema, ty: &Ty, go: &str, wire: Wire, depth: usize) -> Resul
             Some(raw) => serde_json::from_slice(raw).map_err(|e| bad(&e.to_string()))?,
             None => Value::Null,
         },
+        (Ty::List(item), Wire::Bytes(b)) if is_wrapped(go) => {
+            let mut all = Vec::new();
+            for field in Reader(b) {
+                if let (1, wire) = field? {
+                    all.push(scalar(schema, item, "", wire, depth)?);
+                }
+            }
+            Value::Array(all)
+        }
         (Ty::Ref(name), Wire::Bytes(b)) => message(schema, name, b, depth + 1)?,
         (ty, _) => return Err(bad(&format!("wrong wireType for field of type {}", ty.go()))),
     })
@@ -320,7 +334,7 @@ mod tests {
 
     fn schema() -> Schema {
         let field = |ty, proto| Field { proto, ..Field::of(ty) };
-        let embedded = |ty, proto| Field { proto, embed: "VolumeSource".into(), ..Field::of(ty) };
+        let embedded = |ty, proto| Field { proto, embed: "VolumeSource".into(), embed_proto: vec![2], ..Field::of(ty) };
         let mut schema = Schema::default();
         let fields = [
             ("name".to_owned(), field(Ty::String, 1)),

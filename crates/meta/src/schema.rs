@@ -82,6 +82,9 @@ pub struct Field {
     /// Names of the embedded Go structs between this type and the field, dotted (`TypeMeta`). For decoding errors only.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub embed: String,
+    /// Protobuf numbers of those embedded structs, outermost first; `TypeMeta` travels in the envelope and has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub embed_proto: Vec<u32>,
 }
 
 impl Field {
@@ -101,6 +104,7 @@ impl Field {
             proto: 0,
             go: String::new(),
             embed: String::new(),
+            embed_proto: Vec::new(),
         }
     }
 

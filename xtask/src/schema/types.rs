@@ -29,12 +29,35 @@ struct Resolved {
     is_struct: bool,
 }
 
+/// The embedded structs between a type and a field.
+#[derive(Clone, Default)]
+struct Embed {
+    /// Dotted.
+    names: String,
+    /// Protobuf numbers; those of `TypeMeta` do not exist.
+    numbers: Vec<u32>,
+}
+
+impl Embed {
+    fn with(&self, name: &str, number: u32) -> Self {
+        let names =
+            if self.names.is_empty() { name.to_owned() } else { format!("{}.{name}", self.names) };
+        let mut numbers = self.numbers.clone();
+        numbers.extend((number > 0).then_some(number));
+        Self { names, numbers }
+    }
+}
+
+fn proto_number(f: &GoField) -> u32 {
+    f.tag("protobuf").and_then(|t| t.split(',').nth(1)).and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
 /// The definition of a type named as in OpenAPI.
 pub fn build(sources: &Sources, name: &str) -> Result<TypeDef, String> {
     let (package, ty) = name.rsplit_once('.').ok_or_else(|| format!("{name}: no package"))?;
     let import = import_path(package);
     let mut fields = BTreeMap::new();
-    collect(sources, &import, ty, "", &mut fields).map_err(|e| format!("{name}: {e}"))?;
+    collect(sources, &import, ty, &Embed::default(), &mut fields).map_err(|e| format!("{name}: {e}"))?;
     Ok(TypeDef { fields, go_name: ty.to_owned(), map_type: String::new() })
 }
 
@@ -51,7 +74,7 @@ fn collect(
     sources: &Sources,
     import: &str,
     ty: &str,
-    embed: &str,
+    embed: &Embed,
     out: &mut BTreeMap<String, Field>,
 ) -> Result<(), String> {
     let package = sources.package(import)?;
@@ -67,8 +90,7 @@ fn collect(
         }
         if f.name.is_empty() && key.is_empty() {
             let (import, ty) = locate(sources, import, f.ty.trim_start_matches('*'))?;
-            let embed = if embed.is_empty() { ty.clone() } else { format!("{embed}.{ty}") };
-            collect(sources, &import, &ty, &embed, out)?;
+            collect(sources, &import, &ty, &embed.with(&ty, proto_number(f)), out)?;
             continue;
         }
         let key = if key.is_empty() { f.name.as_str() } else { key };
@@ -84,11 +106,11 @@ fn field(
     import: &str,
     f: &GoField,
     options: &[&str],
-    embed: &str,
+    embed: &Embed,
 ) -> Result<Field, String> {
     let pointer = f.ty.starts_with('*');
     let r = resolve(sources, import, f.ty.trim_start_matches('*'))?;
-    let proto = f.tag("protobuf").and_then(|t| t.split(',').nth(1)).and_then(|n| n.parse().ok()).unwrap_or(0);
+    let proto = proto_number(f);
     let omitempty =
         options.contains(&"omitzero") || (options.contains(&"omitempty") && (pointer || !r.is_struct));
     let go = if r.go == r.ty.go() { String::new() } else { r.go };
@@ -99,7 +121,8 @@ fn field(
         patch_merge_key: f.tag("patchMergeKey").unwrap_or("").to_owned(),
         proto,
         go,
-        embed: embed.to_owned(),
+        embed: embed.names.clone(),
+        embed_proto: embed.numbers.clone(),
         ..Field::of(r.ty)
     })
 }

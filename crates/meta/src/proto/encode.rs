@@ -2,13 +2,13 @@
 //!
 //! Only what the tree has is written: absent fields are Go's zero values to every reader.
 
-use super::{DEPTH_MAX, MAGIC, embed_number, is_embedded};
+use super::{DEPTH_MAX, MAGIC, is_wrapped};
 use crate::quantity::Quantity;
-use crate::schema::{Field, Schema, Ty};
+use crate::schema::{Field, Schema, Ty, TypeDef};
 use crate::time;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// The envelope (`runtime.Unknown`) around a message.
 pub fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
@@ -71,30 +71,39 @@ fn message(schema: &Schema, ty: &str, value: &Value, out: &mut Vec<u8>, depth: u
     }
     let def = schema.types.get(ty).ok_or_else(|| format!("proto: no type {ty}"))?;
     let map = value.as_object().ok_or_else(|| format!("proto: {value} is no {ty}"))?;
-    let mut embedded: Vec<(u32, Vec<u8>)> = Vec::new();
+    level(schema, def, &[], map, out, depth)
+}
+
+/// Writes the fields that lie in the embedded structs of those numbers, then the structs embedded in there.
+fn level(
+    schema: &Schema,
+    def: &TypeDef,
+    embed: &[u32],
+    map: &Map<String, Value>,
+    out: &mut Vec<u8>,
+    depth: usize,
+) -> Result<(), String> {
+    let mut below: Vec<u32> = Vec::new();
     for (name, v) in map {
         let Some(f) = def.fields.get(name).filter(|f| f.proto > 0 && !v.is_null()) else { continue };
-        if is_embedded(f) {
-            let number = embed_number(&f.embed);
-            let at = match embedded.iter().position(|(n, _)| *n == number) {
-                Some(at) => at,
-                None => {
-                    embedded.push((number, Vec::new()));
-                    embedded.len() - 1
-                }
-            };
-            field(schema, f, v, &mut embedded[at].1, depth)?;
-        } else if f.embed.is_empty() {
-            field(schema, f, v, out, depth)?;
+        match f.embed_proto.strip_prefix(embed) {
+            // Type and version travel in the envelope.
+            Some([]) if f.embed != "TypeMeta" => field(schema, f, v, out, depth)?,
+            Some([next, ..]) if !below.contains(next) => below.push(*next),
+            _ => {}
         }
     }
-    embedded.iter().for_each(|(number, bytes)| bytes_field(out, *number, bytes));
+    for number in below {
+        let mut inner = Vec::new();
+        level(schema, def, &[embed, &[number]].concat(), map, &mut inner, depth + 1)?;
+        bytes_field(out, number, &inner);
+    }
     Ok(())
 }
 
 fn field(schema: &Schema, f: &Field, v: &Value, out: &mut Vec<u8>, depth: usize) -> Result<(), String> {
     match &f.ty {
-        Ty::List(item) => {
+        Ty::List(item) if !is_wrapped(&f.go) => {
             for v in v.as_array().ok_or_else(|| wrong(&f.ty, v))? {
                 single(schema, item, &f.go, f.proto, v, out, depth)?;
             }
@@ -180,6 +189,13 @@ fn single(
             message(schema, name, v, &mut inner, depth + 1)?;
             bytes_field(out, n, &inner);
         }
+        Ty::List(item) if is_wrapped(go) => {
+            let mut inner = Vec::new();
+            for v in v.as_array().ok_or_else(|| wrong(ty, v))? {
+                single(schema, item, "", 1, v, &mut inner, depth)?;
+            }
+            bytes_field(out, n, &inner);
+        }
         Ty::List(_) | Ty::Map(_) => return Err(wrong(ty, v)),
     }
     Ok(())
@@ -227,14 +243,23 @@ mod tests {
         let field = |ty, proto| Field { proto, ..Field::of(ty) };
         let fields = [
             ("name", field(Ty::String, 1)),
-            ("data", field(Ty::Map(Box::new(Ty::Bytes)), 3)),
+            ("data", field(Ty::Map(Box::new(Ty::Bytes)), 12)),
             ("ports", field(Ty::List(Box::new(Ty::Int32)), 4)),
             ("port", field(Ty::IntOrString, 5)),
             ("at", field(Ty::Time, 6)),
             ("size", field(Ty::Quantity, 7)),
             ("raw", field(Ty::Any, 8)),
             ("inner", field(Ty::Ref("T".into()), 9)),
-            ("secret", Field { proto: 6, embed: "VolumeSource".into(), ..Field::of(Ty::String) }),
+            ("deep", Field { proto: 1, embed: "A.B".into(), embed_proto: vec![3, 2], ..Field::of(Ty::Bool) }),
+            ("verbs", Field { go: "v1.Verbs".into(), ..field(Ty::List(Box::new(Ty::String)), 10) }),
+            (
+                "extra",
+                Field {
+                    go: "map[string]v1.ExtraValue".into(),
+                    ..field(Ty::Map(Box::new(Ty::List(Box::new(Ty::String)))), 11)
+                },
+            ),
+            ("secret", Field { proto: 6, embed: "VolumeSource".into(), embed_proto: vec![2], ..Field::of(Ty::String) }),
         ];
         let fields = fields.into_iter().map(|(n, f)| (n.to_owned(), f)).collect();
         let mut schema = Schema::default();
@@ -247,6 +272,7 @@ mod tests {
         let value = json!({
             "name": "n", "data": {"a": "AAE=", "b": ""}, "ports": [0, -1, 70000], "port": "http",
             "at": "2026-01-02T03:04:05Z", "size": "128Mi", "raw": {"x": [1, null]}, "secret": "s",
+            "deep": true, "verbs": ["get", "list"], "extra": {"a": ["x", ""], "b": []},
             "inner": {"port": -3, "name": ""},
         });
         let bytes = encode(&schema(), "T", &value).expect("written");
