@@ -80,6 +80,12 @@ impl Range {
     }
 }
 
+impl std::fmt::Display for Range {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.base, self.prefix)
+    }
+}
+
 #[derive(Default)]
 struct Pools {
     addresses: HashSet<IpAddr>,

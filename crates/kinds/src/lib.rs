@@ -7,6 +7,7 @@ pub mod admissionregistration;
 pub mod apiextensions;
 pub mod apiregistration;
 pub mod apps;
+pub mod autoscaling;
 pub mod batch;
 pub mod certificates;
 pub mod columns;
@@ -79,6 +80,8 @@ pub static KINDS: &[fn() -> KindDef] = &[
     networking::address::ip_address,
     networking::network_policy::kind,
     networking::address::service_cidr,
+    autoscaling::v2,
+    autoscaling::v1,
     batch::cron_job::kind,
     batch::job::kind,
     certificates::csr::kind,

@@ -31,7 +31,8 @@ pub fn kind() -> KindDef {
 
 fn controller(o: &Value) -> String {
     let Some(owner) = object::controller_of(o) else { return "<none>".to_owned() };
-    let (group, kind) = (text(owner, "apiVersion").split_once('/').map_or("", |(g, _)| g), text(owner, "kind"));
+    let (group, kind) =
+        (text(owner, "apiVersion").split_once('/').map_or("", |(g, _)| g), text(owner, "kind"));
     let resource = format!("{}.{group}", kind.to_lowercase());
     format!("{}/{}", resource.trim_end_matches('.'), text(owner, "name"))
 }

@@ -157,7 +157,15 @@ fn status_errors(status: &Value) -> ErrorList {
     let mut errors = Vec::new();
     let at = Path::new("status");
     let replicas = status["replicas"].as_i64().unwrap_or(0);
-    for field in ["replicas", "readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas", "observedGeneration", "collisionCount"] {
+    for field in [
+        "replicas",
+        "readyReplicas",
+        "currentReplicas",
+        "updatedReplicas",
+        "availableReplicas",
+        "observedGeneration",
+        "collisionCount",
+    ] {
         non_negative(status, field, &at, &mut errors);
     }
     for field in ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"] {

@@ -29,7 +29,9 @@ pub fn kind() -> KindDef {
             &[
                 NAME,
                 column("Schedule", "string", |o, _| text(&o["spec"], "schedule").into()),
-                column("Timezone", "string", |o, _| o["spec"]["timeZone"].as_str().unwrap_or("<none>").into()),
+                column("Timezone", "string", |o, _| {
+                    o["spec"]["timeZone"].as_str().unwrap_or("<none>").into()
+                }),
                 column("Suspend", "boolean", |o, _| match o["spec"]["suspend"] == true {
                     true => "True".into(),
                     false => "False".into(),
@@ -131,7 +133,11 @@ fn time_zone(zone: &str, at: &Path, errors: &mut ErrorList) {
     if zone.is_empty() {
         errors.push(Error::invalid(at, zone, "timeZone must be nil or non-empty string"));
     } else if zone.eq_ignore_ascii_case("local") {
-        errors.push(Error::invalid(at, zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"));
+        errors.push(Error::invalid(
+            at,
+            zone,
+            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+        ));
     } else if jiff::tz::TimeZone::get(zone).is_err() {
         errors.push(Error::invalid(at, zone, format!("unknown time zone {zone}")));
     }

@@ -103,7 +103,9 @@ fn default_spec(spec: &mut Value) {
     object::default_at(spec, &[], "suspend", false);
     let replacement = if spec["podFailurePolicy"].is_null() { "TerminatingOrFailed" } else { "Failed" };
     object::default_at(spec, &[], "podReplacementPolicy", replacement);
-    for rule in spec.pointer_mut("/podFailurePolicy/rules").and_then(Value::as_array_mut).into_iter().flatten() {
+    for rule in
+        spec.pointer_mut("/podFailurePolicy/rules").and_then(Value::as_array_mut).into_iter().flatten()
+    {
         for pattern in rule["onPodConditions"].as_array_mut().into_iter().flatten() {
             object::default_at(pattern, &[], "status", "True");
         }
@@ -184,7 +186,9 @@ impl Strategy for Job {
         completions_changed(spec, was, &at, &mut errors);
         immutable(&spec["selector"], &was["selector"], &at.child("selector"), &mut errors);
         template_changed(new, old, &at, &mut errors);
-        for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
+        for field in
+            ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]
+        {
             immutable(&spec[field], &was[field], &at.child(field), &mut errors);
         }
         errors
@@ -214,9 +218,14 @@ impl Strategy for Job {
 
 /// Upstream: `validateJobSpec`; also of a CronJob's template.
 pub fn spec_errors(spec: &Value, at: &Path, errors: &mut ErrorList) {
-    for field in
-        ["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished", "backoffLimitPerIndex"]
-    {
+    for field in [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+    ] {
         non_negative(spec, field, at, errors);
     }
     let indexed = spec["completionMode"] == "Indexed";
@@ -227,7 +236,11 @@ pub fn spec_errors(spec: &Value, at: &Path, errors: &mut ErrorList) {
             errors.push(Error::required(&at.child("backoffLimitPerIndex"), detail));
         }
         if spec["completions"].as_i64().is_some_and(|c| n > c) {
-            errors.push(Error::invalid(&at.child("maxFailedIndexes"), n, "must be less than or equal to completions"));
+            errors.push(Error::invalid(
+                &at.child("maxFailedIndexes"),
+                n,
+                "must be less than or equal to completions",
+            ));
         }
     }
     if !spec["completionMode"].is_null() {
@@ -239,7 +252,9 @@ pub fn spec_errors(spec: &Value, at: &Path, errors: &mut ErrorList) {
             errors.push(Error::required(&at.child("completions"), detail));
         }
         if let Some(n) = spec["parallelism"].as_i64().filter(|n| *n > INDEXED_PARALLELISM_MAX) {
-            let detail = format!("must be less than or equal to {INDEXED_PARALLELISM_MAX} when completion mode is Indexed");
+            let detail = format!(
+                "must be less than or equal to {INDEXED_PARALLELISM_MAX} when completion mode is Indexed"
+            );
             errors.push(Error::invalid(&at.child("parallelism"), n, detail));
         }
     } else if !spec["backoffLimitPerIndex"].is_null() {

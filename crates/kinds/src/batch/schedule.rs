@@ -84,7 +84,9 @@ fn number(text: &str, field: &Field) -> Result<u32, String> {
     if let Some(i) = field.names.iter().position(|n| text.eq_ignore_ascii_case(n)) {
         return Ok(field.min + i as u32);
     }
-    text.parse().map_err(|_| format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax"))
+    text.parse().map_err(|_| {
+        format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")
+    })
 }
 
 #[cfg(test)]
@@ -96,7 +98,16 @@ mod tests {
         for good in ["* * * * *", "*/5 0-6 1,15 jan-mar MON", "@hourly", "@every 1h30m", "0 0 ? * 0"] {
             assert_eq!(error(good), None, "{good}");
         }
-        for bad in ["", "* * * *", "60 * * * *", "5-1 * * * *", "*/0 * * * *", "@never", "a * * * *", "1-2-3 * * * *"] {
+        for bad in [
+            "",
+            "* * * *",
+            "60 * * * *",
+            "5-1 * * * *",
+            "*/0 * * * *",
+            "@never",
+            "a * * * *",
+            "1-2-3 * * * *",
+        ] {
             assert!(error(bad).is_some(), "{bad}");
         }
     }

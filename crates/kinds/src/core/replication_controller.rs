@@ -94,7 +94,11 @@ impl Strategy for ReplicationController {
         errors.extend(crate::core::pod::validation::template(template, &path));
         let policy = text(&template["spec"], "restartPolicy");
         if policy != "Always" {
-            errors.push(Error::not_supported(&path.child("spec").child("restartPolicy"), policy, &["Always"]));
+            errors.push(Error::not_supported(
+                &path.child("spec").child("restartPolicy"),
+                policy,
+                &["Always"],
+            ));
         }
         errors
     }

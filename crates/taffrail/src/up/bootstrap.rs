@@ -50,6 +50,7 @@ pub async fn run(
         });
         ensure(client, "/apis/scheduling.k8s.io/v1/priorityclasses", &class).await.map_err(failed)?;
     }
+    service_cidr(client, ranges).await.map_err(failed)?;
     kubernetes_service(client, ranges[0].nth(1), addresses, options).await.map_err(failed)?;
     dns_service(client, ranges).await.map_err(failed)
 }
@@ -141,6 +142,23 @@ async fn kubernetes_service(
         || json!([]),
         |ip| json!([{"addresses": [ip.to_string()], "conditions": {"ready": true}}]),
     );
+    let subsets = addresses.iter().find(of_family).map_or_else(
+        || json!([]),
+        |ip| {
+            let port = json!({"name": "https", "port": options.secure_port, "protocol": "TCP"});
+            json!([{"addresses": [{"ip": ip.to_string()}], "ports": [port]}])
+        },
+    );
+    // The slice is written here too, and not to be mirrored from this (upstream: `reconcilers.endpointsAdapter`).
+    let legacy = json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": subsets,
+    });
+    replace(client, "/api/v1/namespaces/default/endpoints", &legacy).await?;
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
@@ -150,11 +168,38 @@ async fn kubernetes_service(
         "addressType": family, "endpoints": endpoints,
         "ports": [{"name": "https", "port": options.secure_port, "protocol": "TCP"}],
     });
-    let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
-    match client.raw(Method::POST, path, Some(&slice)).await {
+    replace(client, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", &slice).await
+}
+
+/// Makes an object, or makes it what it should be.
+async fn replace(client: &Client, collection: &str, object: &Value) -> Result<(), Status> {
+    let name = object["metadata"]["name"].as_str().unwrap_or("");
+    match client.raw(Method::POST, collection, Some(object)).await {
         Err(e) if e.is_already_exists() => {
-            client.raw(Method::PUT, &format!("{path}/kubernetes"), Some(&slice)).await.map(drop)
+            client.raw(Method::PUT, &format!("{collection}/{name}"), Some(object)).await.map(drop)
         }
         other => other.map(drop),
     }
+}
+
+/// The ranges of Service addresses as an object (upstream: `pkg/controlplane/controller/defaultservicecidr`).
+async fn service_cidr(client: &Client, ranges: &[Range]) -> Result<(), Status> {
+    let cidrs: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+    let collection = "/apis/networking.k8s.io/v1/servicecidrs";
+    let wanted = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": cidrs},
+    });
+    ensure(client, collection, &wanted).await?;
+    let there = client.raw(Method::GET, &format!("{collection}/kubernetes"), None).await?;
+    if there["status"]["conditions"].as_array().is_some_and(|c| c.iter().any(|c| c["type"] == "Ready")) {
+        return Ok(());
+    }
+    let ready = json!({
+        "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready",
+        "lastTransitionTime": there["metadata"]["creationTimestamp"],
+    });
+    let mut done = there;
+    done["status"] = json!({"conditions": [ready]});
+    client.raw(Method::PUT, &format!("{collection}/kubernetes/status"), Some(&done)).await.map(drop)
 }

@@ -228,12 +228,11 @@ mod tests {
         assert_eq!(found(|_| {}), Vec::<String>::new());
         assert_eq!(
             found(|o| o["spec"]["accessModes"] = json!(["fakemode"])),
-            ["spec.accessModes: Unsupported value: \"fakemode\": supported values: \"ReadOnlyMany\", \"ReadWriteMany\", \"ReadWriteOnce\", \"ReadWriteOncePod\""]
+            [
+                "spec.accessModes: Unsupported value: \"fakemode\": supported values: \"ReadOnlyMany\", \"ReadWriteMany\", \"ReadWriteOnce\", \"ReadWriteOncePod\""
+            ]
         );
-        assert_eq!(
-            found(|o| o["spec"]["capacity"] = json!({"storage": "10G", "cpu": "1"})).len(),
-            1
-        );
+        assert_eq!(found(|o| o["spec"]["capacity"] = json!({"storage": "10G", "cpu": "1"})).len(), 1);
         assert_eq!(found(|o| o["spec"]["capacity"] = json!({})).len(), 2);
         assert_eq!(
             found(|o| o["spec"]["nfs"] = json!({"server": "s", "path": "/p"})),

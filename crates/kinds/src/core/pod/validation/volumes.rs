@@ -94,6 +94,43 @@ fn one(kind: &str, s: &Value, at: &Path, errors: &mut ErrorList) {
     }
 }
 
+/// Upstream: `validateProjectionSources`, of pod certificates.
+fn pod_certificate(p: &Value, at: &Path, errors: &mut ErrorList) {
+    const KEYS: &[&str] = &["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
+    const SECONDS_MIN: i64 = 3600;
+    const SECONDS_MAX: i64 = 91 * 86_400;
+    const SECONDS_MAX_OWN: i64 = 86_400;
+    let signer = text(p, "signerName");
+    if signer.is_empty() {
+        errors.push(Error::required(&at.child("signerName"), ""));
+    }
+    let key = text(p, "keyType");
+    if !KEYS.contains(&key) {
+        errors.push(Error::not_supported(&at.child("keyType"), key, KEYS));
+    }
+    if let Some(seconds) = p["maxExpirationSeconds"].as_i64() {
+        let own =
+            signer.split('/').next().is_some_and(|d| d == "kubernetes.io" || d.ends_with(".kubernetes.io"));
+        let max = if own { SECONDS_MAX_OWN } else { SECONDS_MAX };
+        let path = at.child("maxExpirationSeconds");
+        if seconds < SECONDS_MIN {
+            let detail = format!("if provided, maxExpirationSeconds must be >= {SECONDS_MIN}");
+            errors.push(Error::invalid(&path, seconds, detail));
+        }
+        if seconds > max {
+            let detail = format!("if provided, maxExpirationSeconds must be <= {max}");
+            errors.push(Error::invalid(&path, seconds, detail));
+        }
+    }
+    let paths = ["credentialBundlePath", "keyPath", "certificateChainPath"];
+    let given: Vec<&str> = paths.into_iter().filter(|f| !text(p, f).is_empty()).collect();
+    if given.is_empty() {
+        let detail = "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
+        errors.push(Error::required(at, detail));
+    }
+    given.iter().for_each(|f| local_path(text(p, f), &at.child(*f), errors));
+}
+
 fn projection(p: &Value, at: &Path, errors: &mut ErrorList) {
     let kinds = p.as_object().map_or(0, serde_json::Map::len);
     if kinds > 1 {
@@ -109,6 +146,9 @@ fn projection(p: &Value, at: &Path, errors: &mut ErrorList) {
     }
     if p["downwardAPI"].is_object() {
         downward(&p["downwardAPI"], &at.child("downwardAPI"), errors);
+    }
+    if p["podCertificate"].is_object() {
+        pod_certificate(&p["podCertificate"], &at.child("podCertificate"), errors);
     }
     let token = &p["serviceAccountToken"];
     if token.is_object() {
