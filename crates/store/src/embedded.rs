@@ -60,6 +60,8 @@ pub struct Options {
     pub history_bytes_max: u64,
     /// Log written between two snapshots.
     pub snapshot_every_bytes: u64,
+    /// Which values the files hold encrypted, and the keys that open them.
+    pub seal: Arc<Seal>,
     pub fatal: Fatal,
     /// Names a new store.
     pub rng: Arc<Rng>,
@@ -78,6 +80,7 @@ impl Options {
             history_events_max: 100_000,
             history_bytes_max: 128 << 20,
             snapshot_every_bytes: 64 << 20,
+            seal: Arc::new(Seal::none()),
             fatal: Arc::new(|reason| {
                 eprintln!(
                     "the store cannot go on: {reason}. Stopping at once; a restart recovers all that was acknowledged."
@@ -149,7 +152,8 @@ impl Embedded {
     /// Opens the store in a directory, which is made when it is missing.
     ///
     /// # Errors
-    /// The directory is in use, cannot be written, or holds damage that a crash does not explain.
+    /// The directory is in use, cannot be written, holds damage that a crash does not explain, or values that no key of
+    /// [`Options::seal`] opens.
     pub fn open(options: Options, disk: Arc<dyn Disk>, clock: SharedClock) -> Result<Arc<Self>, OpenError> {
         let (store, committer) = Self::open_stepped(options, disk, clock, true)?;
         let shared = store.shared.clone();
@@ -177,12 +181,12 @@ impl Embedded {
         let place = options.place(&*disk);
         let lock = place.lock()?;
         let limits = HistoryLimits { events: options.history_events_max, bytes: options.history_bytes_max };
-        let loaded = match recover::load(&place, limits)? {
+        let loaded = match recover::load(&place, limits, Some(&options.seal))? {
             Some(loaded) => loaded,
             None => {
                 create(&place, &options, now_ms(&clock))
                     .map_err(|e| place.io("make the log in", &options.dir, e))?;
-                recover::load(&place, limits)?
+                recover::load(&place, limits, None)?
                     .ok_or_else(|| place.corrupt(&segment::segment_name(1), 0, "the file is missing"))?
             }
         };
@@ -278,7 +282,14 @@ impl Embedded {
             next_record,
             made_ms: now_ms(&self.shared.clock),
         };
-        tools::write_backup(&*self.shared.disk, to, &header, &view, &records)?;
+        tools::write_backup(
+            &*self.shared.disk,
+            to,
+            &header,
+            &view,
+            &records,
+            Some(&self.shared.options.seal),
+        )?;
         Ok(view.revision)
     }
 }

@@ -5,7 +5,7 @@
 //! a commit is acknowledged and becomes visible only after it is on disk; revisions grow with every commit that
 //! changes a key (by one, unless others write to the same etcd); watchers see every change after their start once, in
 //! revision order, or are told that it was compacted away; an audit record rides in the commit of the change that it
-//! describes.
+//! describes; values under sealed prefixes are plain only in memory.
 
 mod api;
 pub mod disk;
@@ -15,6 +15,7 @@ mod item;
 mod queue;
 mod recover;
 mod remote;
+pub mod seal;
 mod slot;
 mod snapshot;
 mod state;
@@ -32,4 +33,5 @@ pub use api::*;
 pub use embedded::{Embedded, Fatal, Options};
 pub use recover::{OpenError, Recovery};
 pub use remote::{Etcd, EtcdError, EtcdOptions};
+pub use seal::{Seal, SealError};
 pub use slot::block_on;

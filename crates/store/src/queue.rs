@@ -5,6 +5,7 @@
 //! queued commits change and the view does not show yet.
 
 use crate::item::Item;
+use crate::seal::is_sealed;
 use crate::slot::Slot;
 use crate::view::View;
 use crate::wal::codec::{Action, Commit, Mutation};
@@ -266,6 +267,9 @@ pub fn check_shape(txn: &Txn, limits: &Limits) -> Result<usize, CommitError> {
     let malformed = |reason: String| Err(CommitError::Malformed { reason });
     let mut size = txn.record.as_ref().map_or(0, Bytes::len);
     let mut keys = HashSet::new();
+    if txn.record.as_ref().is_some_and(|r| is_sealed(r)) {
+        return malformed("its record reads as an encrypted one".to_owned());
+    }
     for op in &txn.ops {
         let (key, value) = match op {
             Op::Put { key, value, .. } => (key, Some(value)),
@@ -276,6 +280,9 @@ pub fn check_shape(txn: &Txn, limits: &Limits) -> Result<usize, CommitError> {
         }
         if txn.ops.len() > 1 && !keys.insert(key.as_str()) {
             return malformed(format!("it changes the key {key:?} twice"));
+        }
+        if value.is_some_and(|v| is_sealed(&v.bytes)) {
+            return malformed(format!("the value of {key:?} reads as an encrypted one"));
         }
         if let Some(value) = value {
             if value.stamp.is_some_and(|at| at > value.bytes.len()) {

@@ -4,6 +4,7 @@
 //! write that a crash interrupted; anything else that is wrong is an error that names the place, never a guess.
 
 use crate::disk::{Disk, Mode};
+use crate::seal::{Seal, SealError};
 use crate::snapshot::{self, Record};
 use crate::state::{self, Superseded};
 use crate::view::View;
@@ -31,6 +32,8 @@ pub enum OpenError {
         file.display(), data = data_dir.display()
     )]
     Corrupt { file: PathBuf, offset: u64, reason: String, data_dir: PathBuf },
+    #[error("the store in {} was not opened, and nothing was changed", dir.display())]
+    Sealed { dir: PathBuf, source: SealError },
     #[error("could not {what} {}", path.display())]
     Io { what: &'static str, path: PathBuf, source: io::Error },
 }
@@ -178,21 +181,26 @@ pub(crate) struct HistoryLimits {
     pub bytes: u64,
 }
 
-/// Loads a store whose lock is held. `None` when there is none yet.
-pub(crate) fn load(place: &Place, limits: HistoryLimits) -> Result<Option<Loaded>, OpenError> {
+/// Loads a store whose lock is held. `None` when there is none yet. Without a seal, values stay as they are written.
+pub(crate) fn load(
+    place: &Place,
+    limits: HistoryLimits,
+    seal: Option<&Seal>,
+) -> Result<Option<Loaded>, OpenError> {
     let files = place.files()?;
     if files.segments.is_empty() && files.snapshots.is_empty() {
         return Ok(None);
     }
     let mut recovery = Recovery::default();
     let snapshot = newest_snapshot(place, &files, &mut recovery)?;
-    let mut loader = Loader::new(limits);
+    let sealed = |source| OpenError::Sealed { dir: place.dir.to_owned(), source };
+    let mut loader = Loader::new(limits, seal);
     let (first, mut from) = match snapshot {
         Some(s) => {
             recovery.snapshot = Some(s.view.revision);
             let from = (s.header.position, s.header.store);
             let first = s.header.segment;
-            loader.begin(s);
+            loader.begin(s).map_err(sealed)?;
             (first, Some(from))
         }
         None => (1, None),
@@ -214,6 +222,9 @@ pub(crate) fn load(place: &Place, limits: HistoryLimits) -> Result<Option<Loaded
             return Err(place.corrupt(&name, 0, "the file is missing"));
         }
         let (seed, end) = place.scan(number, from, &mut |body| loader.take(body))?;
+        if let Some(source) = loader.failed.take() {
+            return Err(sealed(source));
+        }
         match end.rest {
             Rest::Bad(reason) => return Err(place.corrupt(&name, end.offset, reason)),
             Rest::Torn(bytes) if number == last => recovery.cut_bytes = bytes,
@@ -261,7 +272,10 @@ fn newest_snapshot(
 }
 
 /// Builds the state from bodies.
-struct Loader {
+struct Loader<'a> {
+    seal: Option<&'a Seal>,
+    /// What could not be opened first; nothing behind it is taken.
+    failed: Option<SealError>,
     view: View,
     records: BTreeMap<u64, (Revision, bytes::Bytes)>,
     next_record: u64,
@@ -272,9 +286,11 @@ struct Loader {
     limits: HistoryLimits,
 }
 
-impl Loader {
-    fn new(limits: HistoryLimits) -> Self {
+impl<'a> Loader<'a> {
+    fn new(limits: HistoryLimits, seal: Option<&'a Seal>) -> Self {
         Self {
+            seal,
+            failed: None,
             view: View::default(),
             records: BTreeMap::new(),
             next_record: 1,
@@ -286,16 +302,26 @@ impl Loader {
         }
     }
 
-    fn begin(&mut self, snapshot: snapshot::Snapshot) {
+    fn begin(&mut self, mut snapshot: snapshot::Snapshot) -> Result<(), SealError> {
+        if let Some(seal) = self.seal {
+            seal.open_snapshot(&mut snapshot.view, &mut snapshot.records)?;
+        }
         self.events_after = snapshot.view.revision;
         self.view = snapshot.view;
         self.next_record = snapshot.header.next_record;
         self.records = snapshot.records.into_iter().map(|(n, r, b)| (n, (r, b))).collect();
+        Ok(())
     }
 
     fn take(&mut self, body: Body) {
         let mut events = Vec::new();
         for mut commit in body.commits {
+            if self.failed.is_none() {
+                self.failed = self.seal.and_then(|s| s.open_commit(&mut commit).err());
+            }
+            if self.failed.is_some() {
+                return;
+            }
             state::apply(&mut self.view, &commit, &mut events, &mut self.superseded);
             if let Some((number, bytes)) = commit.record.take() {
                 self.next_record = self.next_record.max(number + 1);

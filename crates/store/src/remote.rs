@@ -73,6 +73,8 @@ pub struct EtcdOptions {
     pub backlog_revisions: u64,
     /// `None` leaves compaction to others.
     pub compact_every: Option<Duration>,
+    /// Which values etcd holds encrypted, and the keys that open them.
+    pub seal: Arc<Seal>,
     /// What is done when etcd's history turns out to be another one than was shown: by default the process ends.
     pub fatal: Fatal,
     /// Names records.
@@ -94,6 +96,7 @@ impl EtcdOptions {
             backlog_revisions: 10_000,
             // upstream: apiserver `pkg/storage/storagebackend#DefaultCompactInterval`
             compact_every: Some(Duration::from_secs(300)),
+            seal: Arc::new(Seal::none()),
             fatal: Arc::new(|reason| {
                 eprintln!(
                     "the store cannot go on: {reason}. Stopping at once; a restart shows what etcd has."
@@ -166,7 +169,8 @@ impl Etcd {
     /// Connects, reads what is there, and follows it from then on. Blocks the thread meanwhile.
     ///
     /// # Errors
-    /// etcd cannot be reached, is too old, or the configuration cannot work.
+    /// etcd cannot be reached, is too old, holds values that no key of [`EtcdOptions::seal`] opens, or the configuration
+    /// cannot work.
     pub fn open(options: EtcdOptions) -> Result<Arc<Self>, EtcdError> {
         if options.identity.is_empty() || options.identity.contains('/') {
             return Err(EtcdError::Identity(options.identity));
@@ -438,6 +442,18 @@ fn wake(buckets: Vec<Arc<Bucket>>) {
 /// etcd's numbers are signed and never negative.
 fn unsigned(revision: i64) -> Revision {
     u64::try_from(revision).unwrap_or(0)
+}
+
+/// The value of a key as the store shows it, of what is stored in etcd under `place`.
+fn opened(
+    seal: &Seal,
+    key: &str,
+    place: &[u8],
+    stored: &bytes::Bytes,
+    at: Revision,
+) -> Result<bytes::Bytes, ::etcd::Error> {
+    let plain = seal.open(key, place, stored).map_err(|e| ::etcd::Error::Config(e.to_string()))?;
+    Ok(stamp::shown(&plain, at))
 }
 
 fn signed(revision: Revision) -> i64 {

@@ -7,6 +7,7 @@
 use crate::Revision;
 use crate::disk::{Disk, DiskFile, Mode};
 use crate::item::{Item, Version};
+use crate::seal::{Seal, record_place};
 use crate::view::View;
 use crate::wal::codec::{Input, put_bytes, put_u64};
 use crate::wal::segment::Position;
@@ -47,13 +48,14 @@ pub struct Snapshot {
     pub records: Vec<Record>,
 }
 
-/// Writes and syncs a new file.
+/// Writes and syncs a new file. Without a seal the values are sealed already, or never are.
 pub fn write(
     disk: &dyn Disk,
     path: &Path,
     header: &Header,
     view: &View,
     records: &[Record],
+    seal: Option<&Seal>,
 ) -> io::Result<()> {
     let mut out =
         ChunkWriter { file: disk.open(path, Mode::Create)?, offset: 0, chunk: Vec::new(), number: 0 };
@@ -71,21 +73,33 @@ pub fn write(
     let mut result = Ok(());
     view.tree.walk(b"", &mut |item| {
         let Some(value) = &item.newest.value else { return ControlFlow::Continue(()) };
+        let sealed = match seal.map(|s| s.seal(&item.key, item.key.as_bytes(), value)) {
+            None => value.clone(),
+            Some(Ok(sealed)) => sealed,
+            Some(Err(error)) => {
+                result = Err(io::Error::other(error));
+                return ControlFlow::Break(());
+            }
+        };
         out.begin(ENTRIES);
         put_bytes(&mut out.chunk, item.key.as_bytes());
         put_u64(&mut out.chunk, item.newest.created);
         put_u64(&mut out.chunk, item.newest.modified);
-        put_bytes(&mut out.chunk, value);
+        put_bytes(&mut out.chunk, &sealed);
         result = out.flush_full();
         if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     result?;
     out.flush()?;
     for (number, revision, bytes) in records {
+        let sealed = match seal {
+            None => bytes.clone(),
+            Some(seal) => seal.seal_record(&record_place(*number), bytes).map_err(io::Error::other)?,
+        };
         out.begin(RECORDS);
         put_u64(&mut out.chunk, *number);
         put_u64(&mut out.chunk, *revision);
-        put_bytes(&mut out.chunk, bytes);
+        put_bytes(&mut out.chunk, &sealed);
         out.flush_full()?;
     }
     out.flush()?;

@@ -6,6 +6,7 @@ mod kill;
 mod limits;
 mod model;
 mod operator;
+mod sealed;
 
 use crate::disk::sim::SimDisk;
 use crate::disk::{Disk, RealDisk};

@@ -1,12 +1,14 @@
 //! What an operator does to a store that is not running: verify, repair, back up, restore.
 //!
 //! Invariants: verify and backup change nothing; repair deletes nothing, what it takes out of use stays beside the
-//! store under another name; restore writes only into a directory without a store.
+//! store under another name; restore writes only into a directory without a store; no tool needs
+//! a key: values stay sealed as they are.
 
 use crate::Revision;
 use crate::disk::{Disk, Mode, is_full, read_all};
 use crate::embedded::{Options, new_id, now_ms};
 use crate::recover::{self, HistoryLimits, OpenError, Place};
+use crate::seal::Seal;
 use crate::snapshot::{self, Record};
 use crate::view::View;
 use crate::wal::frame::Seed;
@@ -135,7 +137,7 @@ pub fn verify(disk: &dyn Disk, dir: &Path, data_dir: &Path) -> Result<Report, To
             Err(e) => return Err(e.into()),
         }
     }
-    match recover::load(&place, NO_HISTORY) {
+    match recover::load(&place, NO_HISTORY, None) {
         Ok(Some(loaded)) => {
             report.revision = loaded.view.revision;
             report.keys = loaded.view.tree.live();
@@ -166,7 +168,7 @@ pub fn repair(
     let files = place.files()?;
     // Each round mends one place for good.
     for _ in 0..=2 * (files.segments.len() + files.snapshots.len()) + 2 {
-        let (file, offset, reason) = match recover::load(&place, NO_HISTORY) {
+        let (file, offset, reason) = match recover::load(&place, NO_HISTORY, None) {
             Ok(loaded) => {
                 done.revision = loaded.map_or(0, |l| l.view.revision);
                 return Ok(done);
@@ -206,7 +208,7 @@ pub fn backup(
 ) -> Result<Revision, ToolError> {
     let place = Place { disk, dir, data_dir };
     let _lock = place.lock()?;
-    let Some(loaded) = recover::load(&place, NO_HISTORY)? else {
+    let Some(loaded) = recover::load(&place, NO_HISTORY, None)? else {
         let source = io::Error::new(io::ErrorKind::NotFound, "there is no store");
         return Err(io_error("open the store in", dir, source));
     };
@@ -218,7 +220,7 @@ pub fn backup(
         made_ms: now_ms(clock),
     };
     let records = loaded.record_list();
-    write_backup(disk, to, &header, &loaded.view, &records).map_err(|e| io_error("write", to, e))?;
+    write_backup(disk, to, &header, &loaded.view, &records, None).map_err(|e| io_error("write", to, e))?;
     Ok(loaded.view.revision)
 }
 
@@ -264,7 +266,7 @@ pub fn restore(
     let blank = blank.map_err(|e| io_error("make the log in", dir, e))?;
     writer::install(disk, dir, blank, &name, &start).map_err(|e| io_error("make the log in", dir, e))?;
     let path = dir.join(segment::snapshot_name(1));
-    write_backup(disk, &path, &header, &snapshot.view, &snapshot.records)
+    write_backup(disk, &path, &header, &snapshot.view, &snapshot.records, None)
         .map_err(|e| io_error("write", &path, e))?;
     Ok(revision)
 }
@@ -276,6 +278,7 @@ pub(crate) fn write_backup(
     header: &snapshot::Header,
     view: &View,
     records: &[Record],
+    seal: Option<&Seal>,
 ) -> io::Result<()> {
     if disk.open(to, Mode::Read).is_ok() {
         return Err(io::ErrorKind::AlreadyExists.into());
@@ -288,7 +291,7 @@ pub(crate) fn write_backup(
         _ => {}
     }
     let written =
-        snapshot::write(disk, &partial, header, view, records).and_then(|()| disk.rename(&partial, to));
+        snapshot::write(disk, &partial, header, view, records, seal).and_then(|()| disk.rename(&partial, to));
     if let Err(e) = written {
         let _ = disk.remove(&partial);
         return Err(e);

@@ -83,6 +83,11 @@ pub struct UpOptions {
     #[arg(long, value_name = "FILE")]
     pub etcd_keyfile: Option<PathBuf>,
 
+    /// EncryptionConfiguration (apiserver.config.k8s.io/v1): what is encrypted at rest, and with which keys. By default
+    /// Secrets are, with a key that is made in the data directory
+    #[arg(long, value_name = "FILE")]
+    pub encryption_provider_config: Option<PathBuf>,
+
     /// Largest size in bytes of keys and values that the store holds; more is refused
     #[arg(long, default_value_t = 2 << 30, value_name = "BYTES")]
     pub quota_backend_bytes: u64,

@@ -3,6 +3,7 @@
 mod backend;
 mod bootstrap;
 mod control_plane;
+mod encryption;
 mod expire;
 mod feed;
 mod flow;
@@ -14,6 +15,7 @@ use crate::config::UpOptions;
 use crate::logging;
 use crate::steps::Steps;
 use control_plane::ControlPlane;
+pub use encryption::KEY_FILE;
 use nodes::Nodes;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;

@@ -78,10 +78,7 @@ impl Committer {
         let revision = batch.last().map_or(0, |p| p.commit.revision);
         if batch.iter().any(|p| !p.is_empty()) {
             self.begin_frame();
-            for pending in batch.iter().filter(|p| !p.is_empty()) {
-                pending.commit.write(&mut self.buffer);
-            }
-            if let Err(error) = self.append(revision) {
+            if let Err(error) = self.write_commits(&batch).and_then(|()| self.append(revision)) {
                 self.give_up(batch, error);
                 return false;
             }
@@ -104,6 +101,15 @@ impl Committer {
         let lowest = self.shared.records.lock().kept.keys().next().copied();
         self.finished_below = lowest.unwrap_or(self.next_record);
         frame::begin(&mut self.buffer, self.finished_below);
+    }
+
+    /// Puts the commits of a group into the frame, sealed.
+    fn write_commits(&mut self, batch: &[Pending]) -> Result<(), AppendError> {
+        for pending in batch.iter().filter(|p| !p.is_empty()) {
+            let sealed = self.shared.options.seal.seal_commit(&pending.commit);
+            sealed.map_err(|e| AppendError::Fatal(e.to_string()))?.write(&mut self.buffer);
+        }
+        Ok(())
     }
 
     fn append(&mut self, revision: Revision) -> Result<(), AppendError> {

@@ -136,7 +136,7 @@ fn snapshot_and_prune(
     if disk.free_space(dir)? < view.used_bytes + shared.options.segment_bytes {
         return Err(io::ErrorKind::StorageFull.into());
     }
-    if let Err(e) = snapshot::write(disk, &unfinished, header, view, records) {
+    if let Err(e) = snapshot::write(disk, &unfinished, header, view, records, Some(&shared.options.seal)) {
         let _ = disk.remove(&unfinished);
         return Err(e);
     }

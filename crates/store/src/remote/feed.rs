@@ -117,23 +117,25 @@ impl Shared {
                 continue;
             }
             if let Some((groups, revision)) = whole_revisions(answer, &mut held) {
-                self.publish(&groups, revision);
+                if let Err(error) = self.publish(&groups, revision) {
+                    return End::Broken(error);
+                }
             }
         }
     }
 
-    /// Makes changes visible.
-    fn publish(&self, groups: &[Group], revision: Revision) {
+    /// Makes changes visible: all of them or, when a value does not open, none.
+    fn publish(&self, groups: &[Group], revision: Revision) -> Result<(), Error> {
         let mut events = Vec::new();
         {
             let mut superseded = self.superseded.lock();
             let mut view = View::clone(&self.view.load());
             if revision <= view.revision {
-                return;
+                return Ok(());
             }
             let first = view.revision;
             for group in groups.iter().filter(|g| g.revision > first) {
-                let commit = self.commit_of(&view, group);
+                let commit = self.commit_of(&view, group)?;
                 state::apply(&mut view, &commit, &mut events, &mut superseded);
             }
             view.revision = revision;
@@ -142,17 +144,20 @@ impl Shared {
         let dirty = self.history.publish(events, revision);
         self.visible.send_replace(revision);
         wake(dirty);
+        Ok(())
     }
 
     /// The events of a revision as the commit that the embedded engine would have made.
-    fn commit_of(&self, view: &View, group: &Group) -> Commit {
+    fn commit_of(&self, view: &View, group: &Group) -> Result<Commit, Error> {
         let revision = group.revision;
+        let seal = &self.options.seal;
         let mut last: HashMap<&str, Bytes> = HashMap::new();
         let mut changes = Vec::new();
         let keyed = group.events.iter().filter_map(|e| e.kv.as_ref().map(|kv| (e.kind, kv)));
         for (_, kv) in keyed.clone().filter(|(_, kv)| self.layout.name(&kv.key) == Name::Last) {
             if let Some((key, stored)) = split_last(&kv.value) {
-                last.insert(key, stamp::shown(stored, revision));
+                let stored = Bytes::copy_from_slice(stored);
+                last.insert(key, opened(seal, key, &self.layout.key(key), &stored, revision)?);
             }
         }
         for (kind, kv) in keyed {
@@ -161,11 +166,11 @@ impl Shared {
                 let stored = || view.get(key).and_then(|e| stamp::restamped(&e.value, revision));
                 Action::Delete(last.get(key).cloned().or_else(stored))
             } else {
-                Action::Put(stamp::shown(&kv.value, revision))
+                Action::Put(opened(seal, key, &kv.key, &kv.value, revision)?)
             };
             changes.push(Mutation { key: Arc::from(key), action });
         }
-        Commit { revision, changes, record: None }
+        Ok(Commit { revision, changes, record: None })
     }
 
     /// Replaces the view by what etcd has now.

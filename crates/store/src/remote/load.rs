@@ -141,7 +141,7 @@ impl Loading<'_> {
                 at = page.header.as_ref().map_or(0, |h| h.revision);
             }
             for kv in &page.kvs {
-                self.add(&mut view, kv, old);
+                self.add(&mut view, kv, old)?;
             }
             match page.kvs.last() {
                 // The next key is the last one and a zero byte.
@@ -154,17 +154,21 @@ impl Loading<'_> {
         Ok(view)
     }
 
-    fn add(&self, view: &mut View, kv: &KeyValue, old: Option<&View>) {
-        let Name::Key(key) = self.layout.name(&kv.key) else { return };
+    fn add(&self, view: &mut View, kv: &KeyValue, old: Option<&View>) -> Result<(), Error> {
+        let Name::Key(key) = self.layout.name(&kv.key) else { return Ok(()) };
         let modified = unsigned(kv.mod_revision);
         let known = old.and_then(|o| o.tree.get(key)).filter(|i| i.newest.modified == modified);
         let (key, value) = match known {
             Some(item) => (item.key.clone(), item.newest.value.clone()),
-            None => (Arc::from(key), Some(stamp::shown(&kv.value, modified))),
+            None => {
+                let value = opened(&self.options.seal, key, &kv.key, &kv.value, modified)?;
+                (Arc::from(key), Some(value))
+            }
         };
         view.used_bytes += Item::version_bytes(&key, value.as_ref().map_or(0, |v| v.len()));
         let newest = Version { modified, created: unsigned(kv.create_revision), value, older: None };
         view.tree.put(Arc::new(Item { key, newest }));
+        Ok(())
     }
 }
 

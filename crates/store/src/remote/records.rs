@@ -80,7 +80,12 @@ impl Shared {
             let Some(owner) = self.layout.record_owner(&kv.key) else { continue };
             if owner == self.layout.identity || !there.contains(owner) {
                 let revision = unsigned(kv.create_revision);
-                self.records.lock().add(revision, revision, kv.key, kv.value);
+                match self.options.seal.open_record(&kv.key, &kv.value) {
+                    Ok(plain) => self.records.lock().add(revision, revision, kv.key, plain),
+                    // Another server's own key sealed it: that server completes it when it is there again.
+                    Err(_) if owner != self.layout.identity => {}
+                    Err(error) => return Err(Error::Config(error.to_string())),
+                }
             }
         }
         Ok(())

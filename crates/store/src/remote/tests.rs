@@ -451,3 +451,72 @@ fn tls_needs_the_right_certificates() {
     let missing = fails(&|c| c.ca_file = Some(server.path("none.pem")));
     assert!(missing.contains("none.pem"), "{missing}");
 }
+
+#[test]
+fn secrets_are_sealed_in_etcd_and_wrong_keys_are_refused() {
+    use crate::seal::{Key, Seal};
+    let Some(server) = Server::start() else { return };
+    let key = |name: &str, byte: u8| Arc::new(Key::aesgcm(name, &[byte; 32]).unwrap());
+    let sealed = |keys: Vec<Arc<Key>>| {
+        let seal = Arc::new(Seal::secrets("the file encryption.key", keys));
+        Etcd::open(EtcdOptions { scope: "/registry/".to_owned(), seal, ..options(&server) })
+    };
+    let name = "/registry/secrets/ns/a";
+    let secret = |data: &str, expect| Op::Put { key: name.to_owned(), value: object("a", data), expect };
+    let store = sealed(vec![key("k1", 1)]).unwrap();
+    let txn =
+        Txn { ops: vec![secret("hunter2", Expect::Absent)], record: Some(Bytes::from_static(b"hunter2")) };
+    let done = block_on(store.commit(txn)).unwrap();
+    assert!(
+        text(&done.values[0]).contains("hunter2")
+            && text(&store.get(name).unwrap().value).contains("hunter2")
+    );
+    let raw = server.raw(name).unwrap();
+    assert!(raw.starts_with(b"k8s:enc:aesgcm:v1:k1:"), "{raw:?}");
+    // As upstream opens it: bound to the key in etcd.
+    let plain = Seal::secrets("", vec![key("k1", 1)]).open(name, name.as_bytes(), &raw).unwrap();
+    assert_eq!(text(&plain), String::from_utf8(object("a", "hunter2").bytes).unwrap());
+    // What loses learns the plain value.
+    let Err(CommitError::Conflict { current: Some(current), .. }) =
+        commit(&*store, vec![secret("x", Expect::Absent)])
+    else {
+        panic!("no conflict")
+    };
+    assert!(text(&current.value).contains("hunter2"));
+    drop(store);
+    let whole = std::fs::read(backup_of(&server)).unwrap();
+    assert!(!whole.windows(7).any(|w| w == b"hunter2"));
+
+    let why = sealed(vec![key("k2", 2)]).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(why.contains("\"k1\"") && why.contains("the file encryption.key"), "{why}");
+    let store = sealed(vec![key("k2", 2), key("k1", 1)]).unwrap();
+    assert_eq!(text(&store.unfinished_records()[0].2), "hunter2");
+    let mut watcher = store.watch("/registry/secrets/", store.revision()).unwrap();
+    let now = store.get(name).unwrap().modified;
+    commit(&*store, vec![secret("hunter3", Expect::At(now))]).unwrap();
+    assert!(server.raw(name).unwrap().starts_with(b"k8s:enc:aesgcm:v1:k2:"));
+    let last = Some(object("a", "hunter4, deleted"));
+    commit(&*store, vec![Op::Delete { key: name.to_owned(), last, expect: Expect::Any }]).unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        let Watched::Events(events) = block_on(watcher.next()) else { panic!("the watch ended") };
+        seen.extend(events);
+    }
+    let Change::Put(value) = &seen[0].change else { panic!("no put") };
+    assert!(text(value).contains("hunter3"));
+    let Change::Delete(value) = &seen[1].change else { panic!("no deletion") };
+    assert!(text(value).contains("hunter4"));
+    drop(store);
+    let whole = std::fs::read(backup_of(&server)).unwrap();
+    assert!(!whole.windows(6).any(|w| w == b"hunter"));
+}
+
+/// A snapshot of everything in etcd.
+fn backup_of(server: &Server) -> std::path::PathBuf {
+    let elsewhere =
+        EtcdOptions { identity: "another".to_owned(), scope: "/nothing/".to_owned(), ..options(server) };
+    let store = Etcd::open(elsewhere).unwrap();
+    let file = server.path(&format!("backup-{}", store.revision()));
+    store.backup(&file).unwrap();
+    file
+}

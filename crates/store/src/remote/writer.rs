@@ -139,7 +139,7 @@ async fn run(
         return Err(conflict);
     }
     let record_key = txn.record.as_ref().map(|_| shared.new_record_key());
-    let plan = shared.plan(txn, record_key.as_ref());
+    let plan = shared.plan(txn, record_key.as_ref()).map_err(unsealed)?;
     let bytes = plan.request.encoded_len();
     if bytes > shared.options.request_bytes_max {
         return Err(CommitError::TooLarge { bytes, limit: shared.options.request_bytes_max });
@@ -205,7 +205,8 @@ impl Shared {
         })
     }
 
-    fn plan(&self, txn: &Txn, record_key: Option<&Bytes>) -> Plan {
+    fn plan(&self, txn: &Txn, record_key: Option<&Bytes>) -> Result<Plan, SealError> {
+        let seal = &self.options.seal;
         let view = self.view.load();
         let mut request = TxnRequest::default();
         let mut changes = Vec::with_capacity(txn.ops.len() + 1);
@@ -230,13 +231,17 @@ impl Shared {
                 })));
             }
             match op {
-                Op::Put { value, .. } => changes.push(put(key_there, stamp::stored(value))),
+                Op::Put { value, .. } => {
+                    let value = seal.seal(key, &key_there, &stamp::stored(value))?;
+                    changes.push(put(key_there, value));
+                }
                 Op::Delete { last, .. } => {
                     if let Some(last) = last {
                         // Mostly the stored value with the deletion's revision, which everybody can make alone.
                         let known = view.get(key).filter(|e| expect == Expect::At(e.modified));
                         if !known.is_some_and(|e| stamp::same_but_revision(&e.value, last)) {
-                            let value = join_last(key, &stamp::stored(last));
+                            let value = seal.seal(key, &key_there, &stamp::stored(last))?;
+                            let value = join_last(key, &value);
                             request.success.push(put(self.layout.last(i), value));
                         }
                     }
@@ -251,9 +256,10 @@ impl Shared {
         let record_at = first_op + changes.len();
         request.success.append(&mut changes);
         if let (Some(key), Some(record)) = (record_key, &txn.record) {
-            request.success.push(put(key.clone(), record.clone()));
+            let record = seal.seal_record(key, record)?;
+            request.success.push(put(key.clone(), record));
         }
-        Plan { request, first_op, record_at }
+        Ok(Plan { request, first_op, record_at })
     }
 
     /// What an operation's key holds now: the same bytes that the watch has brought, when it has.
@@ -271,7 +277,10 @@ impl Shared {
                     _ if gone.deleted == 0 => Bytes::new(),
                     (Some(last), _) => queue::stamp(last.clone(), revision),
                     (None, Some(kv)) => {
-                        let stored = stamp::shown(&kv.value, unsigned(kv.mod_revision));
+                        let (key, at) = (expectation(op).0, unsigned(kv.mod_revision));
+                        // What does not open was never shown here either.
+                        let stored = opened(&self.options.seal, key, &kv.key, &kv.value, at);
+                        let stored = stored.unwrap_or_default();
                         stamp::restamped(&stored, revision).unwrap_or(stored)
                     }
                     (None, None) => Bytes::new(),
@@ -293,11 +302,19 @@ impl Shared {
                 Expect::At(revision) => kv.is_some_and(|kv| unsigned(kv.mod_revision) == revision),
             };
             if !holds {
-                let current = kv.map(|kv| entry(key, kv));
-                return CommitError::Conflict { op, key: key.to_owned(), current };
+                return match kv.map(|kv| self.entry(key, kv)).transpose() {
+                    Ok(current) => CommitError::Conflict { op, key: key.to_owned(), current },
+                    Err(error) => CommitError::Unavailable { reason: error.to_string() },
+                };
             }
         }
         CommitError::Unavailable { reason: "etcd refused a commit whose expectations hold".to_owned() }
+    }
+
+    fn entry(&self, key: &str, kv: &KeyValue) -> Result<Entry, Error> {
+        let modified = unsigned(kv.mod_revision);
+        let value = opened(&self.options.seal, key, &kv.key, &kv.value, modified)?;
+        Ok(Entry { key: Arc::from(key), value, created: unsigned(kv.create_revision), modified })
     }
 
     /// etcd's refusal in the store's words (upstream: etcd `api/v3rpc/rpctypes/error.go`).
@@ -321,15 +338,13 @@ impl Shared {
     }
 }
 
+fn unsealed(error: SealError) -> CommitError {
+    CommitError::Unavailable { reason: error.to_string() }
+}
+
 fn expectation(op: &Op) -> (&str, Expect) {
     let (Op::Put { key, expect, .. } | Op::Delete { key, expect, .. }) = op;
     (key, *expect)
-}
-
-fn entry(key: &str, kv: &KeyValue) -> Entry {
-    let modified = unsigned(kv.mod_revision);
-    let value = stamp::shown(&kv.value, modified);
-    Entry { key: Arc::from(key), value, created: unsigned(kv.create_revision), modified }
 }
 
 fn part(request: Request) -> RequestOp {

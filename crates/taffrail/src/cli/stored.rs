@@ -70,13 +70,22 @@ pub fn run(s: &Stores) -> Result<(), String> {
         Command::Backup { file } => {
             let revision = store::tools::backup(&disk, &dir, data_dir, file, &clock).map_err(fail)?;
             println!("revision {revision} written to {}", file.display());
+            note_key(data_dir);
         }
         Command::Restore { file } => {
             // Clients that saw later revisions of the lost store must not mistake new ones for them.
             const BUMP: u64 = 1_000_000;
             let revision = store::tools::restore(&disk, file, &settings(), BUMP, &clock).map_err(fail)?;
             println!("restored; the store goes on at revision {revision}");
+            note_key(data_dir);
         }
     }
     Ok(())
+}
+
+/// A copy of a store opens only with the keys that its values are sealed with.
+fn note_key(data_dir: &std::path::Path) {
+    let key = data_dir.join(crate::up::KEY_FILE);
+    println!("its Secrets open only with the keys that they were written with: {}", key.display());
+    println!("and what --encryption-provider-config named; keep copies of those apart from this one");
 }

@@ -1,6 +1,7 @@
 //! Where objects are kept: in the data directory, or in an etcd that others run.
 
 use super::control_plane::text;
+use super::encryption::Encryption;
 use crate::config::UpOptions;
 use base::clock::SharedClock;
 use base::rng::Rng;
@@ -23,13 +24,30 @@ pub enum Backend {
 impl Backend {
     /// Opens what `--store` names. Blocks until all objects are in memory.
     pub fn open(options: &UpOptions, clock: &SharedClock, rng: &Arc<Rng>) -> Result<Self, String> {
+        let encryption = Encryption::load(options)?;
+        let backend = Self::open_sealed(options, clock, rng, &encryption)?;
+        // Not before: a new key beside a store that needs another one would only confuse.
+        if let Err(error) = encryption.keep() {
+            backend.store().close();
+            return Err(error);
+        }
+        Ok(backend)
+    }
+
+    fn open_sealed(
+        options: &UpOptions,
+        clock: &SharedClock,
+        rng: &Arc<Rng>,
+        encryption: &Encryption,
+    ) -> Result<Self, String> {
         if options.store.starts_with("etcd=") {
-            return etcd(options, rng).map(Self::Etcd);
+            return etcd(options, rng, encryption).map(Self::Etcd);
         }
         let mut settings = store::Options::new(options.data_dir.join("store"));
         settings.data_dir.clone_from(&options.data_dir);
         settings.quota_bytes = options.quota_backend_bytes;
         settings.rng = rng.clone();
+        settings.seal = encryption.seal.clone();
         let dir = settings.dir.clone();
         let store = Embedded::open(settings, Arc::new(store::disk::RealDisk), clock.clone()).map_err(text)?;
         tracing::info!(target: "store", dir = %dir.display(), revision = store.revision(), "opened");
@@ -61,7 +79,7 @@ impl Backend {
     }
 }
 
-fn etcd(options: &UpOptions, rng: &Arc<Rng>) -> Result<Arc<Etcd>, String> {
+fn etcd(options: &UpOptions, rng: &Arc<Rng>, encryption: &Encryption) -> Result<Arc<Etcd>, String> {
     let mut config = EtcdConfig::parse(&options.store).map_err(|e| format!("--store: {e}"))?;
     config.ca_file.clone_from(&options.etcd_cafile);
     config.cert_file.clone_from(&options.etcd_certfile);
@@ -69,6 +87,7 @@ fn etcd(options: &UpOptions, rng: &Arc<Rng>) -> Result<Arc<Etcd>, String> {
     config.check().map_err(|e| format!("--store: {e} (--etcd-cafile, --etcd-certfile, --etcd-keyfile)"))?;
     let mut settings = EtcdOptions::new(config, identity(options, rng)?);
     settings.rng = rng.clone();
+    settings.seal = encryption.seal.clone();
     let store = Etcd::open(settings).map_err(text)?;
     tracing::info!(target: "store", etcd = options.store, revision = store.revision(), "opened");
     Ok(store)
