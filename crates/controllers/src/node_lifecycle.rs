@@ -332,7 +332,8 @@ mod tests {
         let all = client.clone();
         let setup = Setup {
             clients: Arc::new(move |_: &str| all.clone()),
-            informers: Informers::new(client.clone(), clock.clone()),
+            system: client.clone(),
+        informers: Informers::new(client.clone(), clock.clone()),
             config: crate::Config::default(),
             clock: clock.clone(),
             rng: Arc::new(base::rng::Rng::seeded(1)),

@@ -1,14 +1,17 @@
-//! Replica sets: so many pods of one template.
+//! Replica sets and replication controllers: so many pods of one template.
 //!
+//! A replication controller is looked at as the replica set that says the same, as upstream does.
 //! Invariant: pods are created or deleted only while all earlier creations and deletions have been seen.
-//! upstream: `pkg/controller/replicaset`
+//! upstream: `pkg/controller/replicaset`, `pkg/controller/replication/conversion.go`
 
 mod plan;
 mod rank;
+mod replicated;
 mod status;
 
 pub use plan::{Plan, World, plan};
 pub use rank::victims;
+use replicated::Replicated;
 
 use crate::common::{claim, pods, select};
 use crate::deployment::is_terminating_namespace;
@@ -21,7 +24,7 @@ use client::informer::{Change, Informer};
 use client::{Client, DeleteOptions, Kind};
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meta::Status;
 use std::sync::Arc;
@@ -31,46 +34,56 @@ const WORKERS: usize = 5;
 /// First batch of creations; each that succeeds doubles it (upstream: `SlowStartInitialBatchSize`).
 const FIRST_BATCH: usize = 1;
 
-struct ReplicaSetController {
+struct Replicator<K> {
     client: Client,
-    replica_sets: Informer<ReplicaSet>,
+    sets: Informer<K>,
     pods: Informer<Pod>,
     expectations: Expectations<ObjectKey>,
     recorder: Recorder,
     clock: SharedClock,
 }
 
+/// Starts the controller of replica sets.
 pub(crate) fn start(setup: &Setup) -> Handle {
-    let replica_sets = setup.informers.of::<ReplicaSet>();
+    of::<ReplicaSet>(setup, "replicaset", "replicaset-controller")
+}
+
+/// Starts the controller of replication controllers.
+pub(crate) fn start_replication(setup: &Setup) -> Handle {
+    of::<ReplicationController>(setup, "replication", "replication-controller")
+}
+
+fn of<K: Replicated>(setup: &Setup, name: &'static str, component: &str) -> Handle {
+    let sets = setup.informers.of::<K>();
     let pods = setup.informers.of::<Pod>();
-    let client = setup.client("replicaset-controller");
-    let this = Arc::new(ReplicaSetController {
-        recorder: setup.recorder(&client, "replicaset-controller"),
+    let client = setup.client(component);
+    let this = Arc::new(Replicator {
+        recorder: setup.recorder(&client, component),
         client,
-        replica_sets: replica_sets.clone(),
+        sets: sets.clone(),
         pods: pods.clone(),
         expectations: Expectations::new(setup.clock.clone()),
         clock: setup.clock.clone(),
     });
     let (for_sets, for_pods) = (this.clone(), this.clone());
-    Controller::new("replicaset", this, setup.clock.clone())
+    Controller::new(name, this, setup.clock.clone())
         .workers(WORKERS)
-        .watches(&replica_sets, move |c, q| {
-            let Some(rs) = c.latest() else { return };
+        .watches(&sets, move |c, q| {
+            let Some(set) = c.latest() else { return };
             // a successor of the same name must not wait for what this one did
             if c.new.as_ref().is_none_or(|n| c.old.as_ref().is_some_and(|o| o.uid() != n.uid())) {
-                for_sets.expectations.forget(&ObjectKey::of(&**rs));
+                for_sets.expectations.forget(&ObjectKey::of(&**set));
             }
-            q.add(ObjectKey::of(&**rs));
+            q.add(ObjectKey::of(&**set));
         })
         .watches(&pods, move |c, q| for_pods.pod_changed(c, q))
         .start(setup.cancel.clone())
 }
 
-impl ReplicaSetController {
-    fn owner_of(&self, pod: &Pod) -> Option<Arc<ReplicaSet>> {
-        let owner = pod.controller().filter(|c| c.kind == "ReplicaSet")?;
-        self.replica_sets.store().get(pod.namespace(), &owner.name).filter(|rs| rs.uid() == owner.uid)
+impl<K: Replicated> Replicator<K> {
+    fn owner_of(&self, pod: &Pod) -> Option<Arc<K>> {
+        let owner = pod.controller().filter(|c| c.kind == K::KIND)?;
+        self.sets.store().get(pod.namespace(), &owner.name).filter(|rs| rs.uid() == owner.uid)
     }
 
     fn pod_changed(&self, change: &Change<Pod>, queue: &Queue<ObjectKey>) {
@@ -90,36 +103,36 @@ impl ReplicaSetController {
             }
             queue.add(key);
         } else if pod.controller().is_none() && change.new.is_some() {
-            for rs in self.replica_sets.store().by_namespace(pod.namespace()) {
-                if select::matches(&select::selector(&rs.spec.selector), pod.metadata.labels.as_ref()) {
-                    queue.add(ObjectKey::of(&*rs));
+            for set in self.sets.store().by_namespace(pod.namespace()) {
+                if select::matches(&select::selector(&set.selector()), pod.metadata.labels.as_ref()) {
+                    queue.add(ObjectKey::of(&*set));
                 }
             }
         }
     }
 
     /// The pods that the replica set owns now, active and terminating.
-    async fn claimed(&self, rs: &ReplicaSet) -> Result<(Vec<Arc<Pod>>, Vec<Arc<Pod>>), Status> {
-        let selector = select::selector(&rs.spec.selector);
+    async fn claimed(&self, rs: &K) -> Result<(Vec<Arc<Pod>>, Vec<Arc<Pod>>), Status> {
+        let selector = select::selector(&rs.selector());
         let store = self.pods.store();
         let orphans = store.by_owner("").into_iter().filter(|p| p.namespace() == rs.namespace());
         let all: Vec<_> = store.by_owner(rs.uid()).into_iter().chain(orphans).collect();
         let (active, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|p| pods::is_active(p));
         let terminating = rest.into_iter().filter(|p| pods::is_terminating(p)).collect();
-        let terminating = claim::plan(&rs.metadata, &selector, terminating).owned;
-        let active = claim::apply(&self.client, rs, claim::plan(&rs.metadata, &selector, active)).await?;
+        let terminating = claim::plan(rs.metadata(), &selector, terminating).owned;
+        let active = claim::apply(&self.client, rs, claim::plan(rs.metadata(), &selector, active)).await?;
         Ok((active, terminating))
     }
 
     /// Pods of all replica sets of the same deployment: what shares a node with them goes first.
-    fn related(&self, rs: &ReplicaSet) -> Vec<Arc<Pod>> {
+    fn related(&self, rs: &K) -> Vec<Arc<Pod>> {
         let Some(owner) = rs.controller() else { return self.pods.store().by_owner(rs.uid()) };
-        let siblings = self.replica_sets.store().by_owner(&owner.uid);
+        let siblings = self.sets.store().by_owner(&owner.uid);
         siblings.iter().flat_map(|s| self.pods.store().by_owner(s.uid())).collect()
     }
 
-    async fn create(&self, key: &ObjectKey, rs: &ReplicaSet, count: usize) -> Result<(), Status> {
-        let pod = plan::pod(rs);
+    async fn create(&self, key: &ObjectKey, rs: &K, count: usize) -> Result<(), Status> {
+        let pod = pod(rs);
         self.expectations.expect(key, count as i64, []);
         let (mut left, mut batch) = (count, FIRST_BATCH);
         while left > 0 {
@@ -138,7 +151,7 @@ impl ReplicaSetController {
         Ok(())
     }
 
-    async fn create_one(&self, rs: &ReplicaSet, pod: &Pod) -> Result<(), Status> {
+    async fn create_one(&self, rs: &K, pod: &Pod) -> Result<(), Status> {
         match self.client.create(pod).await {
             Ok(made) => {
                 let text = format!("Created pod: {}", made.name());
@@ -155,7 +168,7 @@ impl ReplicaSetController {
         }
     }
 
-    async fn delete(&self, key: &ObjectKey, rs: &ReplicaSet, victims: &[Arc<Pod>]) -> Result<(), Status> {
+    async fn delete(&self, key: &ObjectKey, rs: &K, victims: &[Arc<Pod>]) -> Result<(), Status> {
         self.expectations.expect(key, 0, victims.iter().map(|p| p.uid().to_owned()));
         let results = join_all(victims.iter().map(|pod| async {
             let result =
@@ -176,17 +189,16 @@ impl ReplicaSetController {
         results.await.into_iter().collect()
     }
 
-    async fn write_status(&self, rs: &ReplicaSet, new: status::NewStatus) -> Result<(), Status> {
-        if rs.status.as_ref() == Some(&new) {
+    async fn write_status(&self, set: &K, view: &ReplicaSet, new: status::NewStatus) -> Result<(), Status> {
+        let wanted = set.with_status(&new);
+        if wanted.as_replica_set().status == view.status {
             return Ok(());
         }
-        let changed = ReplicaSet { status: Some(new.clone()), ..rs.clone() };
-        match self.client.update_status(&changed).await {
+        match self.client.update_status(&wanted).await {
             // once more on the newest (upstream: `statusUpdateRetries`)
             Err(e) if e.is_conflict() => {
-                let fresh: ReplicaSet = self.client.get(rs.namespace(), rs.name()).await?;
-                let again = ReplicaSet { status: Some(new), ..fresh };
-                self.client.update_status(&again).await.map(drop)
+                let fresh: K = self.client.get(set.namespace(), set.name()).await?;
+                self.client.update_status(&fresh.with_status(&new)).await.map(drop)
             }
             other => other.map(drop),
         }
@@ -194,31 +206,32 @@ impl ReplicaSetController {
 }
 
 #[async_trait]
-impl Reconcile for ReplicaSetController {
+impl<K: Replicated> Reconcile for Replicator<K> {
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<After, Error> {
-        let Some(rs) = self.replica_sets.store().get(&key.namespace, &key.name) else {
+        let Some(set) = self.sets.store().get(&key.namespace, &key.name) else {
             self.expectations.forget(key);
             return Ok(After::Done);
         };
         // asked before looking at pods, so that what is seen after cannot be acted on twice
         let may_act = self.expectations.satisfied(key);
-        let (active, terminating) = self.claimed(&rs).await?;
+        let (active, terminating) = self.claimed(&set).await?;
+        let rs = set.as_replica_set();
         let mut failure = None;
         if may_act && !rs.is_deleting() {
-            let related = || self.related(&rs);
+            let related = || self.related(&set);
             let decided =
                 plan(&World { replica_set: &rs, active: &active, related: &related, now: self.clock.now() });
             failure = match decided {
                 Plan::Nothing => Ok(()),
-                Plan::Create(count) => self.create(key, &rs, count).await,
-                Plan::Delete(victims) => self.delete(key, &rs, &victims).await,
+                Plan::Create(count) => self.create(key, &set, count).await,
+                Plan::Delete(victims) => self.delete(key, &set, &victims).await,
             }
             .err();
         }
         let new = status::calculate(&rs, &active, terminating.len(), failure.as_ref(), self.clock.now());
-        self.write_status(&rs, new.clone()).await?;
+        self.write_status(&set, &rs, new.clone()).await?;
         if let Some(e) = failure {
             return Err(e.into());
         }
@@ -247,18 +260,20 @@ fn wait_for_availability(
     )
 }
 
-/// Metadata of pods made from a template.
-fn pod_meta(template: Option<&ObjectMeta>, rs: &ReplicaSet) -> ObjectMeta {
-    let template = template.cloned().unwrap_or_default();
-    ObjectMeta {
-        generate_name: Some(format!("{}-", rs.name())),
-        namespace: Some(rs.namespace().to_owned()),
-        labels: template.labels,
-        annotations: template.annotations,
-        finalizers: template.finalizers,
-        owner_references: Some(vec![rs.controller_ref()]),
+/// The pod to create.
+fn pod<K: Replicated>(set: &K) -> Pod {
+    let template = set.as_replica_set().spec.template.unwrap_or_default();
+    let meta = template.metadata.unwrap_or_default();
+    let metadata = ObjectMeta {
+        generate_name: Some(format!("{}-", set.name())),
+        namespace: Some(set.namespace().to_owned()),
+        labels: meta.labels,
+        annotations: meta.annotations,
+        finalizers: meta.finalizers,
+        owner_references: Some(vec![set.controller_ref()]),
         ..ObjectMeta::default()
-    }
+    };
+    Pod { metadata, spec: template.spec, status: None }
 }
 
 #[cfg(test)]
@@ -293,6 +308,7 @@ mod tests {
         let client = Client::new(api.clone());
         let for_all = client.clone();
         let setup = Setup {
+            system: client.clone(),
             clients: Arc::new(move |_: &str| for_all.clone()),
             informers: Informers::new(client, SystemClock::shared()),
             config: crate::Config::default(),

@@ -111,6 +111,7 @@ pub fn start(
         crate::node_lifecycle::start(&setup),
         crate::deployment::start(&setup),
         crate::replicaset::start(&setup),
+        crate::replicaset::start_replication(&setup),
         crate::endpoint_slice::start(&setup),
         crate::custom_resources::start(&setup),
         crate::garbage::start(&setup),

@@ -67,6 +67,7 @@ async fn run(api: &Arc<FakeApi>) -> (Handle, CancellationToken, Client) {
     let all = client.clone();
     let setup = Setup {
         clients: Arc::new(move |_: &str| all.clone()),
+        system: client.clone(),
         informers: Informers::new(client.clone(), SystemClock::shared()),
         config: crate::Config::default(),
         clock: SystemClock::shared(),

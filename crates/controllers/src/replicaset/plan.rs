@@ -1,7 +1,7 @@
 //! How many pods to create, or which to delete.
 
 use super::rank;
-use crate::deployment::util::{spec_replicas, template};
+use crate::deployment::util::spec_replicas;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
@@ -38,10 +38,4 @@ pub fn plan(world: &World<'_>) -> Plan {
     } else {
         Plan::Nothing
     }
-}
-
-/// The pod to create.
-pub(super) fn pod(rs: &ReplicaSet) -> Pod {
-    let template = template(rs);
-    Pod { metadata: super::pod_meta(template.metadata.as_ref(), rs), spec: template.spec, status: None }
 }
