@@ -1,0 +1,137 @@
+//! Ownership after a create, update or patch: what a writer changed becomes its own.
+//!
+//! Only sets are made here; the object keeps every field but `metadata.managedFields`.
+
+use crate::managers::{self, Entry, Operation};
+use crate::set::FieldSet;
+use crate::typed::{self, Comparison};
+use crate::Options;
+use serde_json::Value;
+use std::sync::LazyLock;
+
+/// Never part of a manager's fields (upstream: apimachinery `managedfields/internal/stripmeta.go`).
+static STRIPPED: LazyLock<FieldSet> = LazyLock::new(|| {
+    FieldSet::of_fields(&[
+        "apiVersion",
+        "kind",
+        "metadata",
+        "metadata.name",
+        "metadata.namespace",
+        "metadata.creationTimestamp",
+        "metadata.selfLink",
+        "metadata.uid",
+        "metadata.clusterName",
+        "metadata.generation",
+        "metadata.managedFields",
+        "metadata.resourceVersion",
+    ])
+});
+
+/// Sets `metadata.managedFields` of an object about to be stored: what differs from `live` is the writer's, other
+/// managers lose what changed or went. `live` is `None` for a creation. Without a change the entries stay as they are.
+/// Entries sent with the object count if they can be read (a subresource's are ignored); an empty list, or one empty
+/// entry, clears them (upstream: apimachinery `managedfields/internal/fieldmanager.go#Update`).
+pub fn update(live: Option<&Value>, new: &mut Value, o: &Options<'_>) {
+    let sent = take_managed(new);
+    let stored = live.and_then(managed_of);
+    let entries = starting_entries(sent.as_ref(), stored, o);
+    // objects whose managers nobody knows stay untracked
+    if entries.is_empty() && live.is_some() {
+        return;
+    }
+    let zero;
+    let old = match live {
+        Some(live) => live,
+        None => {
+            zero = o.view.zero();
+            &zero
+        }
+    };
+    let mut entries = track(old, new, entries, o);
+    managers::cap(&mut entries);
+    put_managed(new, entries);
+}
+
+fn starting_entries(sent: Option<&Value>, stored: Option<&Value>, o: &Options<'_>) -> Vec<Entry> {
+    let decoded = |v: Option<&Value>| v.and_then(|v| managers::decode(v).ok()).unwrap_or_default();
+    if !o.subresource.is_empty() {
+        return decoded(stored);
+    }
+    if sent.is_some_and(is_reset) {
+        return Vec::new();
+    }
+    // a client that sends back what it read changes nothing here
+    let sent = if sent == stored { Vec::new() } else { decoded(sent) };
+    if sent.is_empty() { decoded(stored) } else { sent }
+}
+
+/// `[]` and `[{}]`.
+fn is_reset(sent: &Value) -> bool {
+    match sent.as_array().map(Vec::as_slice) {
+        Some([]) => true,
+        Some([Value::Object(entry)]) => entry.is_empty(),
+        _ => false,
+    }
+}
+
+/// The entries after the writer turned `old` into `new`; `new` has no managed fields.
+pub(crate) fn track(old: &Value, new: &Value, mut entries: Vec<Entry>, o: &Options<'_>) -> Vec<Entry> {
+    let Comparison { added, modified, removed } = changes(old, new, o);
+    let mut changed = modified;
+    changed.absorb(added);
+    for entry in &mut entries {
+        entry.fields.subtract(&changed);
+        entry.fields.subtract(&removed);
+    }
+    entries.retain(|e| !e.fields.is_empty());
+    changed.subtract(&STRIPPED);
+    if !changed.is_empty() {
+        let mut own = o.entry(Operation::Update);
+        own.time = Some(o.now);
+        own.fields = changed;
+        add(&mut entries, own);
+    }
+    entries
+}
+
+/// Adds the entry; what its manager already owns stays its own.
+fn add(entries: &mut Vec<Entry>, own: Entry) {
+    match entries.iter_mut().find(|e| e.is_same_manager(&own)) {
+        Some(entry) => {
+            entry.fields.absorb(own.fields);
+            entry.time = own.time;
+        }
+        None => entries.push(own),
+    }
+}
+
+/// What a writer changed, without what it cannot change.
+pub(crate) fn changes(old: &Value, new: &Value, o: &Options<'_>) -> Comparison {
+    let mut out = typed::compare(old, new, o.view.root());
+    out.exclude(o.reset);
+    out
+}
+
+/// Takes the fields out that are never owned.
+pub(crate) fn strip(fields: &mut FieldSet) {
+    fields.subtract(&STRIPPED);
+}
+
+pub(crate) fn managed_of(object: &Value) -> Option<&Value> {
+    object.get("metadata")?.get("managedFields")
+}
+
+pub(crate) fn take_managed(object: &mut Value) -> Option<Value> {
+    object.get_mut("metadata")?.as_object_mut()?.remove("managedFields")
+}
+
+/// Puts the entries into the object; none leave it without the field.
+pub(crate) fn put_managed(object: &mut Value, entries: Vec<Entry>) {
+    if entries.is_empty() {
+        take_managed(object);
+        return;
+    }
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("managedFields".to_owned(), managers::encode(entries));
+    }
+}
