@@ -47,7 +47,9 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
             Some(p) => body::typed(ctx, &row, patch::apply(p, &scale_of(kind, old)?, &row)?)?,
             None => sent.clone(),
         };
-        scaled(kind, old, &scale, patch.is_some())
+        let mut new = scaled(kind, old, &scale, patch.is_some())?;
+        super::fields::track(ctx, kind, Some(old), &mut new);
+        Ok(new)
     };
     let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
     let written = ctx.server.registry.update(&ctx.write(kind, &info.name, &admit), &transform, false).await?;
