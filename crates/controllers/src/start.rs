@@ -108,6 +108,7 @@ pub fn start(
         crate::node_lifecycle::start(&setup),
         crate::deployment::start(&setup),
         crate::replicaset::start(&setup),
+        crate::job::start(&setup),
         crate::endpoint_slice::start(&setup),
         crate::garbage::start(&setup),
         crate::pod_gc::start(&setup),
