@@ -9,6 +9,7 @@ pub mod common;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod garbage;
+pub mod job;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;

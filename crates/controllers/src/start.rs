@@ -112,6 +112,7 @@ pub fn start(
         crate::deployment::start(&setup),
         crate::replicaset::start(&setup),
         crate::replicaset::start_replication(&setup),
+        crate::job::start(&setup),
         crate::endpoint_slice::start(&setup),
         crate::custom_resources::start(&setup),
         crate::garbage::start(&setup),
