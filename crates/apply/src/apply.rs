@@ -18,7 +18,12 @@ const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 ///
 /// # Errors
 /// See [`ApplyError`].
-pub fn apply(live: Option<&Value>, config: &Value, o: &Options<'_>, force: bool) -> Result<Value, ApplyError> {
+pub fn apply(
+    live: Option<&Value>,
+    config: &Value,
+    o: &Options<'_>,
+    force: bool,
+) -> Result<Value, ApplyError> {
     check(config, o)?;
     let entries = match live.and_then(update::managed_of) {
         Some(managed) => managers::decode(managed)
@@ -64,9 +69,9 @@ fn same_but_managed(live: &Value, object: &Value) -> bool {
             let theirs = object.get(name);
             match (name.as_str(), value, theirs) {
                 ("metadata", Value::Object(a), Some(Value::Object(b))) => {
-                    let rest = |m: &Map<String, Value>| m.len() - usize::from(m.contains_key("managedFields"));
-                    rest(a) == rest(b)
-                        && a.iter().all(|(n, v)| n == "managedFields" || b.get(n) == Some(v))
+                    let rest =
+                        |m: &Map<String, Value>| m.len() - usize::from(m.contains_key("managedFields"));
+                    rest(a) == rest(b) && a.iter().all(|(n, v)| n == "managedFields" || b.get(n) == Some(v))
                 }
                 _ => theirs == Some(value),
             }

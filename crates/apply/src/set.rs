@@ -280,7 +280,9 @@ mod tests {
 
     #[test]
     fn texts_name_members_before_what_is_below() {
-        let all = set(json!({"f:a": {".": {}, "k:{\"n\":\"x\",\"p\":1}": {"f:c": {}}}, "f:z": {"v:\"s\"": {}}, "f:b": {}}));
+        let all = set(
+            json!({"f:a": {".": {}, "k:{\"n\":\"x\",\"p\":1}": {"f:c": {}}}, "f:z": {"v:\"s\"": {}}, "f:b": {}}),
+        );
         assert_eq!(all.texts(), [".a", ".b", ".a[n=\"x\",p=1].c", ".z[=\"s\"]"]);
     }
 }

@@ -122,7 +122,13 @@ pub(crate) fn compare(old: &Value, new: &Value, ty: Type<'_>) -> Comparison {
 }
 
 /// Adds what changed below the value to `out` and says what happened to the value itself.
-fn differ(old: Option<&Value>, new: Option<&Value>, ty: Type<'_>, out: &mut Comparison, depth: usize) -> Mark {
+fn differ(
+    old: Option<&Value>,
+    new: Option<&Value>,
+    ty: Type<'_>,
+    out: &mut Comparison,
+    depth: usize,
+) -> Mark {
     let own = match (old, new) {
         (None, _) => ADDED,
         (_, None) => REMOVED,
@@ -156,7 +162,14 @@ fn differ(old: Option<&Value>, new: Option<&Value>, ty: Type<'_>, out: &mut Comp
     own
 }
 
-fn walk(shape: Shape, old: Option<&Value>, new: Option<&Value>, ty: Type<'_>, out: &mut Comparison, depth: usize) {
+fn walk(
+    shape: Shape,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    ty: Type<'_>,
+    out: &mut Comparison,
+    depth: usize,
+) {
     match shape {
         Shape::Leaf => {}
         Shape::Map => {
@@ -233,7 +246,12 @@ pub(crate) fn merge(live: &Value, applied: &Value, ty: Type<'_>) -> Result<Value
     lay(Some(live), Some(applied), ty, 0).map(Option::unwrap_or_default)
 }
 
-fn lay(live: Option<&Value>, applied: Option<&Value>, ty: Type<'_>, depth: usize) -> Result<Option<Value>, String> {
+fn lay(
+    live: Option<&Value>,
+    applied: Option<&Value>,
+    ty: Type<'_>,
+    depth: usize,
+) -> Result<Option<Value>, String> {
     let Some(applied) = applied else { return Ok(live.cloned()) };
     let shape = match (applied, live) {
         (Value::Null, Some(live)) => ty.shape(live),

@@ -2,10 +2,10 @@
 //!
 //! Only sets are made here; the object keeps every field but `metadata.managedFields`.
 
+use crate::Options;
 use crate::managers::{self, Entry, Operation};
 use crate::set::FieldSet;
 use crate::typed::{self, Comparison};
-use crate::Options;
 use serde_json::Value;
 use std::sync::LazyLock;
 
@@ -125,13 +125,22 @@ pub(crate) fn take_managed(object: &mut Value) -> Option<Value> {
     object.get_mut("metadata")?.as_object_mut()?.remove("managedFields")
 }
 
+fn set_managed(object: &mut Value, managed: Value) {
+    let Some(object) = object.as_object_mut() else { return };
+    let metadata = object.entry("metadata").or_insert(Value::Null);
+    if metadata.is_null() {
+        *metadata = Value::Object(serde_json::Map::new());
+    }
+    if let Some(metadata) = metadata.as_object_mut() {
+        metadata.insert("managedFields".to_owned(), managed);
+    }
+}
+
 /// Puts the entries into the object; none leave it without the field.
 pub(crate) fn put_managed(object: &mut Value, entries: Vec<Entry>) {
     if entries.is_empty() {
         take_managed(object);
         return;
     }
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.insert("managedFields".to_owned(), managers::encode(entries));
-    }
+    set_managed(object, managers::encode(entries));
 }
