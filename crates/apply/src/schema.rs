@@ -180,6 +180,16 @@ impl<'a> Type<'a> {
         }
     }
 
+    /// Whether lists and objects of the type are never walked.
+    pub(crate) fn is_whole(self) -> bool {
+        match self.kind() {
+            Kind::Map { atomic } => atomic,
+            Kind::List(kind) => kind == ListKind::Atomic,
+            Kind::Any => !self.granular(),
+            _ => false,
+        }
+    }
+
     /// Whether objects in a value of any kind are walked.
     fn granular(self) -> bool {
         match self {

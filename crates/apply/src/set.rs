@@ -169,6 +169,14 @@ impl FieldSet {
         self.nodes.iter().map(|(e, n)| (e, n.member, &n.below))
     }
 
+    /// Shows each element at the top, whether it is a member and what is below it, to be changed. Afterwards no element
+    /// may be neither a member nor have any below it.
+    pub(crate) fn each_mut(&mut self, mut change: impl FnMut(&Element, &mut bool, &mut Self)) {
+        for (element, node) in &mut self.nodes {
+            change(element, &mut node.member, &mut node.below);
+        }
+    }
+
     /// Each member as text (`.spec.containers[name="a"].image`), members of a level before what is below them, as
     /// upstream goes through a set.
     pub fn texts(&self) -> Vec<String> {

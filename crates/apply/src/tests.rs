@@ -402,3 +402,36 @@ fn without_a_schema_objects_are_granular_and_lists_whole() {
     assert_eq!(fields(&new, "three"), json!({"f:a": {}}));
     assert_eq!(entries(&new).len(), 1);
 }
+
+#[test]
+fn parts_owned_of_what_is_now_a_whole_make_an_owner_of_the_whole() {
+    let live = json!({"apiVersion": "x.io/v1", "kind": "X", "metadata": {"name": "a", "managedFields": [{
+        "manager": "one", "operation": "Apply", "apiVersion": "x.io/v1", "fieldsType": "FieldsV1",
+        "fieldsV1": {"f:spec": {"f:whole": {"f:a": {}}, "f:map": {"f:a": {}}, "f:plain": {"v:\"a\"": {}}}},
+    }]}, "spec": {"whole": {"a": "1"}, "map": {"a": "1"}, "plain": ["a"]}});
+    let mut new = live.clone();
+    new["spec"]["map"]["b"] = json!("1");
+    let o = Options {
+        api_version: "x.io/v1",
+        view: View::Structural { types: &TYPES, schema: &STRUCTURAL },
+        ..opts("two", CONFIG_MAP, 1)
+    };
+    update(Some(&live), &mut new, &o);
+    assert_eq!(fields(&new, "one"), json!({"f:spec": {"f:whole": {}, "f:map": {"f:a": {}}, "f:plain": {}}}));
+    assert_eq!(fields(&new, "two"), json!({"f:spec": {"f:map": {"f:b": {}}}}));
+}
+
+#[test]
+fn times_stay_when_nothing_but_times_differs() {
+    let mut live = config_map(json!({"a": "1"}));
+    update(None, &mut live, &opts("one", CONFIG_MAP, 1));
+    let mut new = live.clone();
+    new["metadata"]["managedFields"][0]["time"] = json!("1970-01-01T00:00:09Z");
+    let mut other = new.clone();
+    keep_times(&live, &mut new);
+    assert_eq!(new, live);
+    other["data"]["a"] = json!("2");
+    let before = other.clone();
+    keep_times(&live, &mut other);
+    assert_eq!(other, before);
+}

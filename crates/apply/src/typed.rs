@@ -18,6 +18,10 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
+    }
+
     /// Leaves out the fields and all below them.
     pub(crate) fn exclude(&mut self, fields: &FieldSet) {
         if !fields.is_empty() {
@@ -28,11 +32,7 @@ impl Comparison {
     }
 
     fn attach(&mut self, element: impl FnOnce() -> Element, mark: Mark, below: Self) {
-        if mark == Mark::default()
-            && below.added.is_empty()
-            && below.modified.is_empty()
-            && below.removed.is_empty()
-        {
+        if mark == Mark::default() && below.is_empty() {
             return;
         }
         let element = element();
@@ -429,4 +429,30 @@ fn named(set: &FieldSet, ty: Type<'_>, depth: usize) -> FieldSet {
         out.attach(element.clone(), member || leads, named(below, child, depth + 1));
     }
     out
+}
+
+/// Owners of parts of what the type now has as a whole own the whole; a whole that now has parts stays owned as such
+/// (upstream: structured-merge-diff `typed/reconcile_schema.go`).
+pub(crate) fn reconcile(set: &mut FieldSet, ty: Type<'_>) {
+    whole(set, ty, 0);
+}
+
+fn whole(set: &mut FieldSet, ty: Type<'_>, depth: usize) {
+    set.each_mut(|element, member, below| {
+        if below.is_empty() || depth > MAX_DEPTH {
+            return;
+        }
+        let child = match element {
+            Element::Field(name) => ty.child(name).map(|(child, _)| child),
+            Element::Key(_) | Element::Value(_) => Some(ty.item()),
+            Element::Index(_) => None,
+        };
+        let Some(child) = child else { return };
+        if child.is_whole() {
+            *member = true;
+            *below = FieldSet::default();
+        } else {
+            whole(below, child, depth + 1);
+        }
+    });
 }
