@@ -18,15 +18,21 @@ const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 ///
 /// # Errors
 /// See [`ApplyError`].
-pub fn apply(live: Option<&Value>, config: &Value, o: &Options<'_>, force: bool) -> Result<Value, ApplyError> {
+pub fn apply(
+    live: Option<&Value>,
+    config: &Value,
+    o: &Options<'_>,
+    force: bool,
+) -> Result<Value, ApplyError> {
     check(config, o)?;
-    let entries = match live.and_then(update::managed_of) {
+    let mut entries = match live.and_then(update::managed_of) {
         Some(managed) => managers::decode(managed)
             .map_err(|e| ApplyError::Other(format!("failed to decode managed fields: {e}")))?,
         None => Vec::new(),
     };
     let empty = Value::Object(Map::new());
     let live_object = live.unwrap_or(&empty);
+    update::reconcile(&mut entries, o);
     let entries = match live {
         Some(live) if entries.is_empty() => untracked(live, o),
         _ => entries,
@@ -43,7 +49,7 @@ pub fn apply(live: Option<&Value>, config: &Value, o: &Options<'_>, force: bool)
         other => other?,
     };
     // without a change the times stay, and somebody new has none
-    let changed = live.is_none_or(|live| !same_but_managed(live, &object));
+    let changed = live.is_none_or(|live| !update::same_but_managed(live, &object));
     if changed {
         let own = o.entry(Operation::Apply);
         if let Some(entry) = entries.iter_mut().find(|e| e.is_same_manager(&own)) {
@@ -55,22 +61,6 @@ pub fn apply(live: Option<&Value>, config: &Value, o: &Options<'_>, force: bool)
     }
     update::put_managed(&mut object, entries);
     Ok(object)
-}
-
-fn same_but_managed(live: &Value, object: &Value) -> bool {
-    let (Value::Object(live), Value::Object(object)) = (live, object) else { return live == object };
-    live.len() == object.len()
-        && live.iter().all(|(name, value)| {
-            let theirs = object.get(name);
-            match (name.as_str(), value, theirs) {
-                ("metadata", Value::Object(a), Some(Value::Object(b))) => {
-                    let rest = |m: &Map<String, Value>| m.len() - usize::from(m.contains_key("managedFields"));
-                    rest(a) == rest(b)
-                        && a.iter().all(|(n, v)| n == "managedFields" || b.get(n) == Some(v))
-                }
-                _ => theirs == Some(value),
-            }
-        })
 }
 
 /// Upstream: apimachinery `managedfields/internal/structuredmerge.go#Apply`.
@@ -101,7 +91,7 @@ fn check(config: &Value, o: &Options<'_>) -> Result<(), ApplyError> {
 /// `managedfields/internal/skipnonapplied.go`).
 fn untracked(live: &Value, o: &Options<'_>) -> Vec<Entry> {
     let before = Options { manager: BEFORE_FIRST_APPLY, ..*o };
-    update::track(&o.view.zero(), live, Vec::new(), &before)
+    update::take_over(update::changes(&o.view.zero(), live, &before), Vec::new(), &before)
 }
 
 struct Plan<'a> {

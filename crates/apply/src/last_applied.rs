@@ -11,6 +11,9 @@ pub(crate) const MANAGER: &str = "kubectl";
 
 const ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
+/// All annotations of an object together, in bytes; the configuration is left out when it would make them more.
+const MAX_ANNOTATIONS: usize = 256 * 1024;
+
 fn annotation(object: &Value) -> Option<&str> {
     object.get("metadata")?.get("annotations")?.get(ANNOTATION)?.as_str().filter(|t| !t.is_empty())
 }
@@ -39,19 +42,19 @@ pub(crate) fn renew(object: &mut Value, config: &Value) {
         return;
     }
     let mut config = config.clone();
-    if let Some(annotations) = config
-        .get_mut("metadata")
-        .and_then(|m| m.get_mut("annotations"))
-        .and_then(Value::as_object_mut)
+    if let Some(annotations) =
+        config.get_mut("metadata").and_then(|m| m.get_mut("annotations")).and_then(Value::as_object_mut)
     {
         annotations.remove(ANNOTATION);
     }
     let text = format!("{config}\n");
-    if let Some(slot) = object
-        .get_mut("metadata")
-        .and_then(|m| m.get_mut("annotations"))
-        .and_then(|a| a.get_mut(ANNOTATION))
-    {
-        *slot = Value::String(text);
+    let annotations =
+        object.get_mut("metadata").and_then(|m| m.get_mut("annotations")).and_then(Value::as_object_mut);
+    if let Some(annotations) = annotations {
+        annotations.insert(ANNOTATION.to_owned(), Value::String(text));
+        let size: usize = annotations.iter().map(|(k, v)| k.len() + v.as_str().map_or(0, str::len)).sum();
+        if size > MAX_ANNOTATIONS {
+            annotations.remove(ANNOTATION);
+        }
     }
 }

@@ -22,7 +22,7 @@ pub use element::Element;
 pub use managers::{Entry, MAX_UPDATE_MANAGERS, Operation, decode, encode};
 pub use schema::View;
 pub use set::{FieldSet, MAX_DEPTH};
-pub use update::update;
+pub use update::{keep_times, update};
 
 /// Who writes what kind of object, and when.
 #[derive(Clone, Copy, Debug)]

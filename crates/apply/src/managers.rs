@@ -186,8 +186,7 @@ pub(crate) fn cap(entries: &mut Vec<Entry>) {
                 && e.api_version == oldest.api_version
         };
         if bucket(&oldest) {
-            // the bucket itself, already in place
-            left -= 1;
+            // already what others are merged into
             continue;
         }
         let at = match entries.iter().position(&bucket) {

@@ -25,9 +25,21 @@ pub enum View<'a> {
 /// The type of a value somewhere in an object.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Type<'a> {
-    Struct { types: &'a Schema, def: &'a TypeDef, map_type: &'a str },
-    Plain { types: &'a Schema, ty: &'a Ty, field: Option<&'a Field> },
-    Structural { types: &'a Schema, schema: &'a Value, object: bool },
+    Struct {
+        types: &'a Schema,
+        def: &'a TypeDef,
+        map_type: &'a str,
+    },
+    Plain {
+        types: &'a Schema,
+        ty: &'a Ty,
+        field: Option<&'a Field>,
+    },
+    Structural {
+        types: &'a Schema,
+        schema: &'a Value,
+        object: bool,
+    },
     /// Objects granular, lists atomic.
     Deduced,
     /// Anything, as one leaf.
@@ -168,6 +180,16 @@ impl<'a> Type<'a> {
         }
     }
 
+    /// Whether lists and objects of the type are never walked.
+    pub(crate) fn is_whole(self) -> bool {
+        match self.kind() {
+            Kind::Map { atomic } => atomic,
+            Kind::List(kind) => kind == ListKind::Atomic,
+            Kind::Any => !self.granular(),
+            _ => false,
+        }
+    }
+
     /// Whether objects in a value of any kind are walked.
     fn granular(self) -> bool {
         match self {
@@ -228,7 +250,9 @@ impl<'a> Type<'a> {
 
     fn keys(self) -> Vec<&'a str> {
         match self {
-            Self::Plain { field: Some(f), .. } if f.list_map_keys.is_empty() => vec![f.patch_merge_key.as_str()],
+            Self::Plain { field: Some(f), .. } if f.list_map_keys.is_empty() => {
+                vec![f.patch_merge_key.as_str()]
+            }
             Self::Plain { field: Some(f), .. } => f.list_map_keys.iter().map(String::as_str).collect(),
             Self::Structural { schema, .. } => schema
                 .get("x-kubernetes-list-map-keys")
@@ -297,7 +321,11 @@ fn list_kind(field: &Field) -> ListKind {
         "set" => ListKind::Set,
         "map" => ListKind::Keyed,
         _ if field.patch_strategy.split(',').any(|s| s == "merge") => {
-            if field.patch_merge_key.is_empty() { ListKind::Set } else { ListKind::Keyed }
+            if field.patch_merge_key.is_empty() {
+                ListKind::Set
+            } else {
+                ListKind::Keyed
+            }
         }
         _ => ListKind::Atomic,
     }

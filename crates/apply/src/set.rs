@@ -169,6 +169,14 @@ impl FieldSet {
         self.nodes.iter().map(|(e, n)| (e, n.member, &n.below))
     }
 
+    /// Shows each element at the top, whether it is a member and what is below it, to be changed. Afterwards no element
+    /// may be neither a member nor have any below it.
+    pub(crate) fn each_mut(&mut self, mut change: impl FnMut(&Element, &mut bool, &mut Self)) {
+        for (element, node) in &mut self.nodes {
+            change(element, &mut node.member, &mut node.below);
+        }
+    }
+
     /// Each member as text (`.spec.containers[name="a"].image`), members of a level before what is below them, as
     /// upstream goes through a set.
     pub fn texts(&self) -> Vec<String> {
@@ -280,7 +288,9 @@ mod tests {
 
     #[test]
     fn texts_name_members_before_what_is_below() {
-        let all = set(json!({"f:a": {".": {}, "k:{\"n\":\"x\",\"p\":1}": {"f:c": {}}}, "f:z": {"v:\"s\"": {}}, "f:b": {}}));
+        let all = set(
+            json!({"f:a": {".": {}, "k:{\"n\":\"x\",\"p\":1}": {"f:c": {}}}, "f:z": {"v:\"s\"": {}}, "f:b": {}}),
+        );
         assert_eq!(all.texts(), [".a", ".b", ".a[n=\"x\",p=1].c", ".z[=\"s\"]"]);
     }
 }

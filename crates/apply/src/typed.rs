@@ -18,6 +18,10 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
+    }
+
     /// Leaves out the fields and all below them.
     pub(crate) fn exclude(&mut self, fields: &FieldSet) {
         if !fields.is_empty() {
@@ -28,11 +32,7 @@ impl Comparison {
     }
 
     fn attach(&mut self, element: impl FnOnce() -> Element, mark: Mark, below: Self) {
-        if mark == Mark::default()
-            && below.added.is_empty()
-            && below.modified.is_empty()
-            && below.removed.is_empty()
-        {
+        if mark == Mark::default() && below.is_empty() {
             return;
         }
         let element = element();
@@ -122,7 +122,13 @@ pub(crate) fn compare(old: &Value, new: &Value, ty: Type<'_>) -> Comparison {
 }
 
 /// Adds what changed below the value to `out` and says what happened to the value itself.
-fn differ(old: Option<&Value>, new: Option<&Value>, ty: Type<'_>, out: &mut Comparison, depth: usize) -> Mark {
+fn differ(
+    old: Option<&Value>,
+    new: Option<&Value>,
+    ty: Type<'_>,
+    out: &mut Comparison,
+    depth: usize,
+) -> Mark {
     let own = match (old, new) {
         (None, _) => ADDED,
         (_, None) => REMOVED,
@@ -156,7 +162,14 @@ fn differ(old: Option<&Value>, new: Option<&Value>, ty: Type<'_>, out: &mut Comp
     own
 }
 
-fn walk(shape: Shape, old: Option<&Value>, new: Option<&Value>, ty: Type<'_>, out: &mut Comparison, depth: usize) {
+fn walk(
+    shape: Shape,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    ty: Type<'_>,
+    out: &mut Comparison,
+    depth: usize,
+) {
     match shape {
         Shape::Leaf => {}
         Shape::Map => {
@@ -233,7 +246,12 @@ pub(crate) fn merge(live: &Value, applied: &Value, ty: Type<'_>) -> Result<Value
     lay(Some(live), Some(applied), ty, 0).map(Option::unwrap_or_default)
 }
 
-fn lay(live: Option<&Value>, applied: Option<&Value>, ty: Type<'_>, depth: usize) -> Result<Option<Value>, String> {
+fn lay(
+    live: Option<&Value>,
+    applied: Option<&Value>,
+    ty: Type<'_>,
+    depth: usize,
+) -> Result<Option<Value>, String> {
     let Some(applied) = applied else { return Ok(live.cloned()) };
     let shape = match (applied, live) {
         (Value::Null, Some(live)) => ty.shape(live),
@@ -411,4 +429,30 @@ fn named(set: &FieldSet, ty: Type<'_>, depth: usize) -> FieldSet {
         out.attach(element.clone(), member || leads, named(below, child, depth + 1));
     }
     out
+}
+
+/// Owners of parts of what the type now has as a whole own the whole; a whole that now has parts stays owned as such
+/// (upstream: structured-merge-diff `typed/reconcile_schema.go`).
+pub(crate) fn reconcile(set: &mut FieldSet, ty: Type<'_>) {
+    whole(set, ty, 0);
+}
+
+fn whole(set: &mut FieldSet, ty: Type<'_>, depth: usize) {
+    set.each_mut(|element, member, below| {
+        if below.is_empty() || depth > MAX_DEPTH {
+            return;
+        }
+        let child = match element {
+            Element::Field(name) => ty.child(name).map(|(child, _)| child),
+            Element::Key(_) | Element::Value(_) => Some(ty.item()),
+            Element::Index(_) => None,
+        };
+        let Some(child) = child else { return };
+        if child.is_whole() {
+            *member = true;
+            *below = FieldSet::default();
+        } else {
+            whole(below, child, depth + 1);
+        }
+    });
 }
