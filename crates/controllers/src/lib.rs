@@ -5,6 +5,7 @@
 
 pub mod cluster_role;
 pub mod common;
+pub mod cronjob;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod garbage;
@@ -17,5 +18,6 @@ pub mod replicaset;
 pub mod root_ca;
 pub mod service_account;
 mod start;
+pub mod ttl_after_finished;
 
 pub use start::{Clients, Config, Handles, start};

@@ -1,10 +1,11 @@
-//! Replica sets: so many pods of one template.
+//! Replica sets and replication controllers: so many pods of one template.
 //!
 //! Invariant: pods are created or deleted only while all earlier creations and deletions have been seen.
-//! upstream: `pkg/controller/replicaset`
+//! upstream: `pkg/controller/replicaset`, `pkg/controller/replication`
 
 mod plan;
 mod rank;
+mod replication;
 mod status;
 
 pub use plan::{Plan, World, plan};
@@ -20,10 +21,12 @@ use client::events::{EventType, Recorder, reference};
 use client::informer::{Change, Informer};
 use client::{Client, DeleteOptions, Kind};
 use futures::future::join_all;
-use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use meta::Status;
+use meta::selector::LabelSelector;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,21 +34,56 @@ const WORKERS: usize = 5;
 /// First batch of creations; each that succeeds doubles it (upstream: `SlowStartInitialBatchSize`).
 const FIRST_BATCH: usize = 1;
 
-struct ReplicaSetController {
+/// A kind that asks for so many pods, seen as a replica set.
+pub(crate) trait Managed: Kind {
+    /// Names of the controller in logs, and of its identity and its events.
+    const LOGGED_AS: &'static str;
+    const IDENTITY: &'static str;
+    /// Whether the status has `terminatingReplicas`.
+    const COUNTS_TERMINATING: bool;
+
+    fn view(&self) -> Cow<'_, ReplicaSet>;
+
+    fn selector(&self) -> LabelSelector;
+
+    #[must_use]
+    fn with_status(&self, status: ReplicaSetStatus) -> Self;
+}
+
+impl Managed for ReplicaSet {
+    const LOGGED_AS: &'static str = "replicaset";
+    const IDENTITY: &'static str = "replicaset-controller";
+    const COUNTS_TERMINATING: bool = true;
+
+    fn view(&self) -> Cow<'_, ReplicaSet> {
+        Cow::Borrowed(self)
+    }
+
+    fn selector(&self) -> LabelSelector {
+        select::selector(&self.spec.selector)
+    }
+
+    fn with_status(&self, status: ReplicaSetStatus) -> Self {
+        Self { status: Some(status), ..self.clone() }
+    }
+}
+
+struct ReplicaSetController<K> {
     client: Client,
-    replica_sets: Informer<ReplicaSet>,
+    replica_sets: Informer<K>,
     pods: Informer<Pod>,
     expectations: Expectations<ObjectKey>,
     recorder: Recorder,
     clock: SharedClock,
 }
 
-pub(crate) fn start(setup: &Setup) -> Handle {
-    let replica_sets = setup.informers.of::<ReplicaSet>();
+/// Starts the controller of one of the kinds.
+pub(crate) fn start<K: Managed>(setup: &Setup) -> Handle {
+    let replica_sets = setup.informers.of::<K>();
     let pods = setup.informers.of::<Pod>();
-    let client = setup.client("replicaset-controller");
+    let client = setup.client(K::IDENTITY);
     let this = Arc::new(ReplicaSetController {
-        recorder: setup.recorder(&client, "replicaset-controller"),
+        recorder: setup.recorder(&client, K::IDENTITY),
         client,
         replica_sets: replica_sets.clone(),
         pods: pods.clone(),
@@ -53,7 +91,7 @@ pub(crate) fn start(setup: &Setup) -> Handle {
         clock: setup.clock.clone(),
     });
     let (for_sets, for_pods) = (this.clone(), this.clone());
-    Controller::new("replicaset", this, setup.clock.clone())
+    Controller::new(K::LOGGED_AS, this, setup.clock.clone())
         .workers(WORKERS)
         .watches(&replica_sets, move |c, q| {
             let Some(rs) = c.latest() else { return };
@@ -67,9 +105,9 @@ pub(crate) fn start(setup: &Setup) -> Handle {
         .start(setup.cancel.clone())
 }
 
-impl ReplicaSetController {
-    fn owner_of(&self, pod: &Pod) -> Option<Arc<ReplicaSet>> {
-        let owner = pod.controller().filter(|c| c.kind == "ReplicaSet")?;
+impl<K: Managed> ReplicaSetController<K> {
+    fn owner_of(&self, pod: &Pod) -> Option<Arc<K>> {
+        let owner = pod.controller().filter(|c| c.kind == K::KIND)?;
         self.replica_sets.store().get(pod.namespace(), &owner.name).filter(|rs| rs.uid() == owner.uid)
     }
 
@@ -91,7 +129,7 @@ impl ReplicaSetController {
             queue.add(key);
         } else if pod.controller().is_none() && change.new.is_some() {
             for rs in self.replica_sets.store().by_namespace(pod.namespace()) {
-                if select::matches(&select::selector(&rs.spec.selector), pod.metadata.labels.as_ref()) {
+                if select::matches(&rs.selector(), pod.metadata.labels.as_ref()) {
                     queue.add(ObjectKey::of(&*rs));
                 }
             }
@@ -99,27 +137,27 @@ impl ReplicaSetController {
     }
 
     /// The pods that the replica set owns now, active and terminating.
-    async fn claimed(&self, rs: &ReplicaSet) -> Result<(Vec<Arc<Pod>>, Vec<Arc<Pod>>), Status> {
-        let selector = select::selector(&rs.spec.selector);
+    async fn claimed(&self, rs: &K) -> Result<(Vec<Arc<Pod>>, Vec<Arc<Pod>>), Status> {
+        let selector = rs.selector();
         let store = self.pods.store();
         let orphans = store.by_owner("").into_iter().filter(|p| p.namespace() == rs.namespace());
         let all: Vec<_> = store.by_owner(rs.uid()).into_iter().chain(orphans).collect();
         let (active, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|p| pods::is_active(p));
         let terminating = rest.into_iter().filter(|p| pods::is_terminating(p)).collect();
-        let terminating = claim::plan(&rs.metadata, &selector, terminating).owned;
-        let active = claim::apply(&self.client, rs, claim::plan(&rs.metadata, &selector, active)).await?;
+        let terminating = claim::plan(rs.metadata(), &selector, terminating).owned;
+        let active = claim::apply(&self.client, rs, claim::plan(rs.metadata(), &selector, active)).await?;
         Ok((active, terminating))
     }
 
     /// Pods of all replica sets of the same deployment: what shares a node with them goes first.
-    fn related(&self, rs: &ReplicaSet) -> Vec<Arc<Pod>> {
+    fn related(&self, rs: &K) -> Vec<Arc<Pod>> {
         let Some(owner) = rs.controller() else { return self.pods.store().by_owner(rs.uid()) };
         let siblings = self.replica_sets.store().by_owner(&owner.uid);
         siblings.iter().flat_map(|s| self.pods.store().by_owner(s.uid())).collect()
     }
 
-    async fn create(&self, key: &ObjectKey, rs: &ReplicaSet, count: usize) -> Result<(), Status> {
-        let pod = plan::pod(rs);
+    async fn create(&self, key: &ObjectKey, rs: &K, count: usize) -> Result<(), Status> {
+        let pod = plan::pod(&rs.view(), rs.controller_ref());
         self.expectations.expect(key, count as i64, []);
         let (mut left, mut batch) = (count, FIRST_BATCH);
         while left > 0 {
@@ -138,7 +176,7 @@ impl ReplicaSetController {
         Ok(())
     }
 
-    async fn create_one(&self, rs: &ReplicaSet, pod: &Pod) -> Result<(), Status> {
+    async fn create_one(&self, rs: &K, pod: &Pod) -> Result<(), Status> {
         match self.client.create(pod).await {
             Ok(made) => {
                 let text = format!("Created pod: {}", made.name());
@@ -155,7 +193,7 @@ impl ReplicaSetController {
         }
     }
 
-    async fn delete(&self, key: &ObjectKey, rs: &ReplicaSet, victims: &[Arc<Pod>]) -> Result<(), Status> {
+    async fn delete(&self, key: &ObjectKey, rs: &K, victims: &[Arc<Pod>]) -> Result<(), Status> {
         self.expectations.expect(key, 0, victims.iter().map(|p| p.uid().to_owned()));
         let results = join_all(victims.iter().map(|pod| async {
             let result =
@@ -176,17 +214,15 @@ impl ReplicaSetController {
         results.await.into_iter().collect()
     }
 
-    async fn write_status(&self, rs: &ReplicaSet, new: status::NewStatus) -> Result<(), Status> {
-        if rs.status.as_ref() == Some(&new) {
+    async fn write_status(&self, rs: &K, new: status::NewStatus) -> Result<(), Status> {
+        if rs.view().status.as_ref() == Some(&new) {
             return Ok(());
         }
-        let changed = ReplicaSet { status: Some(new.clone()), ..rs.clone() };
-        match self.client.update_status(&changed).await {
+        match self.client.update_status(&rs.with_status(new.clone())).await {
             // once more on the newest (upstream: `statusUpdateRetries`)
             Err(e) if e.is_conflict() => {
-                let fresh: ReplicaSet = self.client.get(rs.namespace(), rs.name()).await?;
-                let again = ReplicaSet { status: Some(new), ..fresh };
-                self.client.update_status(&again).await.map(drop)
+                let fresh: K = self.client.get(rs.namespace(), rs.name()).await?;
+                self.client.update_status(&fresh.with_status(new)).await.map(drop)
             }
             other => other.map(drop),
         }
@@ -194,7 +230,7 @@ impl ReplicaSetController {
 }
 
 #[async_trait]
-impl Reconcile for ReplicaSetController {
+impl<K: Managed> Reconcile for ReplicaSetController<K> {
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<After, Error> {
@@ -205,11 +241,16 @@ impl Reconcile for ReplicaSetController {
         // asked before looking at pods, so that what is seen after cannot be acted on twice
         let may_act = self.expectations.satisfied(key);
         let (active, terminating) = self.claimed(&rs).await?;
+        let view = rs.view();
         let mut failure = None;
         if may_act && !rs.is_deleting() {
             let related = || self.related(&rs);
-            let decided =
-                plan(&World { replica_set: &rs, active: &active, related: &related, now: self.clock.now() });
+            let decided = plan(&World {
+                replica_set: &view,
+                active: &active,
+                related: &related,
+                now: self.clock.now(),
+            });
             failure = match decided {
                 Plan::Nothing => Ok(()),
                 Plan::Create(count) => self.create(key, &rs, count).await,
@@ -217,12 +258,14 @@ impl Reconcile for ReplicaSetController {
             }
             .err();
         }
-        let new = status::calculate(&rs, &active, terminating.len(), failure.as_ref(), self.clock.now());
+        let mut new =
+            status::calculate(&view, &active, terminating.len(), failure.as_ref(), self.clock.now());
+        new.terminating_replicas.take_if(|_| !K::COUNTS_TERMINATING);
         self.write_status(&rs, new.clone()).await?;
         if let Some(e) = failure {
             return Err(e.into());
         }
-        Ok(wait_for_availability(&rs, &active, &new, &self.clock).map_or(After::Done, After::Again))
+        Ok(wait_for_availability(&view, &active, &new, &self.clock).map_or(After::Done, After::Again))
     }
 }
 
@@ -248,7 +291,7 @@ fn wait_for_availability(
 }
 
 /// Metadata of pods made from a template.
-fn pod_meta(template: Option<&ObjectMeta>, rs: &ReplicaSet) -> ObjectMeta {
+fn pod_meta(template: Option<&ObjectMeta>, rs: &ReplicaSet, owner: OwnerReference) -> ObjectMeta {
     let template = template.cloned().unwrap_or_default();
     ObjectMeta {
         generate_name: Some(format!("{}-", rs.name())),
@@ -256,7 +299,7 @@ fn pod_meta(template: Option<&ObjectMeta>, rs: &ReplicaSet) -> ObjectMeta {
         labels: template.labels,
         annotations: template.annotations,
         finalizers: template.finalizers,
-        owner_references: Some(vec![rs.controller_ref()]),
+        owner_references: Some(vec![owner]),
         ..ObjectMeta::default()
     }
 }
@@ -300,7 +343,7 @@ mod tests {
             rng: Arc::new(base::rng::Rng::seeded(1)),
             cancel: CancellationToken::new(),
         };
-        let handle = start(&setup);
+        let handle = start::<ReplicaSet>(&setup);
         let status = || api.object("/apis/apps/v1/namespaces/n/replicasets/r").unwrap()["status"].clone();
         until("five replicas", || status()["replicas"] == 5).await;
         let pods = api.objects("/api/v1/namespaces/n/pods");

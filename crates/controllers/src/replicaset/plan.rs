@@ -5,6 +5,7 @@ use crate::deployment::util::{spec_replicas, template};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use std::sync::Arc;
 
 /// Most pods created or deleted in one go (upstream: `BurstReplicas`).
@@ -41,7 +42,11 @@ pub fn plan(world: &World<'_>) -> Plan {
 }
 
 /// The pod to create.
-pub(super) fn pod(rs: &ReplicaSet) -> Pod {
+pub(super) fn pod(rs: &ReplicaSet, owner: OwnerReference) -> Pod {
     let template = template(rs);
-    Pod { metadata: super::pod_meta(template.metadata.as_ref(), rs), spec: template.spec, status: None }
+    Pod {
+        metadata: super::pod_meta(template.metadata.as_ref(), rs, owner),
+        spec: template.spec,
+        status: None,
+    }
 }
