@@ -180,14 +180,14 @@ mod tests {
     fn a_webhook_may_not_change_who_an_object_is() {
         let old = json!({"apiVersion": "g/v1", "kind": "K", "metadata": {"name": "a", "uid": "u", "labels": {"x": "1"}}});
         let answer = |new: Value| json!({"uid": "i", "result": {"status": "Success"}, "convertedObjects": [new]});
-        let read = |new: Value| converted(&mut answer(new), "i", &[old.clone()], "g/v2");
+        let read = |new: Value| converted(&mut answer(new), "i", std::slice::from_ref(&old), "g/v2");
         let good = json!({"apiVersion": "g/v2", "kind": "K", "metadata": {"name": "a", "uid": "u"}, "spec": {"b": 1}});
         let expected = json!({"apiVersion": "g/v2", "kind": "K", "metadata": {"name": "a", "uid": "u"}, "spec": {"b": 1}});
         assert_eq!(read(good.clone()), Ok(vec![expected]));
         let mut other = good.clone();
         other["metadata"]["name"] = "b".into();
         assert!(read(other).is_err_and(|e| e.contains("metadata.name")));
-        assert!(converted(&mut answer(good.clone()), "x", &[old.clone()], "g/v2").is_err());
+        assert!(converted(&mut answer(good.clone()), "x", std::slice::from_ref(&old), "g/v2").is_err());
         assert!(converted(&mut answer(good), "i", &[], "g/v2").is_err());
     }
 }

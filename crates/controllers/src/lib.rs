@@ -6,6 +6,7 @@
 pub mod cluster_role;
 pub mod custom_resources;
 pub mod common;
+pub mod cronjob;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod garbage;
@@ -18,5 +19,6 @@ pub mod replicaset;
 pub mod root_ca;
 pub mod service_account;
 mod start;
+pub mod ttl_after_finished;
 
 pub use start::{Clients, Config, Handles, start};

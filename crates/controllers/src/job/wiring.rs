@@ -39,6 +39,7 @@ async fn a_job_runs_to_its_end() {
     let client = Client::new(api.clone());
     let for_all = client.clone();
     let setup = Setup {
+        system: client.clone(),
         clients: Arc::new(move |_: &str| for_all.clone()),
         informers: Informers::new(client.clone(), SystemClock::shared()),
         config: crate::Config::default(),

@@ -116,10 +116,10 @@ impl Shared {
                 *self.problem.lock() = None;
                 continue;
             }
-            if let Some((groups, revision)) = whole_revisions(answer, &mut held) {
-                if let Err(error) = self.publish(&groups, revision) {
-                    return End::Broken(error);
-                }
+            if let Some((groups, revision)) = whole_revisions(answer, &mut held)
+                && let Err(error) = self.publish(&groups, revision)
+            {
+                return End::Broken(error);
             }
         }
     }
