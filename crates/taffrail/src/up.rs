@@ -6,6 +6,7 @@ mod control_plane;
 mod encryption;
 mod expire;
 mod feed;
+mod identity;
 mod kubeconfig;
 mod nodes;
 mod record;
