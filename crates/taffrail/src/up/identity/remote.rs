@@ -169,3 +169,68 @@ fn system_authorities() -> Result<Vec<u8>, String> {
     }
     Ok(pem.into_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    /// A server that gives prepared answers, one a connection, and the first lines of what it was sent.
+    async fn server(answers: Vec<(u16, Value)>) -> (u16, tokio::task::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let port = listener.local_addr().expect("an address").port();
+        let run = async move {
+            let mut seen = Vec::new();
+            for (code, body) in answers {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                let mut bytes = vec![0; 8192];
+                let n = stream.read(&mut bytes).await.expect("a request");
+                let text = String::from_utf8_lossy(&bytes[..n]);
+                seen.push(text.lines().next().unwrap_or("").to_owned());
+                let body = body.to_string();
+                let head = format!(
+                    "HTTP/1.1 {code} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                    body.len()
+                );
+                stream.write_all((head + &body).as_bytes()).await.expect("answered");
+            }
+            seen
+        };
+        (port, tokio::spawn(run))
+    }
+
+    fn hook(port: u16) -> Hook {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("kubeconfig");
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "k", "cluster": {"server": format!("http://127.0.0.1:{port}/hook?x=y")}}],
+            "users": [{"name": "u", "user": {}}],
+            "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+        });
+        std::fs::write(&file, config.to_string()).expect("written");
+        Hook::open(&file).expect("a webhook")
+    }
+
+    #[tokio::test]
+    async fn webhooks_are_posted_to_at_their_whole_address() {
+        let down = json!({"kind": "Status", "message": "overloaded"});
+        let (port, seen) = server(vec![(200, json!({"a": 1})), (429, down), (403, json!("x"))]).await;
+        let hook = hook(port);
+        assert_eq!(hook.post(&json!({})).await, Ok(json!({"a": 1})));
+        assert_eq!(hook.post(&json!({})).await, Err(PostError { message: "overloaded".into(), retry: true }));
+        let refused = PostError { message: "the webhook answered with status 403".into(), retry: false };
+        assert_eq!(hook.post(&json!({})).await, Err(refused));
+        assert_eq!(seen.await.expect("served"), ["POST /hook?x=y HTTP/1.1"; 3]);
+        assert!(hook.post(&json!({})).await.is_err_and(|e| !e.retry), "nobody listens");
+    }
+
+    #[tokio::test]
+    async fn documents_are_read_over_tls_only() {
+        let documents = Documents { ca_pem: Vec::new(), servers: Mutex::default() };
+        let why = documents.get("http://127.0.0.1/x").await.expect_err("refused");
+        assert!(why.contains("only https"), "{why}");
+    }
+}
