@@ -458,7 +458,7 @@ fn secrets_are_sealed_in_etcd_and_wrong_keys_are_refused() {
     let Some(server) = Server::start() else { return };
     let key = |name: &str, byte: u8| Arc::new(Key::aesgcm(name, &[byte; 32]).unwrap());
     let sealed = |keys: Vec<Arc<Key>>| {
-        let seal = Arc::new(Seal::secrets("the file encryption.key", keys));
+        let seal = Arc::new(Seal::under(&["/registry/secrets/"], "the file encryption.key", keys));
         Etcd::open(EtcdOptions { scope: "/registry/".to_owned(), seal, ..options(&server) })
     };
     let name = "/registry/secrets/ns/a";
@@ -474,7 +474,9 @@ fn secrets_are_sealed_in_etcd_and_wrong_keys_are_refused() {
     let raw = server.raw(name).unwrap();
     assert!(raw.starts_with(b"k8s:enc:aesgcm:v1:k1:"), "{raw:?}");
     // As upstream opens it: bound to the key in etcd.
-    let plain = Seal::secrets("", vec![key("k1", 1)]).open(name, name.as_bytes(), &raw).unwrap();
+    let plain = Seal::under(&["/registry/secrets/"], "", vec![key("k1", 1)])
+        .open(name, name.as_bytes(), &raw)
+        .unwrap();
     assert_eq!(text(&plain), String::from_utf8(object("a", "hunter2").bytes).unwrap());
     // What loses learns the plain value.
     let Err(CommitError::Conflict { current: Some(current), .. }) =

@@ -1,13 +1,14 @@
 //! Encryption at rest in the embedded store: what its files hold, which keys open them, what the tools make of it.
 
 use super::*;
-use crate::seal::{Key, Rule, SECRETS_PREFIX, Seal};
+use crate::seal::{Key, Rule, Seal};
 use crate::suite::{delete, put, set};
 use crate::tools;
 use bytes::Bytes;
 use std::path::PathBuf;
 use std::time::Instant;
 
+const SECRETS_PREFIX: &str = "/registry/secrets/";
 const SECRET: &str = "correct-horse-battery-staple";
 const KEY: &str = "/registry/secrets/ns/a";
 
@@ -16,7 +17,7 @@ fn key(name: &str, byte: u8) -> Arc<Key> {
 }
 
 fn seal(keys: &[Arc<Key>]) -> Arc<Seal> {
-    Arc::new(Seal::secrets("the file encryption.key", keys.to_vec()))
+    Arc::new(Seal::under(&[SECRETS_PREFIX], "the file encryption.key", keys.to_vec()))
 }
 
 fn options(dir: &Path, seal: Arc<Seal>) -> Options {
