@@ -42,8 +42,16 @@ pub async fn patch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         fields::track(ctx, kind, Some(old), &mut new);
         Ok(new)
     };
-    // What is applied is made when it is not there; a subresource has no object of its own to make.
-    let creates = is_apply && ctx.info.subresource.is_empty();
+    // What is applied is made when it is not there; a subresource has no object of its own to make. One that goes
+    // meanwhile is not made anew: nobody asked whether that is permitted.
+    let there = ctx.server.registry.store().get(&kind.key(&ctx.info.namespace, &ctx.info.name)).is_some();
+    let creates = is_apply && !there && ctx.info.subresource.is_empty();
+    if creates {
+        // Upstream: `withAuthorization` in `patch.go`.
+        let mut attributes = attributes(&ctx.info, &ctx.user);
+        attributes.verb = "create".into();
+        ctx.server.authorizer.require(&attributes).await?;
+    }
     let written =
         ctx.server.registry.update(&ctx.write(kind, &ctx.info.name, &admit), &transform, creates).await?;
     write::reply(ctx, kind, written).await
@@ -91,12 +99,6 @@ fn applied(
             "the name of the object ({name}) does not match the name on the URL ({})",
             ctx.info.name
         )));
-    }
-    if old.is_none() {
-        // Making an object takes the permission to make one (upstream: `withAuthorization` in `patch.go`).
-        let mut attributes = attributes(&ctx.info, &ctx.user);
-        attributes.verb = "create".into();
-        ctx.server.authorizer.require(&attributes)?;
     }
     let mut new = fields::apply(ctx, kind, old, config)?;
     object::set_meta(&mut new, "name", ctx.info.name.as_str());
