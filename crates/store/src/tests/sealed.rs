@@ -110,10 +110,10 @@ fn keys_are_rotated_and_wrong_ones_refused() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     let (old, new) = (key("old", 1), key("new", 2));
-    let store = try_open(options(at, seal(&[old.clone()]))).unwrap();
+    let store = try_open(options(at, seal(std::slice::from_ref(&old)))).unwrap();
     set(&*store, KEY, SECRET);
     drop(store);
-    let missing = refusal(options(at, seal(&[new.clone()])));
+    let missing = refusal(options(at, seal(std::slice::from_ref(&new))));
     for part in [KEY, "\"old\"", "the file encryption.key", "nothing was changed"] {
         assert!(missing.contains(part), "{part} is not in: {missing}");
     }
