@@ -78,7 +78,7 @@ fn scaled(kind: &KindDef, old: &Value, scale: &Value, patched: bool) -> Result<V
     }
     let asked = object::resource_version(scale);
     let mut new = old.clone();
-    if kind.is_custom() && asked.is_empty() {
+    if kind.is_custom() && (asked.is_empty() || patched) {
         // Custom kinds take no update without a version: it is the one that was read.
     } else if asked.is_empty() || patched && asked == object::resource_version(old) {
         object::remove_meta(&mut new, "resourceVersion");

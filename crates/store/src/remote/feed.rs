@@ -119,6 +119,7 @@ impl Shared {
             if let Some((groups, revision)) = whole_revisions(answer, &mut held)
                 && let Err(error) = self.publish(&groups, revision)
             {
+                *self.unsealed.lock() = Some(error.to_string());
                 return End::Broken(error);
             }
         }
@@ -142,6 +143,7 @@ impl Shared {
             self.view.store(Arc::new(view));
         }
         let dirty = self.history.publish(events, revision);
+        *self.unsealed.lock() = None;
         self.visible.send_replace(revision);
         wake(dirty);
         Ok(())
