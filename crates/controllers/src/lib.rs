@@ -4,9 +4,9 @@
 //! control loop, and its cases. Constants, messages and conditions are upstream's.
 
 pub mod cluster_role;
-pub mod custom_resources;
 pub mod common;
 pub mod cronjob;
+pub mod custom_resources;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod garbage;

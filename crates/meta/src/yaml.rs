@@ -254,7 +254,13 @@ mod tests {
         let docs = documents(b"---\na: 1\n---\n---\nb: {c: 1, c: 2}\n", MIB).unwrap();
         assert_eq!(
             docs,
-            [(json!({"a": 1}), vec![]), (json!({"b": {"c": 2}}), vec!["yaml: unmarshal errors:\n  line 5: key \"c\" already set in map".to_owned()])]
+            [
+                (json!({"a": 1}), vec![]),
+                (
+                    json!({"b": {"c": 2}}),
+                    vec!["yaml: unmarshal errors:\n  line 5: key \"c\" already set in map".to_owned()]
+                )
+            ]
         );
     }
 

@@ -50,7 +50,10 @@ fn manager(ctx: &Context) -> &str {
         "" => {
             let agent = ctx.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
             let name = agent.split('/').next().unwrap_or("");
-            let end = name.char_indices().map(|(i, c)| i + c.len_utf8()).take_while(|end| *end <= MANAGER_BYTES_MAX);
+            let end = name
+                .char_indices()
+                .map(|(i, c)| i + c.len_utf8())
+                .take_while(|end| *end <= MANAGER_BYTES_MAX);
             &name[..end.last().unwrap_or(0)]
         }
         given => given,
@@ -71,7 +74,8 @@ pub fn apply(ctx: &Context, kind: &KindDef, old: Option<&Value>, config: &Value)
         ApplyError::Conflicts(conflicts) => {
             let mut s = Status::new(409, Reason::Conflict, ::apply::message(&conflicts));
             let causes = ::apply::causes(&conflicts).into_iter();
-            let causes = causes.map(|c| Cause { reason: c.reason.into(), message: c.message, field: c.field });
+            let causes =
+                causes.map(|c| Cause { reason: c.reason.into(), message: c.message, field: c.field });
             s.details.get_or_insert_default().causes = causes.collect();
             s
         }
