@@ -187,11 +187,21 @@ fn certificates_come_before_tokens() {
 
 proptest::proptest! {
     #[test]
-    fn arbitrary_credentials_never_panic(text in "\\PC{0,60}", jwt in "[A-Za-z0-9_.-]{0,80}", der in proptest::collection::vec(0u8..=255, 0..80)) {
+    fn arbitrary_credentials_never_panic(
+        text in "\\PC{0,60}",
+        jwt in "[A-Za-z0-9_.-]{0,80}",
+        der in proptest::collection::vec(0u8..=255, 0..80),
+    ) {
         let (a, _) = authenticator();
         for t in [&text, &jwt] {
             let header = format!("Bearer {t}");
-            let c = Credentials { certificate: Some(&der), authorization: Some(&header), protocols: Some(t), path: "/", ..Credentials::default() };
+            let c = Credentials {
+                certificate: Some(&der),
+                authorization: Some(&header),
+                protocols: Some(t),
+                path: "/",
+                ..Credentials::default()
+            };
             proptest::prop_assert!(matches!(wait(a.authenticate(&c, now())), Outcome::Refused(_)));
             let _ = parse_tokens(t);
         }

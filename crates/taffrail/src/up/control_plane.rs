@@ -79,11 +79,7 @@ impl ControlPlane {
         // Sockets are bound before anything runs: a port in use is told at once.
         let listeners = bind(options).await?;
         let ranges = service_ranges(options)?;
-        let services = Arc::new(Services::new(ranges.clone(), node_ports(options)?, rng.clone()));
-        let registry = Registry::new(store.clone(), clock.clone(), rng.clone(), Kinds::new(kinds::table()))
-            .with_companion(meta::GroupResource::new("", "services"), services.clone());
-        let registry = Arc::new(registry);
-        restore_services(&registry, &services);
+        let registry = make_registry(options, &ranges, &store, &clock, &rng)?;
 
         let (rbac, nodes) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::default()));
         let cancel = CancellationToken::new();
@@ -96,12 +92,8 @@ impl ControlPlane {
         });
         apiserver::custom::start(&registry, &webhooks, cancel.clone());
         let signer = Arc::new(Signer::new(ISSUER, &pki.service_account_key().map_err(text)?).map_err(text)?);
-        let mut static_tokens = match &options.identity.token_auth_file {
-            Some(path) => token_file(path)?,
-            None => HashMap::new(),
-        };
         let admin_token = pki.admin_token().map_err(text)?;
-        static_tokens.insert(admin_token.clone(), Identity::new(ADMIN, &[SYSTEM_MASTERS]));
+        let static_tokens = static_tokens(options, &admin_token)?;
         let audiences = vec![ISSUER.to_owned()];
         let callers = Callers::load(options, &pki, ISSUER, &audiences)?;
         let proxy_authorities = callers.proxy_authorities.clone();
@@ -159,10 +151,7 @@ impl ControlPlane {
             Identity::system(APISERVER, &[SYSTEM_MASTERS]),
             "apiserver",
         ));
-        bootstrap::namespaces(&system).await?;
-        record::changes(options, &system, &server.audit.policy_hash()).await;
-        bootstrap::run(&system, &ranges, addresses, options).await?;
-        super::flow::defaults(&system).await?;
+        first_objects(options, &system, &server, &ranges, addresses).await?;
         bootstrapped.store(true, Ordering::Release);
         steps.done("first objects", at);
 
@@ -248,6 +237,45 @@ fn node_ports(options: &UpOptions) -> Result<std::ops::RangeInclusive<u16>, Stri
     let (from, to) = options.service_node_port_range.split_once('-').ok_or_else(bad)?;
     let (from, to) = (from.trim().parse().map_err(|_| bad())?, to.trim().parse().map_err(|_| bad())?);
     if from == 0 || from > to { Err(bad()) } else { Ok(from..=to) }
+}
+
+fn make_registry(
+    options: &UpOptions,
+    ranges: &[Range],
+    store: &Arc<dyn Store>,
+    clock: &SharedClock,
+    rng: &Arc<Rng>,
+) -> Result<Arc<Registry>, String> {
+    let services = Arc::new(Services::new(ranges.to_vec(), node_ports(options)?, rng.clone()));
+    let registry = Registry::new(store.clone(), clock.clone(), rng.clone(), Kinds::new(kinds::table()))
+        .with_companion(meta::GroupResource::new("", "services"), services.clone());
+    let registry = Arc::new(registry);
+    restore_services(&registry, &services);
+    Ok(registry)
+}
+
+/// The tokens of the file and the administrator's.
+fn static_tokens(options: &UpOptions, admin: &str) -> Result<HashMap<String, Identity>, String> {
+    let mut tokens = match &options.identity.token_auth_file {
+        Some(path) => token_file(path)?,
+        None => HashMap::new(),
+    };
+    tokens.insert(admin.to_owned(), Identity::new(ADMIN, &[SYSTEM_MASTERS]));
+    Ok(tokens)
+}
+
+/// What every cluster has, made through the API.
+async fn first_objects(
+    options: &UpOptions,
+    system: &Client,
+    server: &Server,
+    ranges: &[Range],
+    addresses: &[IpAddr],
+) -> Result<(), String> {
+    bootstrap::namespaces(system).await?;
+    record::changes(options, system, &server.audit.policy_hash()).await;
+    bootstrap::run(system, ranges, addresses, options).await?;
+    super::flow::defaults(system).await
 }
 
 fn restore_services(registry: &Registry, services: &Services) {
