@@ -10,6 +10,7 @@ pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod pod_security;
 pub mod priority;
+pub mod runtime_class;
 pub mod service_account;
 pub mod taints;
 pub mod webhook;
@@ -36,6 +37,7 @@ pub fn default_chain(
         Arc::new(pod_security::PodSecurity::new(registry.clone())),
         Arc::new(priority::Priority::new(registry.clone())),
         Arc::new(taints::DefaultTolerationSeconds),
+        Arc::new(runtime_class::RuntimeClass::new(registry.clone())),
         Arc::new(escalation::Escalation::new(registry.clone(), authorizer.clone())),
         Arc::new(webhook::Webhooks::mutating(registry, caller.clone(), cancel.clone())),
         Arc::new(webhook::Webhooks::validating(registry, caller.clone(), cancel.clone())),
