@@ -32,7 +32,7 @@ impl Plugin for Escalation {
         if a.kind.group != auth::rbac::GROUP {
             return Ok(());
         }
-        let role = |kind: &str, namespace: &str, name: &str| {
+        let find = |kind: &str, namespace: &str, name: &str| {
             let (plural, namespace) =
                 if kind == "Role" { ("roles", namespace) } else { ("clusterroles", "") };
             let row = self.registry.kinds().resource(auth::rbac::GROUP, "v1", plural)?;
@@ -47,6 +47,6 @@ impl Plugin for Escalation {
             new,
             old,
         };
-        check(&self.authorizer, &write, &role)
+        self.authorizer.settle(|z| check(z, &write, &find)).await
     }
 }

@@ -67,6 +67,7 @@ impl Plugin for NodeRestriction {
             new,
             old,
         };
-        check(&request, &Present(&self.registry, a), &self.authorizer)
+        let present = Present(&self.registry, a);
+        self.authorizer.settle(|z| check(&request, &present, z)).await
     }
 }

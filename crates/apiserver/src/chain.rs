@@ -34,8 +34,10 @@ const BODY_BYTES_MAX: usize = 3 << 20;
 /// Where a request came from.
 pub struct Connection {
     pub peer: SocketAddr,
-    /// The client's certificate, DER, already verified against the client CA.
+    /// The client's certificate, DER, already verified against the client CA or that of a proxy in front.
     pub certificate: Option<Vec<u8>>,
+    /// The certificates that the client sent with it, DER.
+    pub chain: Vec<Vec<u8>>,
     /// The identity of a caller in this process.
     pub identity: Option<Arc<Identity>>,
 }
@@ -75,7 +77,7 @@ pub async fn serve_local(
 async fn handle(
     server: Arc<Server>,
     from: Arc<Connection>,
-    parts: http::request::Parts,
+    mut parts: http::request::Parts,
     body: impl Future<Output = Result<Bytes>> + Send,
     upgrade: Option<hyper::upgrade::OnUpgrade>,
 ) -> Response<Body> {
@@ -83,7 +85,7 @@ async fn handle(
     let info = RequestInfo::parse(&parts.method, &parts.uri);
     let accepted = negotiate::accept(&parts.headers);
     // Who it is comes first: the audit record needs a name, and a failed login has a record of its own shape.
-    let known = match authentication::identify(&server, &from, &parts.headers, &info.path) {
+    let known = match authentication::identify(&server, &from, &mut parts.headers, &info.path).await {
         Ok(known) => known,
         Err(refused) => {
             let scope = audit::begin(&server, &info, &parts, from.peer, None);
@@ -199,9 +201,9 @@ async fn authorized(
     let mut warnings = Vec::new();
     let result: Result<Rendered> = async {
         // Acting as somebody else needs a permission of its own, and authorisation then sees that somebody.
-        let user = impersonation::resolve(server, info, &mut parts.headers, user, scope)?;
+        let user = impersonation::resolve(server, info, &mut parts.headers, user, scope).await?;
         // The permit is the only key to the registry.
-        let permit = authorization::permit(server, info, &user, scope)?;
+        let permit = authorization::permit(server, info, &user, scope).await?;
         let body = body.await?;
         let ctx = Context {
             server: server.clone(),

@@ -91,7 +91,11 @@ pub fn protobuf_list(kind: &KindDef, metadata: &Value, items: &[Bytes]) -> Resul
     let wrong = |e: String| Status::internal(e);
     let mut head = Vec::new();
     let list_meta = format!("{META}.v1.ListMeta");
-    meta::proto::bytes_field(&mut head, 1, &meta::proto::encode(schema, &list_meta, metadata).map_err(wrong)?);
+    meta::proto::bytes_field(
+        &mut head,
+        1,
+        &meta::proto::encode(schema, &list_meta, metadata).map_err(wrong)?,
+    );
     let mut pieces: Vec<Bytes> = Vec::with_capacity(items.len() / ITEMS_PER_PIECE + 3);
     let mut total = head.len();
     for some in items.chunks(ITEMS_PER_PIECE) {
@@ -148,7 +152,8 @@ pub fn watch_event(format: Format, kind: &str, object: &Bytes, out: &mut bytes::
             let Some(inner) = protobuf(&object)? else {
                 return Err(Status::not_acceptable(crate::negotiate::OBJECT_TYPES));
             };
-            let (mut raw, mut event) = (Vec::with_capacity(inner.len() + 8), Vec::with_capacity(inner.len() + 32));
+            let (mut raw, mut event) =
+                (Vec::with_capacity(inner.len() + 8), Vec::with_capacity(inner.len() + 32));
             meta::proto::bytes_field(&mut raw, 1, &inner);
             meta::proto::bytes_field(&mut event, 1, kind.as_bytes());
             meta::proto::bytes_field(&mut event, 2, &raw);

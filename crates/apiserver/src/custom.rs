@@ -55,7 +55,9 @@ fn rows_of(crd: &Value, caller: &Arc<Caller>) -> Vec<Arc<KindDef>> {
         Some("Webhook") => Arc::new(Webhook {
             caller: caller.clone(),
             client: ClientConfig::parse(&crd["spec"]["conversion"]["webhook"]["clientConfig"]),
-            review_versions: object::strings(&crd["spec"]["conversion"]["webhook"]["conversionReviewVersions"]),
+            review_versions: object::strings(
+                &crd["spec"]["conversion"]["webhook"]["conversionReviewVersions"],
+            ),
             definition: object::name(crd).to_owned(),
         }),
         _ => Arc::new(Relabel),
@@ -64,7 +66,8 @@ fn rows_of(crd: &Value, caller: &Arc<Caller>) -> Vec<Arc<KindDef>> {
     for version in versions.filter(|v| v["served"] == true).filter_map(|v| v["name"].as_str()) {
         match kinds::custom::row(crd, version) {
             Ok(row) => {
-                let stored_as = (version != storage).then(|| (group.to_owned().into(), storage.to_owned().into()));
+                let stored_as =
+                    (version != storage).then(|| (group.to_owned().into(), storage.to_owned().into()));
                 rows.push(Arc::new(KindDef { stored_as, convert: Some(convert.clone()), ..row }));
             }
             Err(why) => tracing::error!(definition = object::name(crd), version, "not served: {why}"),
@@ -99,7 +102,9 @@ impl Convert for Webhook {
         let failed = |why: String| {
             Status::internal(format!(
                 "conversion webhook for {from}, {}: {why}",
-                objects.first().map_or(String::new(), |o| format!("Kind={}", o["kind"].as_str().unwrap_or("")))
+                objects
+                    .first()
+                    .map_or(String::new(), |o| format!("Kind={}", o["kind"].as_str().unwrap_or("")))
             ))
         };
         let review = ["v1", "v1beta1"].iter().find(|v| self.review_versions.iter().any(|r| r == *v));
@@ -145,14 +150,18 @@ fn converted(
     for (i, (new, old)) in made.iter_mut().zip(sent).enumerate() {
         if new["apiVersion"] != api_version {
             let got = new["apiVersion"].as_str().unwrap_or("");
-            return Err(format!("webhook returned invalid converted object at index {i}: invalid groupVersion (expected {api_version}, received {got})"));
+            return Err(format!(
+                "webhook returned invalid converted object at index {i}: invalid groupVersion (expected {api_version}, received {got})"
+            ));
         }
         if new["kind"] != old["kind"] {
             return Err(format!("webhook returned invalid converted object at index {i}: invalid kind"));
         }
         for field in ["name", "namespace", "uid"] {
             if object::meta_str(new, field) != object::meta_str(old, field) {
-                return Err(format!("webhook returned invalid converted object at index {i}: invalid metadata.{field}"));
+                return Err(format!(
+                    "webhook returned invalid converted object at index {i}: invalid metadata.{field}"
+                ));
             }
         }
         // All other metadata is as it was (upstream: `restoreObjectMeta`).
@@ -179,15 +188,16 @@ mod tests {
     #[test]
     fn a_webhook_may_not_change_who_an_object_is() {
         let old = json!({"apiVersion": "g/v1", "kind": "K", "metadata": {"name": "a", "uid": "u", "labels": {"x": "1"}}});
-        let answer = |new: Value| json!({"uid": "i", "result": {"status": "Success"}, "convertedObjects": [new]});
-        let read = |new: Value| converted(&mut answer(new), "i", &[old.clone()], "g/v2");
+        let answer =
+            |new: Value| json!({"uid": "i", "result": {"status": "Success"}, "convertedObjects": [new]});
+        let read = |new: Value| converted(&mut answer(new), "i", std::slice::from_ref(&old), "g/v2");
         let good = json!({"apiVersion": "g/v2", "kind": "K", "metadata": {"name": "a", "uid": "u"}, "spec": {"b": 1}});
         let expected = json!({"apiVersion": "g/v2", "kind": "K", "metadata": {"name": "a", "uid": "u"}, "spec": {"b": 1}});
         assert_eq!(read(good.clone()), Ok(vec![expected]));
         let mut other = good.clone();
         other["metadata"]["name"] = "b".into();
         assert!(read(other).is_err_and(|e| e.contains("metadata.name")));
-        assert!(converted(&mut answer(good.clone()), "x", &[old.clone()], "g/v2").is_err());
+        assert!(converted(&mut answer(good.clone()), "x", std::slice::from_ref(&old), "g/v2").is_err());
         assert!(converted(&mut answer(good), "i", &[], "g/v2").is_err());
     }
 }

@@ -70,7 +70,8 @@ pub fn accept(headers: &HeaderMap) -> Result<Accepted> {
     let mut clauses: Vec<Clause> = header.split(',').map(clause).collect();
     clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality));
     let mut first = clauses.iter().find_map(serve).ok_or_else(|| Status::not_acceptable(OBJECT_TYPES))?;
-    first.or_json = clauses.iter().filter_map(serve).any(|a| a.format == Format::Json && a.view == first.view);
+    first.or_json =
+        clauses.iter().filter_map(serve).any(|a| a.format == Format::Json && a.view == first.view);
     Ok(first)
 }
 

@@ -163,11 +163,13 @@ fn list(kind: &Arc<KindDef>, listed: Listed, how: &Rendering) -> Result<Rendered
         let body = streaming(stream::iter(ListPieces::new(kind.clone(), &metadata, listed.items)));
         return Ok(plain(response(200, "application/json", body)));
     }
-    if how.accepted.view == View::Object && how.accepted.format == Format::Protobuf && !how.keep {
-        if let Some(pieces) = codec::protobuf_list(kind, &metadata, &listed.items)? {
-            let body = streaming(stream::iter(pieces.into_iter().map(Ok)));
-            return Ok(plain(response(200, how.accepted.format.content_type(), body)));
-        }
+    if how.accepted.view == View::Object
+        && how.accepted.format == Format::Protobuf
+        && !how.keep
+        && let Some(pieces) = codec::protobuf_list(kind, &metadata, &listed.items)?
+    {
+        let body = streaming(stream::iter(pieces.into_iter().map(Ok)));
+        return Ok(plain(response(200, how.accepted.format.content_type(), body)));
     }
     let items: Vec<Value> = listed
         .items

@@ -15,13 +15,18 @@ pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     verbs::record(ctx, &asked);
     let (server, user, now) = (&ctx.server, &ctx.user, ctx.server.clock.now());
     let answer = match &*kind.kind {
-        "TokenReview" => server.authenticator.token_review(&asked, now)?,
+        "TokenReview" => server.authenticator.token_review(&asked, now).await?,
         "SelfSubjectReview" => review::self_subject_review(user, now),
-        "SubjectAccessReview" => review::subject_access_review(&asked, &server.authorizer)?,
-        "LocalSubjectAccessReview" => {
-            review::local_subject_access_review(&asked, &ctx.info.namespace, &server.authorizer)?
+        "SubjectAccessReview" => {
+            server.authorizer.settle(|z| review::subject_access_review(&asked, z)).await?
         }
-        "SelfSubjectAccessReview" => review::self_subject_access_review(&asked, user, &server.authorizer)?,
+        "LocalSubjectAccessReview" => {
+            let namespace = &ctx.info.namespace;
+            server.authorizer.settle(|z| review::local_subject_access_review(&asked, namespace, z)).await?
+        }
+        "SelfSubjectAccessReview" => {
+            server.authorizer.settle(|z| review::self_subject_access_review(&asked, user, z)).await?
+        }
         "SelfSubjectRulesReview" => review::self_subject_rules_review(&asked, user, &server.authorizer)?,
         _ => return Err(Status::no_such_resource()),
     };

@@ -163,8 +163,10 @@ impl Server {
             Ok(Err(error)) => return debug!(%peer, %error, "TLS handshake failed"),
             Err(_) => return debug!(%peer, "TLS handshake timed out"),
         };
-        let certificate = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).map(|c| c.to_vec());
-        let connection = Arc::new(Connection { peer, certificate, identity: None });
+        let mut sent = stream.get_ref().1.peer_certificates().into_iter().flatten().map(|c| c.to_vec());
+        let certificate = sent.next();
+        let chain = sent.collect();
+        let connection = Arc::new(Connection { peer, certificate, chain, identity: None });
         let server = self.clone();
         let service = service_fn(move |request: http::Request<Incoming>| {
             let (server, connection) = (server.clone(), connection.clone());

@@ -2,19 +2,26 @@
 //!
 //! Invariant: a request with a credential that is not good is refused, never taken for an anonymous one.
 
-mod cache;
+pub(crate) mod cache;
 mod certificate;
+mod front_proxy;
+pub mod oidc;
 mod token_file;
+mod webhook;
 
 pub use certificate::from_certificate;
+pub use front_proxy::FrontProxy;
 pub use token_file::{parse_tokens, token_file};
+pub use webhook::WebhookTokens;
 
 use crate::identity::Identity;
 use crate::text::aggregate;
 use crate::tokens::{Objects, Rejected, Signer};
+use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cache::Cache;
+use http::HeaderMap;
 use jiff::Timestamp;
 use meta::status::{Result, Status};
 use serde_json::{Value, json};
@@ -47,6 +54,10 @@ pub enum Outcome {
 pub struct Credentials<'a> {
     /// The client's certificate (DER), whose chain TLS has checked.
     pub certificate: Option<&'a [u8]>,
+    /// The certificates that the client sent with it.
+    pub chain: &'a [Vec<u8>],
+    /// What a proxy in front may have written.
+    pub headers: Option<&'a HeaderMap>,
     /// The `Authorization` header.
     pub authorization: Option<&'a str>,
     /// The `Sec-WebSocket-Protocol` header of an upgrade to WebSocket.
@@ -55,15 +66,33 @@ pub struct Credentials<'a> {
     pub path: &'a str,
 }
 
-/// All ways of authentication, in upstream's order: certificate, token file, service account, anonymous.
+/// Somebody else who knows tokens: identity providers, a webhook.
+#[async_trait]
+pub trait TokenSource: Send + Sync {
+    /// Whose a token is, for some audiences; `None` when it is not one of those known here.
+    ///
+    /// # Errors
+    /// It should be known here and is not good, or nobody could be asked.
+    async fn token(
+        &self,
+        token: &str,
+        audiences: &[String],
+        now: Timestamp,
+    ) -> std::result::Result<Option<Known>, String>;
+}
+
+/// All ways of authentication, in upstream's order: proxy in front, certificate, token file, service account, other
+/// sources of tokens, anonymous.
 pub struct Authenticator {
     tokens: HashMap<String, Arc<Identity>>,
     service_accounts: Arc<Signer>,
     audiences: Vec<String>,
     objects: Arc<dyn Objects + Send + Sync>,
     anonymous_paths: Option<HashSet<String>>,
-    cache: Cache,
-    certificates: Cache,
+    sources: Vec<Arc<dyn TokenSource>>,
+    proxy: Option<FrontProxy>,
+    cache: Cache<Known>,
+    certificates: Cache<Known>,
 }
 
 impl Authenticator {
@@ -83,9 +112,30 @@ impl Authenticator {
             audiences,
             objects,
             anonymous_paths,
+            sources: Vec::new(),
+            proxy: None,
             cache: Cache::default(),
             certificates: Cache::default(),
         }
+    }
+
+    /// With others who know tokens, asked in order after the own ones.
+    #[must_use]
+    pub fn with_sources(mut self, sources: Vec<Arc<dyn TokenSource>>) -> Self {
+        self.sources = sources;
+        self
+    }
+
+    /// With a proxy in front that may say who is asking.
+    #[must_use]
+    pub fn with_proxy(mut self, proxy: FrontProxy) -> Self {
+        self.proxy = Some(proxy);
+        self
+    }
+
+    /// Takes away what a request showed of its sender, once that is known.
+    pub fn clear(&self, headers: &mut HeaderMap) {
+        front_proxy::clear(self.proxy.as_ref(), headers);
     }
 
     /// The API server's own audiences.
@@ -98,16 +148,21 @@ impl Authenticator {
     }
 
     /// Decides who sent a request.
-    pub fn authenticate(&self, c: &Credentials<'_>, now: Timestamp) -> Outcome {
+    pub async fn authenticate(&self, c: &Credentials<'_>, now: Timestamp) -> Outcome {
         let mut errors = Vec::new();
-        match c.certificate.map(|der| self.certificate(der, now)) {
+        match self.spoken_for(c, now) {
+            Ok(Some(known)) => return Outcome::Known(known),
+            Err(e) => errors.push(e),
+            Ok(None) => {}
+        }
+        match c.certificate.map(|der| self.certificate(der, c.chain, now)) {
             Some(Ok(Some(known))) => return Outcome::Known(known),
             Some(Err(e)) => errors.push(e),
             Some(Ok(None)) | None => {}
         }
         let in_protocol = c.protocols.and_then(token_in_protocols);
         if let Some(token) = c.authorization.and_then(bearer).or(in_protocol.as_deref()) {
-            match self.token(token, &self.audiences, now) {
+            match self.token(token, &self.audiences, now).await {
                 Ok(known) => return Outcome::Known(known),
                 Err(why) => errors.push(why),
             }
@@ -130,7 +185,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// The text that a TokenReview shows.
-    pub fn token(
+    pub async fn token(
         &self,
         token: &str,
         audiences: &[String],
@@ -145,32 +200,44 @@ impl Authenticator {
             }
             return Err(Rejected::Unknown.to_string());
         }
-        let key = Cache::key(token.as_bytes(), audiences);
+        let key = Cache::<Known>::key(token.as_bytes(), audiences);
         if let Some(known) = self.cache.get(&key, now) {
             return Ok(known);
         }
-        let verified = self
-            .service_accounts
-            .verify(token, audiences, &self.audiences, &*self.objects, now)
-            .map_err(|e| match e {
-            Rejected::Unknown => e.to_string(),
-            // Upstream asks its loopback token's authenticator too, which does not know the token either.
-            Rejected::Bad(why) => format!("[invalid bearer token, {why}]"),
-        })?;
-        let known = Known {
-            identity: Arc::new(verified.identity.authenticated()),
-            audiences: verified.audiences,
-            annotations: verified.annotations,
-        };
-        self.cache.put(key, known.clone(), verified.expires, now);
-        Ok(known)
+        let mut errors = Vec::new();
+        match self.service_accounts.verify(token, audiences, &self.audiences, &*self.objects, now) {
+            Ok(verified) => {
+                let known = Known {
+                    identity: Arc::new(verified.identity.authenticated()),
+                    audiences: verified.audiences,
+                    annotations: verified.annotations,
+                };
+                self.cache.put(key, known.clone(), cache::SECONDS, verified.expires, now);
+                return Ok(known);
+            }
+            Err(Rejected::Unknown) => {}
+            Err(Rejected::Bad(why)) => errors.push(why),
+        }
+        for source in &self.sources {
+            match source.token(token, audiences, now).await {
+                Ok(Some(known)) => {
+                    self.cache.put(key, known.clone(), cache::SECONDS, Timestamp::MAX, now);
+                    return Ok(known);
+                }
+                Ok(None) => {}
+                Err(why) => errors.push(why),
+            }
+        }
+        // Upstream asks its loopback token's authenticator too, which does not know the token either.
+        errors.insert(0, Rejected::Unknown.to_string());
+        Err(aggregate(&errors))
     }
 
     /// Answers a TokenReview (upstream: `pkg/registry/authentication/tokenreview/storage.go`).
     ///
     /// # Errors
     /// 400 when there is no token.
-    pub fn token_review(&self, review: &Value, now: Timestamp) -> Result<Value> {
+    pub async fn token_review(&self, review: &Value, now: Timestamp) -> Result<Value> {
         let spec = &review["spec"];
         let token = spec["token"].as_str().unwrap_or("");
         if token.is_empty() {
@@ -183,7 +250,10 @@ impl Authenticator {
         }
         // The token goes through a header, as it would in a request.
         let header = format!("Bearer {token}");
-        let decided = bearer(&header).map(|t| self.token(t, &audiences, now));
+        let decided = match bearer(&header) {
+            Some(token) => Some(self.token(token, &audiences, now).await),
+            None => None,
+        };
         let mut out = review.clone();
         out["status"] = match decided {
             None => json!({"user": {}}),
@@ -199,17 +269,43 @@ impl Authenticator {
         Ok(out)
     }
 
-    fn certificate(&self, der: &[u8], now: Timestamp) -> std::result::Result<Option<Known>, String> {
-        let key = Cache::key(der, &[]);
+    /// The user whom a proxy in front speaks for.
+    fn spoken_for(&self, c: &Credentials<'_>, now: Timestamp) -> std::result::Result<Option<Known>, String> {
+        let (Some(proxy), Some(leaf), Some(headers)) = (&self.proxy, c.certificate, c.headers) else {
+            return Ok(None);
+        };
+        let user = proxy.user(leaf, c.chain, headers, now)?;
+        Ok(user.map(|identity| Known {
+            identity: Arc::new(identity.authenticated()),
+            audiences: self.audiences.clone(),
+            annotations: Vec::new(),
+        }))
+    }
+
+    fn certificate(
+        &self,
+        der: &[u8],
+        chain: &[Vec<u8>],
+        now: Timestamp,
+    ) -> std::result::Result<Option<Known>, String> {
+        let key = Cache::<Known>::key(der, &[]);
         if let Some(known) = self.certificates.get(&key, now) {
             return Ok(Some(known));
         }
         let Some((identity, until)) = from_certificate(der, now)? else { return Ok(None) };
+        if let Some(proxy) = &self.proxy {
+            proxy.is_client(der, chain, now)?;
+        }
         let identity = Arc::new(identity.authenticated());
         let known = Known { identity, audiences: self.audiences.clone(), annotations: Vec::new() };
-        self.certificates.put(key, known.clone(), until, now);
+        self.certificates.put(key, known.clone(), cache::SECONDS, until, now);
         Ok(Some(known))
     }
+}
+
+/// A list of texts; what is none is left out.
+fn list(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 /// The token of an `Authorization` header, when it is one (upstream: `bearertoken.go`).
@@ -230,200 +326,4 @@ fn token_in_protocols(header: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tokens::{Bound, Live, Ref};
-    use jiff::SignedDuration;
-    use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    /// Every object exists; counts how often it is asked.
-    #[derive(Default)]
-    struct All(AtomicUsize);
-
-    impl Objects for All {
-        fn service_account(&self, _: &str, _: &str) -> Option<Live> {
-            self.0.fetch_add(1, Ordering::SeqCst);
-            Some(Live { uid: "u".into(), deleted: None })
-        }
-        fn pod(&self, _: &str, _: &str) -> Option<Live> {
-            None
-        }
-        fn secret(&self, _: &str, _: &str) -> Option<Live> {
-            None
-        }
-        fn node(&self, _: &str) -> Option<Live> {
-            None
-        }
-    }
-
-    fn now() -> Timestamp {
-        "2026-01-02T03:04:05Z".parse().expect("a time")
-    }
-
-    fn authenticator() -> (Authenticator, Arc<All>) {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
-        let signer = Arc::new(Signer::new("https://issuer", &key).expect("a signer"));
-        let tokens = parse_tokens("secret,alice,1,dev").expect("tokens");
-        let objects = Arc::new(All::default());
-        let paths = Some(["/livez", "/readyz", "/healthz"].map(str::to_owned).into());
-        (Authenticator::new(tokens, signer, vec!["api".into()], objects.clone(), paths), objects)
-    }
-
-    fn issue(a: &Authenticator, audience: &str) -> String {
-        let account = Ref { name: "sa".into(), uid: "u".into() };
-        let bound = Bound { namespace: "ns".into(), serviceaccount: account, ..Bound::default() };
-        a.signer().issue(bound, &[audience.to_owned()], 600, now()).expect("issued").token
-    }
-
-    fn with_header(a: &Authenticator, authorization: &str) -> Outcome {
-        a.authenticate(
-            &Credentials { authorization: Some(authorization), path: "/healthz", ..Credentials::default() },
-            now(),
-        )
-    }
-
-    fn name(o: &Outcome) -> &str {
-        match o {
-            Outcome::Known(k) => &k.identity.name,
-            Outcome::Refused(why) => why,
-        }
-    }
-
-    #[test]
-    fn bearer_headers() {
-        for (header, want) in [
-            ("Bearer abc", Some("abc")),
-            ("  bearer abc  ", Some("abc")),
-            ("Bearer abc def", Some("abc")),
-            ("Bearer  abc", None),
-            ("Bearer ", None),
-            ("Bearer", None),
-            ("Basic abc", None),
-            ("", None),
-        ] {
-            assert_eq!(bearer(header), want, "{header}");
-        }
-    }
-
-    #[test]
-    fn each_credential_and_none() {
-        let (a, _) = authenticator();
-        let alice = with_header(&a, "Bearer secret");
-        let Outcome::Known(known) = &alice else { panic!("refused") };
-        assert_eq!(
-            (known.identity.name.as_str(), &known.identity.groups[..]),
-            ("alice", &["dev".into(), "system:authenticated".into()][..])
-        );
-        let account = with_header(&a, &format!("Bearer {}", issue(&a, "api")));
-        assert_eq!(name(&account), "system:serviceaccount:ns:sa");
-        // A bad credential is not none: even where anonymous requests pass.
-        assert_eq!(name(&with_header(&a, "Bearer wrong")), "invalid bearer token");
-        assert_eq!(
-            name(&with_header(&a, &format!("Bearer {}", issue(&a, "vault")))),
-            "[invalid bearer token, token audiences [\"vault\"] is invalid for the target audiences [\"api\"]]"
-        );
-        assert_eq!(name(&with_header(&a, "Basic x")), "system:anonymous");
-        let at = |path: &str| a.authenticate(&Credentials { path, ..Credentials::default() }, now());
-        assert_eq!(name(&at("/livez")), "system:anonymous");
-        for path in ["/api", "/livez/", "/livez/etcd", "/"] {
-            assert!(matches!(at(path), Outcome::Refused(_)), "{path}");
-        }
-        let garbage = Credentials { certificate: Some(b"x"), path: "/livez", ..Credentials::default() };
-        assert!(matches!(a.authenticate(&garbage, now()), Outcome::Refused(_)));
-        let saved = Credentials { authorization: Some("Bearer secret"), ..garbage };
-        assert_eq!(name(&a.authenticate(&saved, now())), "alice");
-    }
-
-    #[test]
-    fn tokens_in_websocket_protocols() {
-        let (a, _) = authenticator();
-        let token = URL_SAFE_NO_PAD.encode("secret");
-        let ask = |protocols: &str| {
-            let c = Credentials { protocols: Some(protocols), path: "/healthz", ..Credentials::default() };
-            name(&a.authenticate(&c, now())).to_owned()
-        };
-        assert_eq!(ask(&format!("{PROTOCOL_PREFIX}{token}, v4.channel.k8s.io")), "alice");
-        assert_eq!(ask(&format!("{PROTOCOL_PREFIX}{token}")), "system:anonymous");
-        assert_eq!(ask(&format!("v4.channel.k8s.io, {PROTOCOL_PREFIX}!")), "system:anonymous");
-        assert_eq!(ask("v4.channel.k8s.io"), "system:anonymous");
-    }
-
-    #[test]
-    fn good_tokens_are_looked_up_once_in_a_while() {
-        let (a, objects) = authenticator();
-        let token = issue(&a, "api");
-        let audiences = ["api".to_owned()];
-        for (after, looked_up) in [(0, 1), (9, 1), (10, 2)] {
-            let at = now() + SignedDuration::from_secs(after);
-            a.token(&token, &audiences, at).expect("good");
-            assert_eq!(objects.0.load(Ordering::SeqCst), looked_up);
-        }
-        assert!(
-            a.token(&token, &["other".to_owned()], now()).is_err(),
-            "another audience is another question"
-        );
-    }
-
-    #[test]
-    fn token_reviews() {
-        let (a, _) = authenticator();
-        let review = |spec: Value| a.token_review(&json!({"spec": spec}), now()).map(|r| r["status"].clone());
-        assert_eq!(
-            review(json!({"token": "secret"})),
-            Ok(json!({"authenticated": true, "audiences": ["api"],
-                "user": {"username": "alice", "uid": "1", "groups": ["dev", "system:authenticated"]}}))
-        );
-        let vault = issue(&a, "vault");
-        assert_eq!(
-            review(json!({"token": vault, "audiences": ["vault", "x"]})).expect("answered")["audiences"],
-            json!(["vault"])
-        );
-        let status = review(json!({"token": vault})).expect("answered");
-        assert!(status["error"].as_str().is_some_and(|e| e.contains("token audiences")), "{status}");
-        assert_eq!(status.get("authenticated"), None);
-        assert_eq!(
-            review(json!({"token": "wrong"})),
-            Ok(json!({"user": {}, "error": "invalid bearer token"}))
-        );
-        assert_eq!(
-            review(json!({"token": "secret", "audiences": ["x"]})),
-            Ok(json!({"user": {}, "error": "invalid bearer token"}))
-        );
-        assert_eq!(review(json!({})).expect_err("refused").code, 400);
-    }
-
-    #[test]
-    fn certificates_come_before_tokens() {
-        let (a, _) = authenticator();
-        let mut params = rcgen::CertificateParams::default();
-        params.distinguished_name.push(rcgen::DnType::CommonName, "carol");
-        let key = KeyPair::generate().expect("a key");
-        let der = params.self_signed(&key).expect("a certificate").der().to_vec();
-        let c = Credentials {
-            certificate: Some(&der),
-            authorization: Some("Bearer secret"),
-            ..Credentials::default()
-        };
-        for _ in 0..2 {
-            let Outcome::Known(known) = a.authenticate(&c, now()) else { panic!("refused") };
-            assert_eq!(
-                (known.identity.name.as_str(), &known.identity.groups[..]),
-                ("carol", &["system:authenticated".into()][..])
-            );
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn arbitrary_credentials_never_panic(text in "\\PC{0,60}", jwt in "[A-Za-z0-9_.-]{0,80}", der in proptest::collection::vec(0u8..=255, 0..80)) {
-            let (a, _) = authenticator();
-            for t in [&text, &jwt] {
-                let header = format!("Bearer {t}");
-                let c = Credentials { certificate: Some(&der), authorization: Some(&header), protocols: Some(t), path: "/" };
-                proptest::prop_assert!(matches!(a.authenticate(&c, now()), Outcome::Refused(_)));
-                let _ = parse_tokens(t);
-            }
-        }
-    }
-}
+mod tests;

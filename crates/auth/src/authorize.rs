@@ -1,15 +1,26 @@
-//! May this user do that: administrators, then Node, then RBAC; what none allows is refused
+//! May this user do that: administrators, then Node and RBAC or the modes given; what none allows is refused
 //! (upstream: apiserver `pkg/authorization/union`, `pkg/endpoints/filters/authorization.go`).
 
+mod webhook;
+
+pub use webhook::Webhook;
+
+use crate::authenticate::cache::Key;
 use crate::identity::{Identity, SYSTEM_MASTERS};
 use crate::node::NodeAuthorizer;
 use crate::rbac::Rbac;
-use crate::text::sanitized;
+use crate::text::{aggregate, sanitized};
 use meta::GroupResource;
 use meta::selector::{FieldSelector, LabelSelector};
 use meta::status::{Details, Reason, Status};
+use parking_lot::Mutex;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
+use webhook::Question;
+
+/// How often one decision is made again with new answers of the webhook.
+const ROUNDS_MAX: usize = 64;
 
 /// What is asked (upstream: `authorizer.AttributesRecord`).
 #[derive(Clone, Debug)]
@@ -146,42 +157,177 @@ impl Decision {
     }
 }
 
+/// One way to decide (upstream: `pkg/kubeapiserver/authorizer/modes`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Node,
+    Rbac,
+    Webhook,
+}
+
+impl Mode {
+    /// Reads `--authorization-mode`.
+    ///
+    /// # Errors
+    /// A mode is not known, or is there twice.
+    pub fn parse_list(text: &str) -> Result<Vec<Mode>, String> {
+        let mut modes = Vec::new();
+        for name in text.split(',').map(str::trim).filter(|n| !n.is_empty()) {
+            let mode = match name {
+                "Node" => Self::Node,
+                "RBAC" => Self::Rbac,
+                "Webhook" => Self::Webhook,
+                "ABAC" | "AlwaysAllow" | "AlwaysDeny" => {
+                    return Err(format!("authorization-mode {name:?} is not supported"));
+                }
+                _ => return Err(format!("authorization-mode {name:?} is not a valid mode")),
+            };
+            if modes.contains(&mode) {
+                return Err(format!("authorization-mode {name:?} is specified more than once"));
+            }
+            modes.push(mode);
+        }
+        // The cluster's own parts live by what these two allow.
+        if ![Self::Node, Self::Rbac].iter().all(|m| modes.contains(m)) {
+            return Err("authorization-mode must have Node and RBAC in it".to_owned());
+        }
+        Ok(modes)
+    }
+}
+
 /// The authorisers in order.
+#[derive(Clone)]
 pub struct Authorizer {
     pub nodes: Arc<NodeAuthorizer>,
     pub rbac: Arc<Rbac>,
+    modes: Vec<Mode>,
+    webhook: Option<Arc<Webhook>>,
+    /// The webhook's answers for one decision, which is made again until none is missing.
+    answers: Option<Arc<Mutex<Answers>>>,
+}
+
+#[derive(Default)]
+struct Answers {
+    known: HashMap<Key, webhook::Answer>,
+    missing: Vec<Question>,
 }
 
 impl Authorizer {
     pub fn new(nodes: Arc<NodeAuthorizer>, rbac: Arc<Rbac>) -> Self {
-        Self { nodes, rbac }
+        Self { nodes, rbac, modes: vec![Mode::Node, Mode::Rbac], webhook: None, answers: None }
     }
 
-    /// Decides. Only [`Decision::Allow`] lets a request through.
+    /// With other modes, or in another order.
+    ///
+    /// # Errors
+    /// The modes and the webhook do not fit together.
+    pub fn with_modes(mut self, modes: Vec<Mode>, webhook: Option<Webhook>) -> Result<Self, String> {
+        match (modes.contains(&Mode::Webhook), &webhook) {
+            (true, None) => {
+                return Err("authorization-mode Webhook's authorization config file not passed".to_owned());
+            }
+            (false, Some(_)) => {
+                return Err(
+                    "cannot specify --authorization-webhook-config-file without mode Webhook".to_owned()
+                );
+            }
+            _ => {}
+        }
+        self.modes = modes;
+        self.webhook = webhook.map(Arc::new);
+        Ok(self)
+    }
+
+    /// Whether another server decides too, whose rules cannot be listed.
+    pub fn has_webhook(&self) -> bool {
+        self.webhook.is_some()
+    }
+
+    /// Decides with what is known here. Only [`Decision::Allow`] lets a request through. With a webhook this belongs
+    /// into [`Authorizer::settle`], which asks it; without, an answer that is not at hand counts as a refusal.
     pub fn authorize(&self, a: &Attributes<'_>) -> Decision {
         if a.user.in_group(SYSTEM_MASTERS) {
             return Decision::allow();
         }
-        let first = match self.nodes.authorize(a) {
-            Decision::NoOpinion { reason } => reason,
-            decided => return decided,
-        };
-        match self.rbac.authorize(a) {
-            Decision::NoOpinion { reason } if reason.is_empty() => Decision::no_opinion(first),
-            Decision::NoOpinion { reason } if first.is_empty() => Decision::no_opinion(reason),
-            Decision::NoOpinion { reason } => Decision::no_opinion(format!("{first}\n{reason}")),
-            decided => decided,
+        let mut reasons = Vec::new();
+        for mode in &self.modes {
+            let decision = match mode {
+                Mode::Node => self.nodes.authorize(a),
+                Mode::Rbac => self.rbac.authorize(a),
+                Mode::Webhook => self.remote(a),
+            };
+            match decision {
+                Decision::NoOpinion { reason } if reason.is_empty() => {}
+                Decision::NoOpinion { reason } => reasons.push(reason),
+                decided => return decided,
+            }
         }
+        Decision::no_opinion(reasons.join("\n"))
+    }
+
+    /// Makes a decision that may need the webhook: `decide` runs again until every answer that it wants is there. It
+    /// must want the same each time but for what the answers change.
+    pub async fn settle<R>(&self, decide: impl Fn(&Authorizer) -> R) -> R {
+        let Some(webhook) = &self.webhook else { return decide(self) };
+        let answers = Arc::new(Mutex::new(Answers::default()));
+        let asking = Self { answers: Some(answers.clone()), ..self.clone() };
+        for _ in 0..ROUNDS_MAX {
+            let missing = {
+                let result = decide(&asking);
+                let missing = std::mem::take(&mut answers.lock().missing);
+                if missing.is_empty() {
+                    return result;
+                }
+                missing
+            };
+            for question in missing {
+                let answer = webhook.ask(&question).await;
+                answers.lock().known.insert(question.key, answer);
+            }
+        }
+        // Who wants ever more answers gets refusals.
+        decide(&Self { answers: None, ..self.clone() })
+    }
+
+    /// Decides, asking the webhook when it is its turn; with the error of that, which did not decide.
+    pub async fn decide(&self, a: &Attributes<'_>) -> (Decision, Option<String>) {
+        self.settle(|z| (z.authorize(a), z.error())).await
+    }
+
+    /// What went wrong with the webhook in the decision that [`Authorizer::settle`] is making.
+    pub fn error(&self) -> Option<String> {
+        let answers = self.answers.as_ref()?.lock();
+        let errors: Vec<String> = answers.known.values().filter_map(|(_, e)| e.clone()).collect();
+        if errors.is_empty() { None } else { Some(aggregate(&errors)) }
+    }
+
+    fn remote(&self, a: &Attributes<'_>) -> Decision {
+        let Some(webhook) = &self.webhook else { return Decision::no_opinion("") };
+        let question = Question::of(a);
+        let unknown = || Decision::Deny { reason: "the webhook was not asked".to_owned() };
+        let Some(answers) = &self.answers else { return webhook.known(&question).unwrap_or_else(unknown) };
+        let mut answers = answers.lock();
+        if let Some((decision, _)) = answers.known.get(&question.key) {
+            return decision.clone();
+        }
+        if let Some(decision) = webhook.known(&question) {
+            // It stays the same for this decision, even if its time ends meanwhile.
+            answers.known.insert(question.key, (decision.clone(), None));
+            return decision;
+        }
+        answers.missing.push(question);
+        unknown()
     }
 
     /// Lets an allowed request through with its reason, and refuses others with 403.
     ///
     /// # Errors
     /// The refusal that the client sees.
-    pub fn require(&self, a: &Attributes<'_>) -> Result<String, Status> {
-        match self.authorize(a) {
-            Decision::Allow { reason } => Ok(reason),
-            other => Err(forbidden(a, other.reason())),
+    pub async fn require(&self, a: &Attributes<'_>) -> Result<String, Status> {
+        match self.decide(a).await {
+            (Decision::Allow { reason }, _) => Ok(reason),
+            (_, Some(error)) => Err(Status::internal(error)),
+            (other, None) => Err(forbidden(a, other.reason())),
         }
     }
 }
@@ -220,71 +366,4 @@ pub fn forbidden(a: &Attributes<'_>, reason: &str) -> Status {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn secrets() -> GroupResource {
-        GroupResource::new("", "secrets")
-    }
-
-    #[test]
-    fn refusals_read_as_upstreams() {
-        let user = Identity::new("alice", &[]);
-        let a = Attributes::for_resource(&user, "get", secrets(), "v1").in_namespace("ns").named("s");
-        assert_eq!(
-            forbidden(&a, "").message,
-            "secrets \"s\" is forbidden: User \"alice\" cannot get resource \"secrets\" in API group \"\" in the namespace \"ns\""
-        );
-        let a = Attributes::for_resource(&user, "list", GroupResource::new("apps", "deployments"), "v1")
-            .sub("scale");
-        assert_eq!(
-            forbidden(&a, "because").message,
-            "deployments.apps is forbidden: User \"alice\" cannot list resource \"deployments/scale\" in API group \"apps\" at the cluster scope: because"
-        );
-        let a = Attributes::for_path(&user, "get", "/metrics");
-        assert_eq!(forbidden(&a, "").message, "forbidden: User \"alice\" cannot get path \"/metrics\"");
-        let markup = Identity::new("<b>&", &[]);
-        let a = Attributes::for_path(&markup, "get", "/");
-        assert_eq!(forbidden(&a, "").message, "forbidden: User \"&lt;b&gt;&amp;\" cannot get path \"/\"");
-    }
-
-    #[test]
-    fn administrators_then_nodes_then_roles() {
-        let rbac = Arc::new(Rbac::default());
-        let authorizer = Authorizer::new(Arc::new(NodeAuthorizer::default()), rbac.clone());
-        let ask = |user: &Identity| {
-            authorizer.authorize(
-                &Attributes::for_resource(user, "get", secrets(), "v1").in_namespace("ns").named("s"),
-            )
-        };
-        assert_eq!(ask(&Identity::new("root", &[SYSTEM_MASTERS])), Decision::allow());
-        assert_eq!(ask(&Identity::new("alice", &[])), Decision::no_opinion(""));
-        let node = Identity::node("n1");
-        assert_eq!(
-            ask(&node),
-            Decision::no_opinion("no relationship found between node 'n1' and this object")
-        );
-        // What the Node authorizer does not know, a role may still allow; a binding to a lost role says so.
-        rbac.apply(
-            "ClusterRoleBinding",
-            &json!({"metadata": {"name": "b"}, "subjects": [{"kind": "Group", "name": "system:nodes"}],
-            "roleRef": {"kind": "ClusterRole", "name": "r"}}),
-        );
-        assert_eq!(
-            ask(&node),
-            Decision::no_opinion(
-                "no relationship found between node 'n1' and this object\nRBAC: clusterrole.rbac.authorization.k8s.io \"r\" not found"
-            )
-        );
-        rbac.apply("ClusterRole", &json!({"metadata": {"name": "r"}, "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"]}]}));
-        assert_eq!(
-            ask(&node),
-            Decision::Allow {
-                reason:
-                    "RBAC: allowed by ClusterRoleBinding \"b\" of ClusterRole \"r\" to Group \"system:nodes\""
-                        .into()
-            }
-        );
-    }
-}
+mod tests;

@@ -1,8 +1,8 @@
 //! Who somebody is and what they may do.
 //!
 //! Invariants: an [`identity::Identity`] comes from a verified credential only; authorisation reads one consistent
-//! snapshot; what no rule allows is refused. No I/O beyond the key files and the token file, no async, no clock of
-//! its own.
+//! snapshot; what no rule allows is refused. No I/O beyond the key files and the token file, no clock of its own;
+//! other servers are asked through the traits of [`remote`].
 
 pub mod authenticate;
 pub mod authorize;
@@ -13,6 +13,7 @@ pub mod node;
 pub mod node_restriction;
 pub mod pki;
 pub mod rbac;
+pub mod remote;
 pub mod review;
 mod text;
 pub mod tokens;

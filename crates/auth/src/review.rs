@@ -1,7 +1,8 @@
 //! Access reviews: questions to the authoriser that are asked as objects
 //! (upstream: `pkg/registry/authorization`, `pkg/registry/authentication/selfsubjectreview`).
 //!
-//! Each function takes the object as sent and gives it back with its status.
+//! Each function takes the object as sent and gives it back with its status. They belong into
+//! [`Authorizer::settle`].
 
 use crate::authorize::{Attributes, Authorizer, Decision};
 use crate::identity::Identity;
@@ -99,7 +100,11 @@ pub fn self_subject_rules_review(review: &Value, user: &Identity, authorizer: &A
     if is_node {
         errors.insert(0, "node authorizer does not support user rule resolution".to_owned());
     }
-    let mut status = json!({"resourceRules": resource, "nonResourceRules": other, "incomplete": is_node});
+    if authorizer.has_webhook() {
+        errors.push("webhook authorizer does not support user rule resolution".to_owned());
+    }
+    let incomplete = is_node || authorizer.has_webhook();
+    let mut status = json!({"resourceRules": resource, "nonResourceRules": other, "incomplete": incomplete});
     if !errors.is_empty() {
         status["evaluationError"] = crate::text::aggregate(&errors).into();
     }
@@ -212,6 +217,8 @@ fn answer(review: &Value, user: &Identity, authorizer: &Authorizer) -> Value {
     if !decision.reason().is_empty() {
         status["reason"] = decision.reason().into();
     }
+    let mut errors = errors;
+    errors.extend(authorizer.error());
     if !errors.is_empty() {
         status["evaluationError"] = errors.join("; ").into();
     }

@@ -201,14 +201,18 @@ impl State {
     }
 }
 
-/// Merge-patches; lists are replaced whole, also for strategic patches.
+/// Merge-patches; lists are replaced whole, also for strategic patches, but values can be deleted from them.
 fn merged(mut old: Value, patch: &Value) -> Value {
     let Some(changes) = patch.as_object() else { return patch.clone() };
     if !old.is_object() {
         old = json!({});
     }
     for (k, v) in changes {
-        if v.is_null() {
+        if let Some(list) = k.strip_prefix("$deleteFromPrimitiveList/") {
+            if let (Some(left), Some(gone)) = (old[list].as_array_mut(), v.as_array()) {
+                left.retain(|item| !gone.contains(item));
+            }
+        } else if v.is_null() {
             old.as_object_mut().map(|m| m.remove(k));
         } else {
             let slot = old[k].take();

@@ -30,8 +30,11 @@ struct Definitions {
 
 pub(crate) fn start(setup: &Setup) -> Handle {
     let definitions = setup.informers.of::<CustomResourceDefinition>();
-    let this =
-        Definitions { client: setup.system.clone(), definitions: definitions.clone(), clock: setup.clock.clone() };
+    let this = Definitions {
+        client: setup.system.clone(),
+        definitions: definitions.clone(),
+        clock: setup.clock.clone(),
+    };
     let all = definitions.clone();
     Controller::new("custom-resource-definitions", Arc::new(this), setup.clock.clone())
         .watches(&definitions, move |c, q| {
@@ -108,7 +111,8 @@ impl Definitions {
         if !self.all_gone(crd).await? {
             return Ok(After::Again(PAUSE));
         }
-        let left: Vec<&str> = object::finalizers(crd).into_iter().filter(|f| *f != CLEANUP_FINALIZER).collect();
+        let left: Vec<&str> =
+            object::finalizers(crd).into_iter().filter(|f| *f != CLEANUP_FINALIZER).collect();
         let metadata = json!({"finalizers": left, "resourceVersion": object::resource_version(crd)});
         self.patch(name, None, json!({"metadata": metadata})).await?;
         Ok(After::Done)

@@ -4,11 +4,13 @@
 //! control loop, and its cases. Constants, messages and conditions are upstream's.
 
 pub mod cluster_role;
-pub mod custom_resources;
 pub mod common;
+pub mod cronjob;
+pub mod custom_resources;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod garbage;
+pub mod job;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
@@ -17,5 +19,6 @@ pub mod replicaset;
 pub mod root_ca;
 pub mod service_account;
 mod start;
+pub mod ttl_after_finished;
 
 pub use start::{Clients, Config, Handles, start};

@@ -333,7 +333,7 @@ mod tests {
         let setup = Setup {
             clients: Arc::new(move |_: &str| all.clone()),
             system: client.clone(),
-        informers: Informers::new(client.clone(), clock.clone()),
+            informers: Informers::new(client.clone(), clock.clone()),
             config: crate::Config::default(),
             clock: clock.clone(),
             rng: Arc::new(base::rng::Rng::seeded(1)),

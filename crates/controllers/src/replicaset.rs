@@ -1,17 +1,15 @@
 //! Replica sets and replication controllers: so many pods of one template.
 //!
-//! A replication controller is looked at as the replica set that says the same, as upstream does.
 //! Invariant: pods are created or deleted only while all earlier creations and deletions have been seen.
-//! upstream: `pkg/controller/replicaset`, `pkg/controller/replication/conversion.go`
+//! upstream: `pkg/controller/replicaset`, `pkg/controller/replication`
 
 mod plan;
 mod rank;
-mod replicated;
+mod replication;
 mod status;
 
 pub use plan::{Plan, World, plan};
 pub use rank::victims;
-use replicated::Replicated;
 
 use crate::common::{claim, pods, select};
 use crate::deployment::is_terminating_namespace;
@@ -23,10 +21,12 @@ use client::events::{EventType, Recorder, reference};
 use client::informer::{Change, Informer};
 use client::{Client, DeleteOptions, Kind};
 use futures::future::join_all;
-use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{Pod, ReplicationController};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use meta::Status;
+use meta::selector::LabelSelector;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,56 +34,81 @@ const WORKERS: usize = 5;
 /// First batch of creations; each that succeeds doubles it (upstream: `SlowStartInitialBatchSize`).
 const FIRST_BATCH: usize = 1;
 
-struct Replicator<K> {
+/// A kind that asks for so many pods, seen as a replica set.
+pub(crate) trait Managed: Kind {
+    /// Names of the controller in logs, and of its identity and its events.
+    const LOGGED_AS: &'static str;
+    const IDENTITY: &'static str;
+    /// Whether the status has `terminatingReplicas`.
+    const COUNTS_TERMINATING: bool;
+
+    fn view(&self) -> Cow<'_, ReplicaSet>;
+
+    fn selector(&self) -> LabelSelector;
+
+    #[must_use]
+    fn with_status(&self, status: ReplicaSetStatus) -> Self;
+}
+
+impl Managed for ReplicaSet {
+    const LOGGED_AS: &'static str = "replicaset";
+    const IDENTITY: &'static str = "replicaset-controller";
+    const COUNTS_TERMINATING: bool = true;
+
+    fn view(&self) -> Cow<'_, ReplicaSet> {
+        Cow::Borrowed(self)
+    }
+
+    fn selector(&self) -> LabelSelector {
+        select::selector(&self.spec.selector)
+    }
+
+    fn with_status(&self, status: ReplicaSetStatus) -> Self {
+        Self { status: Some(status), ..self.clone() }
+    }
+}
+
+struct ReplicaSetController<K> {
     client: Client,
-    sets: Informer<K>,
+    replica_sets: Informer<K>,
     pods: Informer<Pod>,
     expectations: Expectations<ObjectKey>,
     recorder: Recorder,
     clock: SharedClock,
 }
 
-/// Starts the controller of replica sets.
-pub(crate) fn start(setup: &Setup) -> Handle {
-    of::<ReplicaSet>(setup, "replicaset", "replicaset-controller")
-}
-
-/// Starts the controller of replication controllers.
-pub(crate) fn start_replication(setup: &Setup) -> Handle {
-    of::<ReplicationController>(setup, "replication", "replication-controller")
-}
-
-fn of<K: Replicated>(setup: &Setup, name: &'static str, component: &str) -> Handle {
-    let sets = setup.informers.of::<K>();
+/// Starts the controller of one of the kinds.
+pub(crate) fn start<K: Managed>(setup: &Setup) -> Handle {
+    let replica_sets = setup.informers.of::<K>();
     let pods = setup.informers.of::<Pod>();
-    let client = setup.client(component);
-    let this = Arc::new(Replicator {
-        recorder: setup.recorder(&client, component),
+    let client = setup.client(K::IDENTITY);
+    let this = Arc::new(ReplicaSetController {
+        recorder: setup.recorder(&client, K::IDENTITY),
         client,
-        sets: sets.clone(),
+        replica_sets: replica_sets.clone(),
         pods: pods.clone(),
         expectations: Expectations::new(setup.clock.clone()),
         clock: setup.clock.clone(),
     });
     let (for_sets, for_pods) = (this.clone(), this.clone());
-    Controller::new(name, this, setup.clock.clone())
+    Controller::new(K::LOGGED_AS, this, setup.clock.clone())
         .workers(WORKERS)
-        .watches(&sets, move |c, q| {
-            let Some(set) = c.latest() else { return };
+        .watches(&replica_sets, move |c, q| {
+            let Some(rs) = c.latest() else { return };
             // a successor of the same name must not wait for what this one did
             if c.new.as_ref().is_none_or(|n| c.old.as_ref().is_some_and(|o| o.uid() != n.uid())) {
-                for_sets.expectations.forget(&ObjectKey::of(&**set));
+                for_sets.expectations.forget(&ObjectKey::of(&**rs));
             }
-            q.add(ObjectKey::of(&**set));
+            q.add(ObjectKey::of(&**rs));
         })
         .watches(&pods, move |c, q| for_pods.pod_changed(c, q))
         .start(setup.cancel.clone())
 }
 
-impl<K: Replicated> Replicator<K> {
+impl<K: Managed> ReplicaSetController<K> {
     fn owner_of(&self, pod: &Pod) -> Option<Arc<K>> {
         let owner = pod.controller().filter(|c| c.kind == K::KIND)?;
-        self.sets.store().get(pod.namespace(), &owner.name).filter(|rs| rs.uid() == owner.uid)
+        self.replica_sets.store().get(pod.namespace(), &owner.name).filter(|rs| rs.uid() == owner.uid)
     }
 
     fn pod_changed(&self, change: &Change<Pod>, queue: &Queue<ObjectKey>) {
@@ -103,9 +128,9 @@ impl<K: Replicated> Replicator<K> {
             }
             queue.add(key);
         } else if pod.controller().is_none() && change.new.is_some() {
-            for set in self.sets.store().by_namespace(pod.namespace()) {
-                if select::matches(&select::selector(&set.selector()), pod.metadata.labels.as_ref()) {
-                    queue.add(ObjectKey::of(&*set));
+            for rs in self.replica_sets.store().by_namespace(pod.namespace()) {
+                if select::matches(&rs.selector(), pod.metadata.labels.as_ref()) {
+                    queue.add(ObjectKey::of(&*rs));
                 }
             }
         }
@@ -113,7 +138,7 @@ impl<K: Replicated> Replicator<K> {
 
     /// The pods that the replica set owns now, active and terminating.
     async fn claimed(&self, rs: &K) -> Result<(Vec<Arc<Pod>>, Vec<Arc<Pod>>), Status> {
-        let selector = select::selector(&rs.selector());
+        let selector = rs.selector();
         let store = self.pods.store();
         let orphans = store.by_owner("").into_iter().filter(|p| p.namespace() == rs.namespace());
         let all: Vec<_> = store.by_owner(rs.uid()).into_iter().chain(orphans).collect();
@@ -127,12 +152,12 @@ impl<K: Replicated> Replicator<K> {
     /// Pods of all replica sets of the same deployment: what shares a node with them goes first.
     fn related(&self, rs: &K) -> Vec<Arc<Pod>> {
         let Some(owner) = rs.controller() else { return self.pods.store().by_owner(rs.uid()) };
-        let siblings = self.sets.store().by_owner(&owner.uid);
+        let siblings = self.replica_sets.store().by_owner(&owner.uid);
         siblings.iter().flat_map(|s| self.pods.store().by_owner(s.uid())).collect()
     }
 
     async fn create(&self, key: &ObjectKey, rs: &K, count: usize) -> Result<(), Status> {
-        let pod = pod(rs);
+        let pod = plan::pod(&rs.view(), rs.controller_ref());
         self.expectations.expect(key, count as i64, []);
         let (mut left, mut batch) = (count, FIRST_BATCH);
         while left > 0 {
@@ -189,16 +214,15 @@ impl<K: Replicated> Replicator<K> {
         results.await.into_iter().collect()
     }
 
-    async fn write_status(&self, set: &K, view: &ReplicaSet, new: status::NewStatus) -> Result<(), Status> {
-        let wanted = set.with_status(&new);
-        if wanted.as_replica_set().status == view.status {
+    async fn write_status(&self, rs: &K, new: status::NewStatus) -> Result<(), Status> {
+        if rs.view().status.as_ref() == Some(&new) {
             return Ok(());
         }
-        match self.client.update_status(&wanted).await {
+        match self.client.update_status(&rs.with_status(new.clone())).await {
             // once more on the newest (upstream: `statusUpdateRetries`)
             Err(e) if e.is_conflict() => {
-                let fresh: K = self.client.get(set.namespace(), set.name()).await?;
-                self.client.update_status(&fresh.with_status(&new)).await.map(drop)
+                let fresh: K = self.client.get(rs.namespace(), rs.name()).await?;
+                self.client.update_status(&fresh.with_status(new)).await.map(drop)
             }
             other => other.map(drop),
         }
@@ -206,36 +230,42 @@ impl<K: Replicated> Replicator<K> {
 }
 
 #[async_trait]
-impl<K: Replicated> Reconcile for Replicator<K> {
+impl<K: Managed> Reconcile for ReplicaSetController<K> {
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<After, Error> {
-        let Some(set) = self.sets.store().get(&key.namespace, &key.name) else {
+        let Some(rs) = self.replica_sets.store().get(&key.namespace, &key.name) else {
             self.expectations.forget(key);
             return Ok(After::Done);
         };
         // asked before looking at pods, so that what is seen after cannot be acted on twice
         let may_act = self.expectations.satisfied(key);
-        let (active, terminating) = self.claimed(&set).await?;
-        let rs = set.as_replica_set();
+        let (active, terminating) = self.claimed(&rs).await?;
+        let view = rs.view();
         let mut failure = None;
         if may_act && !rs.is_deleting() {
-            let related = || self.related(&set);
-            let decided =
-                plan(&World { replica_set: &rs, active: &active, related: &related, now: self.clock.now() });
+            let related = || self.related(&rs);
+            let decided = plan(&World {
+                replica_set: &view,
+                active: &active,
+                related: &related,
+                now: self.clock.now(),
+            });
             failure = match decided {
                 Plan::Nothing => Ok(()),
-                Plan::Create(count) => self.create(key, &set, count).await,
-                Plan::Delete(victims) => self.delete(key, &set, &victims).await,
+                Plan::Create(count) => self.create(key, &rs, count).await,
+                Plan::Delete(victims) => self.delete(key, &rs, &victims).await,
             }
             .err();
         }
-        let new = status::calculate(&rs, &active, terminating.len(), failure.as_ref(), self.clock.now());
-        self.write_status(&set, &rs, new.clone()).await?;
+        let mut new =
+            status::calculate(&view, &active, terminating.len(), failure.as_ref(), self.clock.now());
+        new.terminating_replicas.take_if(|_| !K::COUNTS_TERMINATING);
+        self.write_status(&rs, new.clone()).await?;
         if let Some(e) = failure {
             return Err(e.into());
         }
-        Ok(wait_for_availability(&rs, &active, &new, &self.clock).map_or(After::Done, After::Again))
+        Ok(wait_for_availability(&view, &active, &new, &self.clock).map_or(After::Done, After::Again))
     }
 }
 
@@ -260,20 +290,18 @@ fn wait_for_availability(
     )
 }
 
-/// The pod to create.
-fn pod<K: Replicated>(set: &K) -> Pod {
-    let template = set.as_replica_set().spec.template.unwrap_or_default();
-    let meta = template.metadata.unwrap_or_default();
-    let metadata = ObjectMeta {
-        generate_name: Some(format!("{}-", set.name())),
-        namespace: Some(set.namespace().to_owned()),
-        labels: meta.labels,
-        annotations: meta.annotations,
-        finalizers: meta.finalizers,
-        owner_references: Some(vec![set.controller_ref()]),
+/// Metadata of pods made from a template.
+fn pod_meta(template: Option<&ObjectMeta>, rs: &ReplicaSet, owner: OwnerReference) -> ObjectMeta {
+    let template = template.cloned().unwrap_or_default();
+    ObjectMeta {
+        generate_name: Some(format!("{}-", rs.name())),
+        namespace: Some(rs.namespace().to_owned()),
+        labels: template.labels,
+        annotations: template.annotations,
+        finalizers: template.finalizers,
+        owner_references: Some(vec![owner]),
         ..ObjectMeta::default()
-    };
-    Pod { metadata, spec: template.spec, status: None }
+    }
 }
 
 #[cfg(test)]
@@ -316,7 +344,7 @@ mod tests {
             rng: Arc::new(base::rng::Rng::seeded(1)),
             cancel: CancellationToken::new(),
         };
-        let handle = start(&setup);
+        let handle = start::<ReplicaSet>(&setup);
         let status = || api.object("/apis/apps/v1/namespaces/n/replicasets/r").unwrap()["status"].clone();
         until("five replicas", || status()["replicas"] == 5).await;
         let pods = api.objects("/api/v1/namespaces/n/pods");

@@ -6,6 +6,8 @@ use client::Client;
 use client::controller::Handle;
 use client::events::{Flavor, Recorder};
 use client::informer::Informers;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -110,8 +112,11 @@ pub fn start(
         crate::node_ipam::start(&setup),
         crate::node_lifecycle::start(&setup),
         crate::deployment::start(&setup),
-        crate::replicaset::start(&setup),
-        crate::replicaset::start_replication(&setup),
+        crate::replicaset::start::<ReplicaSet>(&setup),
+        crate::replicaset::start::<ReplicationController>(&setup),
+        crate::job::start(&setup),
+        crate::cronjob::start(&setup),
+        crate::ttl_after_finished::start(&setup),
         crate::endpoint_slice::start(&setup),
         crate::custom_resources::start(&setup),
         crate::garbage::start(&setup),

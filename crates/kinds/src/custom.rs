@@ -37,6 +37,8 @@ pub struct Custom {
     pub list_kind: String,
     /// The version's schema; CRDs of old may have none.
     pub schema: Option<Arc<Structural>>,
+    /// The same as it was given, for what reads how fields merge; `None` where unknown fields are kept everywhere.
+    pub raw_schema: Option<Value>,
     /// Keeps unknown fields of the whole object (`spec.preserveUnknownFields` of old).
     pub preserve_unknown_fields: bool,
     pub has_status: bool,

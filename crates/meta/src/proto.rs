@@ -160,7 +160,8 @@ fn level(
             continue;
         }
         let Wire::Bytes(inner) = wire else { continue };
-        let below = |f: &&Field| f.embed_proto.strip_prefix(embed).is_some_and(|rest| rest.first() == Some(&number));
+        let below =
+            |f: &&Field| f.embed_proto.strip_prefix(embed).is_some_and(|rest| rest.first() == Some(&number));
         if def.fields.values().find(below).is_some() {
             level(schema, def, &[embed, &[number]].concat(), inner, out, depth + 1)?;
         }
@@ -251,7 +252,9 @@ fn scalar(schema: &Schema, ty: &Ty, go: &str, wire: Wire, depth: usize) -> Resul
         (Ty::Quantity, Wire::Bytes(b)) => {
             bytes_of(b, 1)?.map_or_else(|| Ok("0".into()), |s| text(s).map(Value::from))?
         }
-        (Ty::Any, Wire::Bytes(b)) if go.starts_with("v1.JSONSchema") => json_schema_union(schema, go, b, depth)?,
+        (Ty::Any, Wire::Bytes(b)) if go.starts_with("v1.JSONSchema") => {
+            json_schema_union(schema, go, b, depth)?
+        }
         (Ty::Any, Wire::Bytes(b)) => match bytes_of(b, 1)? {
             Some(raw) => serde_json::from_slice(raw).map_err(|e| bad(&e.to_string()))?,
             None => Value::Null,
@@ -334,7 +337,8 @@ mod tests {
 
     fn schema() -> Schema {
         let field = |ty, proto| Field { proto, ..Field::of(ty) };
-        let embedded = |ty, proto| Field { proto, embed: "VolumeSource".into(), embed_proto: vec![2], ..Field::of(ty) };
+        let embedded =
+            |ty, proto| Field { proto, embed: "VolumeSource".into(), embed_proto: vec![2], ..Field::of(ty) };
         let mut schema = Schema::default();
         let fields = [
             ("name".to_owned(), field(Ty::String, 1)),

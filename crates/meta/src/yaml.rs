@@ -9,7 +9,7 @@ mod tree;
 
 use serde_json::Value;
 use std::fmt;
-use tree::{Traced, Tree};
+use tree::{Traced, TracedYaml, Tree};
 
 /// Deepest nesting of lists and maps. Upstream allows 10000; this is lower so that a stored tree can always be
 /// read back, wrapped in a list and an audit event, by recursive code on a small stack (serde_json stops at 128).
@@ -128,7 +128,7 @@ fn trees(bytes: &[u8], max_bytes: usize) -> Result<Vec<Tree>, ParseError> {
     serde_saphyr::from_slice_multiple_with_options(bytes, options(bytes.len())).map_err(yaml_error)
 }
 
-fn traces(bytes: &[u8]) -> Result<Vec<Traced>, ParseError> {
+fn traces(bytes: &[u8]) -> Result<Vec<TracedYaml>, ParseError> {
     serde_saphyr::from_slice_multiple_with_options(bytes, options(bytes.len())).map_err(yaml_error)
 }
 
@@ -223,6 +223,14 @@ mod tests {
     }
 
     #[test]
+    fn yaml_duplicates_are_reported_with_their_lines() {
+        let (v, dups) = parse_yaml(b"a:\n  b: 1\n  b: 2\nc: 1\nc: 3\n", MIB).unwrap();
+        assert_eq!(v, json!({"a": {"b": 2}, "c": 3}));
+        let want = "yaml: unmarshal errors:\n  line 3: key \"b\" already set in map\n  line 5: key \"c\" already set in map";
+        assert_eq!(dups, [want]);
+    }
+
+    #[test]
     fn yaml_reads_as_upstreams_dialect() {
         assert_eq!(
             yaml("a: 0644\nb: yes\nc: 1.0\nd: 'yes'\ne: ~\n1: x\n"),
@@ -246,7 +254,13 @@ mod tests {
         let docs = documents(b"---\na: 1\n---\n---\nb: {c: 1, c: 2}\n", MIB).unwrap();
         assert_eq!(
             docs,
-            [(json!({"a": 1}), vec![]), (json!({"b": {"c": 2}}), vec!["duplicate field \"b.c\"".to_owned()])]
+            [
+                (json!({"a": 1}), vec![]),
+                (
+                    json!({"b": {"c": 2}}),
+                    vec!["yaml: unmarshal errors:\n  line 5: key \"c\" already set in map".to_owned()]
+                )
+            ]
         );
     }
 

@@ -156,6 +156,8 @@ struct Shared {
     db_bytes: AtomicU64,
     quota_bytes: AtomicU64,
     problem: Mutex<Option<String>>,
+    /// A value that the watch brought does not open: waiting does not help.
+    unsealed: Mutex<Option<String>>,
 }
 
 /// One question for the newest revision is under way at a time; who comes meanwhile waits for the next one.

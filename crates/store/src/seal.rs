@@ -18,8 +18,6 @@ use std::sync::Arc;
 
 /// Starts every sealed value, whatever seals it (upstream: apiserver `pkg/storage/value/encrypt/identity#prefix`).
 pub const SEALED_PREFIX: &str = "k8s:enc:";
-/// Where Secrets are.
-pub const SECRETS_PREFIX: &str = "/registry/secrets/";
 /// Bytes of a key made by [`new_secret`].
 pub const SECRET_BYTES: usize = 32;
 
@@ -67,7 +65,9 @@ impl Key {
             32 => &AES_256_GCM,
             24 => return Err(format!("the key {name:?} has 24 bytes; 16 and 32 are supported")),
             n => {
-                return Err(format!("secret is not of the expected length, got {n}, expected one of [16 32]"));
+                return Err(format!(
+                    "secret is not of the expected length, got {n}, expected one of [16 32]"
+                ));
             }
         };
         let key =
@@ -139,10 +139,10 @@ impl Seal {
         Self { rules, opening, records, source: source.into() }
     }
 
-    /// Seals Secrets and audit records with the first of some keys, and opens with all.
-    pub fn secrets(source: impl Into<String>, keys: Vec<Arc<Key>>) -> Self {
+    /// Seals what is under some prefixes, and audit records, with the first of some keys, and opens with all.
+    pub fn under(prefixes: &[&str], source: impl Into<String>, keys: Vec<Arc<Key>>) -> Self {
         let first = keys.first().cloned();
-        let rule = Rule { prefixes: vec![SECRETS_PREFIX.to_owned()], key: first.clone() };
+        let rule = Rule { prefixes: prefixes.iter().map(|p| (*p).to_owned()).collect(), key: first.clone() };
         Self::new(source, vec![rule], first, keys)
     }
 
@@ -315,11 +315,12 @@ mod tests {
         Arc::new(Key::aesgcm(name, &[byte; 32]).unwrap())
     }
 
+    const SECRETS: &str = "/registry/secrets/";
     const KEY: &str = "/registry/secrets/ns/a";
 
     #[test]
     fn values_are_bound_to_their_place_and_key() {
-        let seal = Seal::secrets("FILE", vec![key("k1", 1)]);
+        let seal = Seal::under(&[SECRETS], "FILE", vec![key("k1", 1)]);
         let plain = Bytes::from_static(b"password");
         let sealed = seal.seal(KEY, KEY.as_bytes(), &plain).unwrap();
         assert!(sealed.starts_with(b"k8s:enc:aesgcm:v1:k1:"));
@@ -336,8 +337,8 @@ mod tests {
     #[test]
     fn the_first_key_seals_and_all_open() {
         let plain = Bytes::from_static(b"x");
-        let old = Seal::secrets("FILE", vec![key("old", 1)]);
-        let both = Seal::secrets("FILE", vec![key("new", 2), key("old", 1)]);
+        let old = Seal::under(&[SECRETS], "FILE", vec![key("old", 1)]);
+        let both = Seal::under(&[SECRETS], "FILE", vec![key("new", 2), key("old", 1)]);
         let sealed = old.seal(KEY, b"p", &plain).unwrap();
         assert_eq!(both.open(KEY, b"p", &sealed).unwrap(), plain);
         let sealed = both.seal(KEY, b"p", &plain).unwrap();
@@ -347,7 +348,7 @@ mod tests {
             missing.contains("\"new\"") && missing.contains("FILE") && missing.contains(KEY),
             "{missing}"
         );
-        let wrong = Seal::secrets("FILE", vec![key("new", 3)]).open(KEY, b"p", &sealed);
+        let wrong = Seal::under(&[SECRETS], "FILE", vec![key("new", 3)]).open(KEY, b"p", &sealed);
         assert!(matches!(wrong, Err(SealError::Wrong { .. })));
         let foreign = old.open(KEY, b"p", &Bytes::from_static(b"k8s:enc:kms:v2:x")).unwrap_err().to_string();
         assert!(foreign.contains("\"kms\""), "{foreign}");
@@ -375,7 +376,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_sealed_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
-            let seal = Seal::secrets("FILE", vec![key("k", 1)]);
+            let seal = Seal::under(&[SECRETS], "FILE", vec![key("k", 1)]);
             for head in ["k8s:enc:", "k8s:enc:aesgcm:v1:", "k8s:enc:aesgcm:v1:k:"] {
                 let stored: Bytes = [head.as_bytes(), &bytes[..]].concat().into();
                 prop_assert!(seal.open(KEY, b"p", &stored).is_err());

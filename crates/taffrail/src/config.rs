@@ -4,9 +4,11 @@
 //! upstream's names wherever upstream has one.
 
 mod audit;
+mod identity;
 
 pub use audit::AuditOptions;
 use clap::Args;
+pub use identity::IdentityOptions;
 use std::path::PathBuf;
 
 /// Everything that `up` can be told.
@@ -56,9 +58,8 @@ pub struct UpOptions {
     #[arg(long, default_value = "cluster.local", value_name = "NAME")]
     pub cluster_domain: String,
 
-    /// File of static tokens: `token,user,uid,"group1,group2"`
-    #[arg(long, value_name = "FILE")]
-    pub token_auth_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub identity: IdentityOptions,
 
     #[command(flatten)]
     pub audit: AuditOptions,

@@ -7,6 +7,7 @@ mod encryption;
 mod expire;
 mod feed;
 mod flow;
+mod identity;
 mod kubeconfig;
 mod nodes;
 mod record;

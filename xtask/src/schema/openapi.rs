@@ -35,9 +35,9 @@ impl Docs {
     pub fn kinds(&self, served: impl Fn(&str, &str) -> bool) -> Vec<String> {
         let picked = |def: &Value| {
             let all = def["x-kubernetes-group-version-kind"].as_array();
-            all.into_iter().flatten().any(|gvk| {
-                served(gvk["group"].as_str().unwrap_or(""), gvk["version"].as_str().unwrap_or(""))
-            })
+            all.into_iter()
+                .flatten()
+                .any(|gvk| served(gvk["group"].as_str().unwrap_or(""), gvk["version"].as_str().unwrap_or("")))
         };
         let all = self.v2["definitions"].as_object().into_iter().flatten();
         // What all groups share is no kind of theirs.

@@ -40,8 +40,7 @@ struct Embed {
 
 impl Embed {
     fn with(&self, name: &str, number: u32) -> Self {
-        let names =
-            if self.names.is_empty() { name.to_owned() } else { format!("{}.{name}", self.names) };
+        let names = if self.names.is_empty() { name.to_owned() } else { format!("{}.{name}", self.names) };
         let mut numbers = self.numbers.clone();
         numbers.extend((number > 0).then_some(number));
         Self { names, numbers }

@@ -7,20 +7,30 @@ use http::HeaderMap;
 use meta::status::{Result, Status};
 use tracing::debug;
 
-/// The caller. A credential that is not accepted is refused, never taken for none.
-pub fn identify(server: &Server, from: &Connection, headers: &HeaderMap, path: &str) -> Result<Known> {
+/// The caller. A credential that is not accepted is refused, never taken for none; one that is goes no further.
+pub async fn identify(
+    server: &Server,
+    from: &Connection,
+    headers: &mut HeaderMap,
+    path: &str,
+) -> Result<Known> {
     if let Some(identity) = &from.identity {
         return Ok(Known { identity: identity.clone(), ..Known::default() });
     }
     let header = |name| headers.get(name).and_then(|v: &http::HeaderValue| v.to_str().ok());
     let credentials = Credentials {
         certificate: from.certificate.as_deref(),
+        chain: &from.chain,
+        headers: Some(headers),
         authorization: header(http::header::AUTHORIZATION),
         protocols: header(http::header::SEC_WEBSOCKET_PROTOCOL),
         path,
     };
-    match server.authenticator.authenticate(&credentials, server.clock.now()) {
-        Outcome::Known(known) => Ok(known),
+    match server.authenticator.authenticate(&credentials, server.clock.now()).await {
+        Outcome::Known(known) => {
+            server.authenticator.clear(headers);
+            Ok(known)
+        }
         Outcome::Refused(why) => {
             debug!(peer = %from.peer, %why, "authentication failed");
             Err(Status::unauthorized())

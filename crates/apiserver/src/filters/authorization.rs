@@ -6,12 +6,13 @@ use crate::server::Server;
 use auth::authorize::{Attributes, Decision, forbidden};
 use auth::identity::Identity;
 use meta::permit::Permit;
-use meta::status::Result;
+use meta::status::{Result, Status};
 use std::sync::Arc;
 
 /// Upstream: `pkg/endpoints/filters/authorization.go`.
 const DECISION: &str = "authorization.k8s.io/decision";
 const REASON: &str = "authorization.k8s.io/reason";
+const INTERNAL: &str = "internal error";
 
 /// The attributes of a request.
 pub fn attributes<'a>(info: &'a RequestInfo, user: &'a Identity) -> Attributes<'a> {
@@ -32,20 +33,24 @@ pub fn attributes<'a>(info: &'a RequestInfo, user: &'a Identity) -> Attributes<'
 }
 
 /// Decides, and puts the decision on the record.
-pub fn permit(
+pub async fn permit(
     server: &Server,
     info: &RequestInfo,
     user: &Arc<Identity>,
     scope: &AuditScope,
 ) -> Result<Permit> {
     let a = attributes(info, user);
-    match server.authorizer.authorize(&a) {
-        Decision::Allow { reason } => {
+    match server.authorizer.decide(&a).await {
+        (Decision::Allow { reason }, _) => {
             scope.annotate(DECISION, "allow");
             scope.annotate(REASON, &reason);
             Ok(server.permits.permit())
         }
-        Decision::Deny { reason } | Decision::NoOpinion { reason } => {
+        (_, Some(error)) => {
+            scope.annotate(REASON, INTERNAL);
+            Err(Status::internal(format!("Internal Server Error: {:?}: {error}", info.path)))
+        }
+        (Decision::Deny { reason } | Decision::NoOpinion { reason }, None) => {
             scope.annotate(DECISION, "forbid");
             scope.annotate(REASON, &reason);
             Err(forbidden(&a, &reason))

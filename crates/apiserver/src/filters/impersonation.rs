@@ -11,7 +11,7 @@ use meta::status::Result;
 use std::sync::Arc;
 
 /// The identity that the rest of the request has. The headers that ask for another go no further.
-pub fn resolve(
+pub async fn resolve(
     server: &Server,
     info: &RequestInfo,
     headers: &mut HeaderMap,
@@ -19,8 +19,10 @@ pub fn resolve(
     scope: &AuditScope,
 ) -> Result<Arc<Identity>> {
     let Some(wanted) = impersonate::wanted(headers)? else { return Ok(user) };
-    let authorize = |a: &auth::Attributes<'_>| server.authorizer.authorize(a);
-    let found = impersonate::resolve(&wanted, &attributes(info, &user), &authorize)?;
+    let attributes = attributes(info, &user);
+    let decided =
+        server.authorizer.settle(|z| impersonate::resolve(&wanted, &attributes, &|a| z.authorize(a)));
+    let found = decided.await?;
     scope.impersonated(&found.identity, &found.constraint);
     impersonate::clear(headers);
     Ok(Arc::new(found.identity))

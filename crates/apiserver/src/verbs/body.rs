@@ -41,7 +41,13 @@ pub fn typed(ctx: &Context, kind: &KindDef, value: Value) -> Result<Value> {
 }
 
 /// Brings a custom object into its schema's shape, with the same refusals as a built-in one.
-fn decode_custom(ctx: &Context, kind: &KindDef, custom: &Custom, mut obj: Value, duplicates: Vec<String>) -> Result<Value> {
+fn decode_custom(
+    ctx: &Context,
+    kind: &KindDef,
+    custom: &Custom,
+    mut obj: Value,
+    duplicates: Vec<String>,
+) -> Result<Value> {
     let strictness = strictness(ctx)?;
     let unknown = custom.shape(&mut obj).map_err(|e| {
         Status::bad_request(format!(

@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// A pod's subresource that its node serves.
 pub async fn pod(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let info = &ctx.info;
-    require_create_for_upgrade(ctx)?;
+    require_create_for_upgrade(ctx).await?;
     if info.subresource != "log" {
         ctx.admit_connect(kind, connect_options(ctx)).await?;
     }
@@ -93,14 +93,14 @@ pub async fn node(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
 
 /// WebSocket exec, attach and port-forward arrive as GET; they need the create permission all the same
 /// (upstream: `AuthorizePodWebsocketUpgradeCreatePermission`).
-fn require_create_for_upgrade(ctx: &Context) -> Result<()> {
+async fn require_create_for_upgrade(ctx: &Context) -> Result<()> {
     let info = &ctx.info;
     if info.verb != "get" || !matches!(info.subresource.as_str(), "exec" | "attach" | "portforward") {
         return Ok(());
     }
     let mut attributes = attributes(info, &ctx.user);
     attributes.verb = "create".into();
-    ctx.server.authorizer.require(&attributes).map(drop)
+    ctx.server.authorizer.require(&attributes).await.map(drop)
 }
 
 /// What the client asks for, as admission sees it (upstream: `PodExecOptions`, `PodAttachOptions`, …).

@@ -47,7 +47,9 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
             Some(p) => body::typed(ctx, &row, patch::apply(p, &scale_of(kind, old)?, &row)?)?,
             None => sent.clone(),
         };
-        scaled(kind, old, &scale, patch.is_some())
+        let mut new = scaled(kind, old, &scale, patch.is_some())?;
+        super::fields::track(ctx, kind, Some(old), &mut new);
+        Ok(new)
     };
     let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
     let written = ctx.server.registry.update(&ctx.write(kind, &info.name, &admit), &transform, false).await?;
@@ -76,7 +78,7 @@ fn scaled(kind: &KindDef, old: &Value, scale: &Value, patched: bool) -> Result<V
     }
     let asked = object::resource_version(scale);
     let mut new = old.clone();
-    if kind.is_custom() && asked.is_empty() {
+    if kind.is_custom() && (asked.is_empty() || patched) {
         // Custom kinds take no update without a version: it is the one that was read.
     } else if asked.is_empty() || patched && asked == object::resource_version(old) {
         object::remove_meta(&mut new, "resourceVersion");

@@ -2,8 +2,8 @@
 //! (upstream: apiserver `pkg/endpoints/handlers/watch.go`).
 
 use super::read::{invalid_options, selectors};
-use crate::context::Context;
 use crate::codec;
+use crate::context::Context;
 use crate::negotiate::{Accepted, Format, View};
 use crate::reply::{Reply, streaming};
 use crate::table;

@@ -1,6 +1,6 @@
 //! Create and update.
 
-use super::body;
+use super::{body, fields};
 use crate::context::{Admission, Context};
 use crate::reply::Reply;
 use kinds::KindDef;
@@ -11,8 +11,10 @@ use serde_json::Value;
 use std::sync::Arc;
 
 pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
-    let obj = body::object(ctx, kind, &ctx.body)?;
+    fields::check(ctx, "CreateOptions", false)?;
+    let mut obj = body::object(ctx, kind, &ctx.body)?;
     body::record_request(ctx, &obj);
+    fields::track(ctx, kind, None, &mut obj);
     let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
     let name = object::name(&obj).to_owned();
     let written = ctx.server.registry.create(&ctx.write(kind, &name, &admit), obj).await?;
@@ -21,11 +23,16 @@ pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
 
 /// PUT of an object or of a subresource that shares its body.
 pub async fn update(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
+    fields::check(ctx, "UpdateOptions", false)?;
     let obj = body::object(ctx, kind, &ctx.body)?;
     check_name(ctx, &obj)?;
     body::record_request(ctx, &obj);
     let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
-    let transform = |_: Option<&Value>| Ok(named(&obj, &ctx.info.name));
+    let transform = |old: Option<&Value>| {
+        let mut new = named(&obj, &ctx.info.name);
+        fields::track(ctx, kind, old, &mut new);
+        Ok(new)
+    };
     let written =
         ctx.server.registry.update(&ctx.write(kind, &ctx.info.name, &admit), &transform, false).await?;
     reply(ctx, kind, written).await

@@ -47,6 +47,19 @@ pub async fn apply<O: Kind, K: Kind>(
     owner: &O,
     claims: Claims<K>,
 ) -> Result<Vec<Arc<K>>, Status> {
+    apply_with(client, owner, claims, None).await
+}
+
+/// As [`apply`]; what is adopted also gets a finalizer, and what is released loses it.
+///
+/// # Errors
+/// As [`apply`].
+pub async fn apply_with<O: Kind, K: Kind>(
+    client: &Client,
+    owner: &O,
+    claims: Claims<K>,
+    finalizer: Option<&str>,
+) -> Result<Vec<Arc<K>>, Status> {
     let mut owned = claims.owned;
     if !claims.adopt.is_empty() {
         let fresh: O = client.get(owner.namespace(), owner.name()).await?;
@@ -58,7 +71,7 @@ pub async fn apply<O: Kind, K: Kind>(
         }
     }
     for candidate in claims.adopt {
-        let patch = adoption(&owner.controller_ref(), candidate.uid());
+        let patch = adoption(&owner.controller_ref(), candidate.uid(), finalizer);
         match client.patch::<K>(candidate.namespace(), candidate.name(), None, patch).await {
             Ok(adopted) => owned.push(Arc::new(adopted)),
             Err(e) if e.is_not_found() => {}
@@ -66,7 +79,7 @@ pub async fn apply<O: Kind, K: Kind>(
         }
     }
     for candidate in claims.release {
-        let patch = release(owner.uid(), candidate.uid());
+        let patch = release(owner.uid(), candidate.uid(), finalizer);
         match client.patch::<K>(candidate.namespace(), candidate.name(), None, patch).await {
             // invalid: its owner references or uid changed meanwhile, so it is no longer ours
             Err(e) if e.is_not_found() || e.code == 422 => {}
@@ -77,14 +90,20 @@ pub async fn apply<O: Kind, K: Kind>(
     Ok(owned)
 }
 
-fn adoption(owner: &OwnerReference, uid: &str) -> Patch {
-    Patch::Strategic(json!({"metadata": {"ownerReferences": [owner], "uid": uid}}))
+fn adoption(owner: &OwnerReference, uid: &str, finalizer: Option<&str>) -> Patch {
+    let mut meta = json!({"ownerReferences": [owner], "uid": uid});
+    if let Some(f) = finalizer {
+        meta["finalizers"] = json!([f]);
+    }
+    Patch::Strategic(json!({"metadata": meta}))
 }
 
-fn release(owner_uid: &str, uid: &str) -> Patch {
-    Patch::Strategic(
-        json!({"metadata": {"ownerReferences": [{"$patch": "delete", "uid": owner_uid}], "uid": uid}}),
-    )
+fn release(owner_uid: &str, uid: &str, finalizer: Option<&str>) -> Patch {
+    let mut meta = json!({"ownerReferences": [{"$patch": "delete", "uid": owner_uid}], "uid": uid});
+    if let Some(f) = finalizer {
+        meta["$deleteFromPrimitiveList/finalizers"] = json!([f]);
+    }
+    Patch::Strategic(json!({"metadata": meta}))
 }
 
 #[cfg(test)]

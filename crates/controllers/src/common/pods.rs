@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use std::cmp::Ordering;
 use std::time::Duration;
 
 pub fn phase(pod: &Pod) -> &str {
@@ -74,4 +75,28 @@ pub fn restarts(pod: &Pod) -> (i32, i32) {
         most(&|_| true, &status.container_statuses),
         most(&|n| sidecars.contains(&n), &status.init_container_statuses),
     )
+}
+
+/// `Less` when `a` is missed less: not assigned, pending, not ready, ready or made later, restarted more often
+/// (upstream: `controller_utils.go#ActivePods`).
+pub fn active_order(a: &Pod, b: &Pod) -> Ordering {
+    let assigned = |p: &Pod| !node_name(p).is_empty();
+    let phase = |p: &Pod| match phase(p) {
+        "Unknown" => 1,
+        "Running" => 2,
+        _ => 0,
+    };
+    let made = |p: &Pod| p.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    // no time is taken for "just now"
+    let younger = |x: Option<Timestamp>, y: Option<Timestamp>| match (x, y) {
+        (Some(x), Some(y)) => y.cmp(&x),
+        (x, y) => x.is_some().cmp(&y.is_some()),
+    };
+    assigned(a)
+        .cmp(&assigned(b))
+        .then_with(|| phase(a).cmp(&phase(b)))
+        .then_with(|| is_ready(a).cmp(&is_ready(b)))
+        .then_with(|| younger(ready_since(a), ready_since(b)))
+        .then_with(|| restarts(b).cmp(&restarts(a)))
+        .then_with(|| younger(made(a), made(b)))
 }

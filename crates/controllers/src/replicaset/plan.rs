@@ -1,10 +1,11 @@
 //! How many pods to create, or which to delete.
 
 use super::rank;
-use crate::deployment::util::spec_replicas;
+use crate::deployment::util::{spec_replicas, template};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use std::sync::Arc;
 
 /// Most pods created or deleted in one go (upstream: `BurstReplicas`).
@@ -37,5 +38,15 @@ pub fn plan(world: &World<'_>) -> Plan {
         Plan::Delete(rank::victims(world.active, &(world.related)(), (have - want).min(BURST), world.now))
     } else {
         Plan::Nothing
+    }
+}
+
+/// The pod to create.
+pub(super) fn pod(rs: &ReplicaSet, owner: OwnerReference) -> Pod {
+    let template = template(rs);
+    Pod {
+        metadata: super::pod_meta(template.metadata.as_ref(), rs, owner),
+        spec: template.spec,
+        status: None,
     }
 }

@@ -116,6 +116,7 @@ fn custom(spec: &Value, names: &Value, v: &Value, schema: Option<Arc<Structural>
         columns: columns(items(v, "additionalPrinterColumns")),
         selectable,
         list_kind,
+        raw_schema: Some(v["schema"]["openAPIV3Schema"].clone()).filter(|s| s.is_object() && !preserve),
         schema,
         preserve_unknown_fields: preserve,
         has_status: v["subresources"]["status"].is_object(),

@@ -202,7 +202,8 @@ fn single(
 }
 
 /// A JSON schema in a custom resource definition.
-pub(super) const JSON_SCHEMA: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+pub(super) const JSON_SCHEMA: &str =
+    "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 
 /// What may be any JSON: the raw bytes, or one of the unions of JSON schema.
 fn any(schema: &Schema, go: &str, v: &Value, out: &mut Vec<u8>, depth: usize) -> Result<(), String> {
@@ -259,7 +260,15 @@ mod tests {
                     ..field(Ty::Map(Box::new(Ty::List(Box::new(Ty::String)))), 11)
                 },
             ),
-            ("secret", Field { proto: 6, embed: "VolumeSource".into(), embed_proto: vec![2], ..Field::of(Ty::String) }),
+            (
+                "secret",
+                Field {
+                    proto: 6,
+                    embed: "VolumeSource".into(),
+                    embed_proto: vec![2],
+                    ..Field::of(Ty::String)
+                },
+            ),
         ];
         let fields = fields.into_iter().map(|(n, f)| (n.to_owned(), f)).collect();
         let mut schema = Schema::default();
@@ -283,7 +292,10 @@ mod tests {
     fn the_envelope_opens() {
         let bytes = envelope("apps/v1", "Deployment", b"raw");
         let open = open(&bytes).expect("opens");
-        assert_eq!((open.api_version.as_str(), open.kind.as_str(), open.raw), ("apps/v1", "Deployment", &b"raw"[..]));
+        assert_eq!(
+            (open.api_version.as_str(), open.kind.as_str(), open.raw),
+            ("apps/v1", "Deployment", &b"raw"[..])
+        );
     }
 
     #[test]

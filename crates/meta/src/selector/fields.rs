@@ -43,6 +43,11 @@ impl FieldSelector {
         self.terms.is_empty()
     }
 
+    /// The terms in their order: field, whether it must be the value or must not, value.
+    pub fn terms(&self) -> impl Iterator<Item = (&str, bool, &str)> {
+        self.terms.iter().map(|t| (t.field.as_str(), t.equal, t.value.as_str()))
+    }
+
     /// The fields named, in the order of the sorted terms; a field may come twice.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.terms.iter().map(|t| t.field.as_str())

@@ -3,6 +3,7 @@
 use super::{MAX_DEPTH, MAX_DUPLICATES};
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
+use serde_saphyr::Spanned;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 
@@ -31,8 +32,25 @@ impl<'de> Deserialize<'de> for Traced {
     }
 }
 
+/// As [`Traced`], of YAML: keys are told with their lines, in one message (upstream: `yaml.UnmarshalStrict`).
+pub(super) struct TracedYaml(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for TracedYaml {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let cx = Cx { trace: Some(RefCell::default()), lines: true, ..Cx::default() };
+        Node { cx: &cx, depth: 0 }.deserialize(d)?;
+        let messages = cx.trace.map(|t| t.into_inner().messages).unwrap_or_default();
+        Ok(Self(match messages.is_empty() {
+            true => messages,
+            false => vec![format!("yaml: unmarshal errors:\n  {}", messages.join("\n  "))],
+        }))
+    }
+}
+
 #[derive(Default)]
 struct Cx {
+    /// The text is YAML, whose reader tells lines.
+    lines: bool,
     duplicates: Cell<bool>,
     trace: Option<RefCell<Trace>>,
 }
@@ -59,12 +77,15 @@ impl Cx {
         }
     }
 
-    fn duplicate(&self, key: &str) {
+    fn duplicate(&self, key: &str, line: u64) {
         self.duplicates.set(true);
         if let Some(trace) = &self.trace {
             let mut t = trace.borrow_mut();
             let dot = if t.path.is_empty() { "" } else { "." };
-            let message = format!("duplicate field {:?}", format!("{}{dot}{key}", t.path));
+            let message = match self.lines {
+                true => format!("line {line}: key {key:?} already set in map"),
+                false => format!("duplicate field {:?}", format!("{}{dot}{key}", t.path)),
+            };
             if t.messages.len() < MAX_DUPLICATES && !t.messages.contains(&message) {
                 t.messages.push(message);
             }
@@ -161,9 +182,14 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let inner = self.deeper()?;
         let mut out = Map::new();
-        while let Some(key) = map.next_key_seed(Key)? {
+        loop {
+            let next = match self.cx.lines {
+                true => map.next_key::<Spanned<KeyText>>()?.map(|k| (k.value.0, k.referenced.line())),
+                false => map.next_key_seed(Key)?.map(|k| (k, 0)),
+            };
+            let Some((key, line)) = next else { break };
             if self.cx.trace.is_some() && out.contains_key(&key) {
-                self.cx.duplicate(&key);
+                self.cx.duplicate(&key, line);
             }
             let mark = self.cx.enter(|p| {
                 if !p.is_empty() {
@@ -178,6 +204,15 @@ impl<'de> Visitor<'de> for Node<'_> {
             }
         }
         Ok(Value::Object(out))
+    }
+}
+
+/// A key as a type, for readers that tell where it stands.
+struct KeyText(String);
+
+impl<'de> Deserialize<'de> for KeyText {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Key.deserialize(d).map(Self)
     }
 }
 

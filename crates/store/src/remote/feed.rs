@@ -116,10 +116,11 @@ impl Shared {
                 *self.problem.lock() = None;
                 continue;
             }
-            if let Some((groups, revision)) = whole_revisions(answer, &mut held) {
-                if let Err(error) = self.publish(&groups, revision) {
-                    return End::Broken(error);
-                }
+            if let Some((groups, revision)) = whole_revisions(answer, &mut held)
+                && let Err(error) = self.publish(&groups, revision)
+            {
+                *self.unsealed.lock() = Some(error.to_string());
+                return End::Broken(error);
             }
         }
     }
@@ -142,6 +143,7 @@ impl Shared {
             self.view.store(Arc::new(view));
         }
         let dirty = self.history.publish(events, revision);
+        *self.unsealed.lock() = None;
         self.visible.send_replace(revision);
         wake(dirty);
         Ok(())

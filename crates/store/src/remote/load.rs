@@ -18,6 +18,8 @@ const PAGE_KEYS: i64 = 500;
 const LIST_TRIES: usize = 3;
 /// How long opening may take to show what etcd has, for each try of a request it makes.
 const FIRST_VIEW_WAIT: Duration = Duration::from_secs(60);
+/// Between two looks at whether waiting for that has a point.
+const FIRST_VIEW_STEP: Duration = Duration::from_millis(200);
 
 /// Opens: gives the store with its tasks running.
 pub async fn open(options: EtcdOptions) -> Result<Arc<Shared>, EtcdError> {
@@ -58,6 +60,7 @@ pub async fn open(options: EtcdOptions) -> Result<Arc<Shared>, EtcdError> {
         db_bytes: AtomicU64::new(0),
         quota_bytes: AtomicU64::new(0),
         problem: Mutex::new(None),
+        unsealed: Mutex::new(None),
         options,
     });
     shared.note_size(&status);
@@ -70,7 +73,14 @@ pub async fn open(options: EtcdOptions) -> Result<Arc<Shared>, EtcdError> {
     spawn(&shared, Shared::compact_by_time);
     spawn(&shared, Shared::watch_size);
     let now = shared.newest().await.map_err(|e| failed(e.reason))?;
-    if !shared.wait_visible(now, Instant::now() + FIRST_VIEW_WAIT, true).await {
+    let until = Instant::now() + FIRST_VIEW_WAIT;
+    while !shared.wait_visible(now, until.min(Instant::now() + FIRST_VIEW_STEP), true).await {
+        if let Some(why) = shared.unsealed.lock().clone() {
+            return Err(failed(why));
+        }
+        if Instant::now() < until {
+            continue;
+        }
         let why = shared.problem.lock().clone().unwrap_or_else(|| "the watch is silent".to_owned());
         return Err(failed(format!("revision {now} did not come: {why}")));
     }

@@ -458,7 +458,7 @@ fn secrets_are_sealed_in_etcd_and_wrong_keys_are_refused() {
     let Some(server) = Server::start() else { return };
     let key = |name: &str, byte: u8| Arc::new(Key::aesgcm(name, &[byte; 32]).unwrap());
     let sealed = |keys: Vec<Arc<Key>>| {
-        let seal = Arc::new(Seal::secrets("the file encryption.key", keys));
+        let seal = Arc::new(Seal::under(&["/registry/secrets/"], "the file encryption.key", keys));
         Etcd::open(EtcdOptions { scope: "/registry/".to_owned(), seal, ..options(&server) })
     };
     let name = "/registry/secrets/ns/a";
@@ -474,7 +474,9 @@ fn secrets_are_sealed_in_etcd_and_wrong_keys_are_refused() {
     let raw = server.raw(name).unwrap();
     assert!(raw.starts_with(b"k8s:enc:aesgcm:v1:k1:"), "{raw:?}");
     // As upstream opens it: bound to the key in etcd.
-    let plain = Seal::secrets("", vec![key("k1", 1)]).open(name, name.as_bytes(), &raw).unwrap();
+    let plain = Seal::under(&["/registry/secrets/"], "", vec![key("k1", 1)])
+        .open(name, name.as_bytes(), &raw)
+        .unwrap();
     assert_eq!(text(&plain), String::from_utf8(object("a", "hunter2").bytes).unwrap());
     // What loses learns the plain value.
     let Err(CommitError::Conflict { current: Some(current), .. }) =
@@ -490,7 +492,16 @@ fn secrets_are_sealed_in_etcd_and_wrong_keys_are_refused() {
     let why = sealed(vec![key("k2", 2)]).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(why.contains("\"k1\"") && why.contains("the file encryption.key"), "{why}");
     let store = sealed(vec![key("k2", 2), key("k1", 1)]).unwrap();
-    assert_eq!(text(&store.unfinished_records()[0].2), "hunter2");
+    let records = store.unfinished_records();
+    assert_eq!(text(&records[0].2), "hunter2");
+    store.finish_record(records[0].0);
+    store.close();
+    // Without the record too, be it that the value is listed or that the watch brings it.
+    let begun = std::time::Instant::now();
+    let why = sealed(vec![key("k2", 2)]).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(why.contains(name) && why.contains("\"k1\""), "{why}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "it waited for what does not come");
+    let store = sealed(vec![key("k2", 2), key("k1", 1)]).unwrap();
     let mut watcher = store.watch("/registry/secrets/", store.revision()).unwrap();
     let now = store.get(name).unwrap().modified;
     commit(&*store, vec![secret("hunter3", Expect::At(now))]).unwrap();

@@ -1,13 +1,14 @@
 //! Encryption at rest in the embedded store: what its files hold, which keys open them, what the tools make of it.
 
 use super::*;
-use crate::seal::{Key, Rule, SECRETS_PREFIX, Seal};
+use crate::seal::{Key, Rule, Seal};
 use crate::suite::{delete, put, set};
 use crate::tools;
 use bytes::Bytes;
 use std::path::PathBuf;
 use std::time::Instant;
 
+const SECRETS_PREFIX: &str = "/registry/secrets/";
 const SECRET: &str = "correct-horse-battery-staple";
 const KEY: &str = "/registry/secrets/ns/a";
 
@@ -16,7 +17,7 @@ fn key(name: &str, byte: u8) -> Arc<Key> {
 }
 
 fn seal(keys: &[Arc<Key>]) -> Arc<Seal> {
-    Arc::new(Seal::secrets("the file encryption.key", keys.to_vec()))
+    Arc::new(Seal::under(&[SECRETS_PREFIX], "the file encryption.key", keys.to_vec()))
 }
 
 fn options(dir: &Path, seal: Arc<Seal>) -> Options {
@@ -109,10 +110,10 @@ fn keys_are_rotated_and_wrong_ones_refused() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     let (old, new) = (key("old", 1), key("new", 2));
-    let store = try_open(options(at, seal(&[old.clone()]))).unwrap();
+    let store = try_open(options(at, seal(std::slice::from_ref(&old)))).unwrap();
     set(&*store, KEY, SECRET);
     drop(store);
-    let missing = refusal(options(at, seal(&[new.clone()])));
+    let missing = refusal(options(at, seal(std::slice::from_ref(&new))));
     for part in [KEY, "\"old\"", "the file encryption.key", "nothing was changed"] {
         assert!(missing.contains(part), "{part} is not in: {missing}");
     }

@@ -105,3 +105,71 @@ fn identity(options: &UpOptions, rng: &Rng) -> Result<String, String> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::clock::SystemClock;
+    use clap::Parser;
+    use std::path::Path;
+    use store::{Expect, Op, Stamped, Txn, block_on};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        up: UpOptions,
+    }
+
+    fn open(dir: &Path, more: &[&str]) -> Result<Backend, String> {
+        let dir = dir.display().to_string();
+        let line = ["up", "--data-dir", &dir].into_iter().chain(more.iter().copied());
+        let options = Line::try_parse_from(line).expect("flags").up;
+        Backend::open(&options, &SystemClock::shared(), &Arc::new(Rng::from_os()))
+    }
+
+    fn close(backend: Backend) {
+        backend.store().close();
+    }
+
+    #[test]
+    fn secrets_are_sealed_by_default_and_a_lost_key_is_told() {
+        const KEY: &str = "/registry/secrets/ns/a";
+        let dir = tempfile::tempdir().expect("a directory");
+        let backend = open(dir.path(), &[]).expect("opened");
+        let value = Stamped { bytes: b"hunter2".to_vec(), stamp: None };
+        let ops = vec![Op::Put { key: KEY.into(), value, expect: Expect::Any }];
+        block_on(backend.store().commit(Txn { ops, record: None })).expect("committed");
+        close(backend);
+        for file in std::fs::read_dir(dir.path().join("store")).expect("files") {
+            let bytes = std::fs::read(file.expect("a file").path()).expect("read");
+            assert!(!bytes.windows(7).any(|w| w == b"hunter2"));
+        }
+        let file = dir.path().join(crate::up::KEY_FILE);
+        let key = std::fs::read_to_string(&file).expect("a key");
+        let backend = open(dir.path(), &[]).expect("opened again");
+        assert_eq!(&backend.store().get(KEY).expect("there").value[..], b"hunter2");
+        close(backend);
+
+        std::fs::remove_file(&file).expect("removed");
+        let why = open(dir.path(), &[]).err().unwrap_or_default();
+        for part in [KEY, "taffrail-", file.to_str().expect("a path"), "put the key back"] {
+            assert!(why.contains(part), "{part} is not in: {why}");
+        }
+        assert!(!file.exists(), "a new key was made beside a store that needs another");
+
+        // With a configuration the own key still opens what it sealed.
+        std::fs::write(&file, key).expect("written");
+        let config = dir.path().join("config.yaml");
+        std::fs::write(
+            &config,
+            "kind: EncryptionConfiguration\napiVersion: apiserver.config.k8s.io/v1\nresources:\n- resources: [secrets]\n  providers: [{identity: {}}]\n",
+        )
+        .expect("written");
+        let flag = ["--encryption-provider-config", config.to_str().expect("a path")];
+        let backend = open(dir.path(), &flag).expect("opened with a configuration");
+        assert_eq!(&backend.store().get(KEY).expect("there").value[..], b"hunter2");
+        close(backend);
+        std::fs::write(&config, "kind: Nonsense\n").expect("written");
+        assert!(open(dir.path(), &flag).err().unwrap_or_default().contains("config.yaml"));
+    }
+}

@@ -2,6 +2,7 @@
 //! reverse.
 
 use super::backend::Backend;
+use super::identity::{self, Callers};
 use super::{bootstrap, expire, feed, record};
 use crate::config::UpOptions;
 use crate::steps::Steps;
@@ -27,6 +28,7 @@ use meta::permit::PermitMaker;
 use registry::{Kinds, Registry};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::CertificateDer;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -77,16 +79,12 @@ impl ControlPlane {
         // Sockets are bound before anything runs: a port in use is told at once.
         let listeners = bind(options).await?;
         let ranges = service_ranges(options)?;
-        let services = Arc::new(Services::new(ranges.clone(), node_ports(options)?, rng.clone()));
-        let registry = Registry::new(store.clone(), clock.clone(), rng.clone(), Kinds::new(kinds::table()))
-            .with_companion(meta::GroupResource::new("", "services"), services.clone());
-        let registry = Arc::new(registry);
-        restore_services(&registry, &services);
+        let registry = make_registry(options, &ranges, &store, &clock, &rng)?;
 
         let (rbac, nodes) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::default()));
         let cancel = CancellationToken::new();
         feed::start(&registry, &rbac, &nodes, cancel.clone())?;
-        let authorizer = Arc::new(Authorizer::new(nodes, rbac));
+        let authorizer = Arc::new(identity::authorizer(options, Authorizer::new(nodes, rbac), &clock)?);
 
         let webhooks = Arc::new(admission::webhook::Caller {
             outbound: Arc::default(),
@@ -94,21 +92,20 @@ impl ControlPlane {
         });
         apiserver::custom::start(&registry, &webhooks, cancel.clone());
         let signer = Arc::new(Signer::new(ISSUER, &pki.service_account_key().map_err(text)?).map_err(text)?);
-        let mut static_tokens = match &options.token_auth_file {
-            Some(path) => token_file(path)?,
-            None => HashMap::new(),
-        };
         let admin_token = pki.admin_token().map_err(text)?;
-        static_tokens.insert(admin_token.clone(), Identity::new(ADMIN, &[SYSTEM_MASTERS]));
+        let static_tokens = static_tokens(options, &admin_token)?;
         let audiences = vec![ISSUER.to_owned()];
-        let authenticator = Arc::new(Authenticator::new(
+        let callers = Callers::load(options, &pki, ISSUER, &audiences)?;
+        let proxy_authorities = callers.proxy_authorities.clone();
+        let authenticator = Authenticator::new(
             static_tokens,
             signer.clone(),
             audiences.clone(),
             Arc::new(Stored(registry.clone())),
-            // RBAC says what anonymous callers may: health and version.
-            None,
-        ));
+            // Without other word RBAC says what anonymous callers may: health and version.
+            callers.anonymous_paths.clone(),
+        );
+        let authenticator = Arc::new(callers.join(authenticator));
         let (trail, audit) = record::open(options, &store, &clock, &cancel)?;
         let own = addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let advertise = SocketAddr::new(own, options.secure_port).to_string();
@@ -141,7 +138,7 @@ impl ControlPlane {
             },
             PermitMaker::take().ok_or("the permit maker is already taken")?,
         );
-        let tls = server_tls(&pki, &names(options, &ranges, addresses))?;
+        let tls = server_tls(&pki, &names(options, &ranges, addresses), &proxy_authorities)?;
         let mut serving = Vec::new();
         for listener in listeners {
             serving.push(tokio::spawn(server.clone().serve(listener, tls.clone())));
@@ -154,10 +151,7 @@ impl ControlPlane {
             Identity::system(APISERVER, &[SYSTEM_MASTERS]),
             "apiserver",
         ));
-        bootstrap::namespaces(&system).await?;
-        record::changes(options, &system, &server.audit.policy_hash()).await;
-        bootstrap::run(&system, &ranges, addresses, options).await?;
-        super::flow::defaults(&system).await?;
+        first_objects(options, &system, &server, &ranges, addresses).await?;
         bootstrapped.store(true, Ordering::Release);
         steps.done("first objects", at);
 
@@ -245,6 +239,45 @@ fn node_ports(options: &UpOptions) -> Result<std::ops::RangeInclusive<u16>, Stri
     if from == 0 || from > to { Err(bad()) } else { Ok(from..=to) }
 }
 
+fn make_registry(
+    options: &UpOptions,
+    ranges: &[Range],
+    store: &Arc<dyn Store>,
+    clock: &SharedClock,
+    rng: &Arc<Rng>,
+) -> Result<Arc<Registry>, String> {
+    let services = Arc::new(Services::new(ranges.to_vec(), node_ports(options)?, rng.clone()));
+    let registry = Registry::new(store.clone(), clock.clone(), rng.clone(), Kinds::new(kinds::table()))
+        .with_companion(meta::GroupResource::new("", "services"), services.clone());
+    let registry = Arc::new(registry);
+    restore_services(&registry, &services);
+    Ok(registry)
+}
+
+/// The tokens of the file and the administrator's.
+fn static_tokens(options: &UpOptions, admin: &str) -> Result<HashMap<String, Identity>, String> {
+    let mut tokens = match &options.identity.token_auth_file {
+        Some(path) => token_file(path)?,
+        None => HashMap::new(),
+    };
+    tokens.insert(admin.to_owned(), Identity::new(ADMIN, &[SYSTEM_MASTERS]));
+    Ok(tokens)
+}
+
+/// What every cluster has, made through the API.
+async fn first_objects(
+    options: &UpOptions,
+    system: &Client,
+    server: &Server,
+    ranges: &[Range],
+    addresses: &[IpAddr],
+) -> Result<(), String> {
+    bootstrap::namespaces(system).await?;
+    record::changes(options, system, &server.audit.policy_hash()).await;
+    bootstrap::run(system, ranges, addresses, options).await?;
+    super::flow::defaults(system).await
+}
+
 fn restore_services(registry: &Registry, services: &Services) {
     let Some(row) = registry.kinds().resource("", "v1", "services") else { return };
     let range = store::Range { prefix: &row.key_prefix(), ..store::Range::default() };
@@ -288,11 +321,20 @@ fn roots(pki: &Pki) -> Result<Arc<RootCertStore>, String> {
     Ok(Arc::new(roots))
 }
 
-/// TLS of the API server: client certificates are optional, and verified when given.
-fn server_tls(pki: &Pki, names: &[String]) -> Result<Arc<ServerConfig>, String> {
+/// TLS of the API server: client certificates are optional, and verified when given. Which of the authorities vouches
+/// for one is looked at again when it is taken for somebody.
+fn server_tls(
+    pki: &Pki,
+    names: &[String],
+    proxies: &[CertificateDer<'static>],
+) -> Result<Arc<ServerConfig>, String> {
     let leaf = pki.server("apiserver", "kube-apiserver", names).map_err(text)?;
+    let mut trusted = RootCertStore::clone(&*roots(pki)?);
+    for authority in proxies {
+        trusted.add(authority.clone()).map_err(text)?;
+    }
     let verifier =
-        WebPkiClientVerifier::builder(roots(pki)?).allow_unauthenticated().build().map_err(text)?;
+        WebPkiClientVerifier::builder(Arc::new(trusted)).allow_unauthenticated().build().map_err(text)?;
     let mut config = ServerConfig::builder()
         .with_client_cert_verifier(verifier)
         .with_single_cert(vec![leaf.certificate_der().map_err(text)?], leaf.key_der().map_err(text)?)

@@ -43,7 +43,10 @@ impl Encryption {
         let path = options.data_dir.join(KEY_FILE);
         let (own, new) = own_keys(&path)?;
         let seal = match &options.encryption_provider_config {
-            None => Seal::secrets(path.display().to_string(), own),
+            None => {
+                let prefix = secrets_prefix()?;
+                Seal::under(&[&prefix], path.display().to_string(), own)
+            }
             Some(file) => {
                 let wrong = |e: String| format!("--encryption-provider-config {}: {e}", file.display());
                 let configured = configuration::parse(&read(file).map_err(wrong)?).map_err(wrong)?;
@@ -66,6 +69,13 @@ impl Encryption {
             None => Ok(()),
         }
     }
+}
+
+/// Where Secrets are in the store.
+fn secrets_prefix() -> Result<String, String> {
+    let table = kinds::table();
+    let row = table.iter().find(|k| k.group.is_empty() && k.plural == "secrets");
+    row.map(|k| k.key_prefix()).ok_or_else(|| "there is no kind of Secrets".to_owned())
 }
 
 fn read(path: &Path) -> Result<String, String> {

@@ -30,8 +30,7 @@ pub struct Configured {
 struct Document {
     api_version: String,
     kind: String,
-    #[serde(default)]
-    resources: Vec<Element>,
+    resources: Option<Vec<Element>>,
 }
 
 #[derive(Deserialize)]
@@ -78,12 +77,13 @@ pub fn parse(text: &str) -> Result<Configured, String> {
             document.kind, document.api_version
         ));
     }
-    if document.resources.is_empty() {
+    let resources = document.resources.unwrap_or_default();
+    if resources.is_empty() {
         return Err("resources: Required value: at least one resources is required".to_owned());
     }
     let mut by_pattern: BTreeMap<Pattern, Option<Arc<Key>>> = BTreeMap::new();
     let mut keys = Vec::new();
-    for (i, element) in document.resources.iter().enumerate() {
+    for (i, element) in resources.iter().enumerate() {
         let at = format!("resources[{i}]");
         let patterns = patterns(&element.resources, &at)?;
         let (first, all) = providers(&element.providers, &at)?;

@@ -128,7 +128,7 @@ fn pod_certificate(p: &Value, at: &Path, errors: &mut ErrorList) {
         let detail = "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
         errors.push(Error::required(at, detail));
     }
-    given.iter().for_each(|f| local_path(text(p, f), &at.child(*f), errors));
+    given.iter().for_each(|f| local_path(text(p, f), &at.child(f), errors));
 }
 
 fn projection(p: &Value, at: &Path, errors: &mut ErrorList) {

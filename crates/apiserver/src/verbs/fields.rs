@@ -1,0 +1,111 @@
+//! Managed fields: after every write the object says who set what; server-side apply goes by it
+//! (upstream: apiserver `pkg/endpoints/handlers/{fieldmanager,patch.go}`).
+
+use crate::context::Context;
+use apply::{ApplyError, FieldSet, Options, View};
+use kinds::KindDef;
+use meta::field::{Error, ErrorList, Path};
+use meta::status::{Cause, Reason, Result, Status};
+use serde_json::Value;
+use std::sync::LazyLock;
+
+/// The longest name of a field manager (upstream: `FieldManagerMaxLength`).
+const MANAGER_BYTES_MAX: usize = 128;
+
+static NONE: LazyLock<FieldSet> = LazyLock::new(FieldSet::default);
+static STATUS: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&["status"]));
+static SPEC: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&["spec"]));
+
+/// Fields that a write to this path cannot change: nobody comes to own them by it.
+fn reset(kind: &KindDef, subresource: &str) -> &'static FieldSet {
+    match (kind.subresource("status").is_some(), subresource) {
+        (true, "") => &STATUS,
+        (true, "status") => &SPEC,
+        _ => &NONE,
+    }
+}
+
+fn options<'a>(ctx: &'a Context, kind: &'a KindDef, api_version: &'a str) -> Options<'a> {
+    let types = kinds::schema::schema();
+    let view = match &kind.custom {
+        None => View::Typed { types, definition: &kind.schema },
+        Some(custom) => match &custom.raw_schema {
+            Some(schema) => View::Structural { types, schema },
+            None => View::Deduced,
+        },
+    };
+    Options {
+        manager: manager(ctx),
+        api_version,
+        subresource: &ctx.info.subresource,
+        now: ctx.server.clock.now(),
+        view,
+        reset: reset(kind, &ctx.info.subresource),
+    }
+}
+
+/// The writer's name: the `fieldManager` parameter, else the program of the user agent (upstream: `managerOrUserAgent`).
+fn manager(ctx: &Context) -> &str {
+    match ctx.info.query.get("fieldManager") {
+        "" => {
+            let agent = ctx.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
+            let name = agent.split('/').next().unwrap_or("");
+            let end = name
+                .char_indices()
+                .map(|(i, c)| i + c.len_utf8())
+                .take_while(|end| *end <= MANAGER_BYTES_MAX);
+            &name[..end.last().unwrap_or(0)]
+        }
+        given => given,
+    }
+}
+
+/// Writes down who owns what after a write that is no apply.
+pub fn track(ctx: &Context, kind: &KindDef, old: Option<&Value>, new: &mut Value) {
+    let api_version = kind.api_version();
+    apply::update(old, new, &options(ctx, kind, &api_version));
+}
+
+/// The object after an applied configuration.
+pub fn apply(ctx: &Context, kind: &KindDef, old: Option<&Value>, config: &Value) -> Result<Value> {
+    let api_version = kind.api_version();
+    let force = ctx.info.query.flag("force");
+    ::apply::apply(old, config, &options(ctx, kind, &api_version), force).map_err(|e| match e {
+        ApplyError::Conflicts(conflicts) => {
+            let mut s = Status::new(409, Reason::Conflict, ::apply::message(&conflicts));
+            let causes = ::apply::causes(&conflicts).into_iter();
+            let causes =
+                causes.map(|c| Cause { reason: c.reason.into(), message: c.message, field: c.field });
+            s.details.get_or_insert_default().causes = causes.collect();
+            s
+        }
+        ApplyError::BadRequest(why) => Status::bad_request(why),
+        ApplyError::Other(why) => Status::new(500, Reason::Unknown, why),
+    })
+}
+
+/// Checks the parameters that writes share (upstream: apimachinery `validation.Validate{Create,Update,Patch}Options`).
+pub fn check(ctx: &Context, kind: &str, is_apply: bool) -> Result<()> {
+    let q = &ctx.info.query;
+    let mut errors: ErrorList = Vec::new();
+    let at = Path::new("fieldManager");
+    let given = q.get("fieldManager");
+    if is_apply && given.is_empty() {
+        errors.push(Error::required(&at, "is required for apply patch"));
+    }
+    if kind == "PatchOptions" && !is_apply && q.has("force") {
+        errors.push(Error::forbidden(&Path::new("force"), "may not be specified for non-apply patch"));
+    }
+    if given.len() > MANAGER_BYTES_MAX {
+        errors.push(Error::too_long(&at, MANAGER_BYTES_MAX));
+    }
+    for (i, c) in given.char_indices().filter(|(_, c)| c.is_control()) {
+        let detail = format!("invalid character U+{:04X} (at position {i})", c as u32);
+        errors.push(Error::invalid(&at, given, detail));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let gk = meta::GroupKind { group: "meta.k8s.io".into(), kind: kind.into() };
+    Err(Status::invalid(&gk, "", &errors))
+}
