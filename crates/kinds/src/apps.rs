@@ -1,5 +1,6 @@
 //! Kinds of the group `apps`.
 
+pub mod amount;
 pub mod controller_revision;
 pub mod daemon_set;
 pub mod deployment;

@@ -26,6 +26,7 @@ pub mod node;
 pub mod node_selector;
 pub mod openapi;
 pub mod pod_defaults;
+pub mod pod_warnings;
 pub mod policy;
 pub mod rbac;
 pub mod resource;

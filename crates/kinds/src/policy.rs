@@ -1,8 +1,10 @@
 //! The group `policy`: PodDisruptionBudget (upstream: `pkg/registry/policy/poddisruptionbudget`, `pkg/apis/policy/validation`).
 
+use crate::apps::amount;
 use crate::columns::{AGE, NAME, column};
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, status};
-use crate::validate::{label_selector, non_negative, one_of};
+use crate::rest::conditions;
+use crate::validate::{items, label_selector, non_negative, one_of};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use serde_json::{Value, json};
@@ -76,7 +78,8 @@ impl Strategy for Budget {
             errors.push(Error::invalid(&at, spec.clone(), detail));
         }
         for (field, value) in [("minAvailable", min), ("maxUnavailable", max)] {
-            amount(value, &at.child(field), &mut errors);
+            amount::errors(value, &at.child(field), &mut errors);
+            amount::at_most_all(value, &at.child(field), &mut errors);
         }
         if !spec["selector"].is_null() {
             label_selector(&spec["selector"], &at.child("selector"), &mut errors);
@@ -88,35 +91,20 @@ impl Strategy for Budget {
         errors
     }
 
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
     fn validate_update(&self, new: &Value, _: &Value, ctx: &Ctx) -> ErrorList {
         if ctx.subresource != "status" {
             return self.validate(new);
         }
         let mut errors = Vec::new();
         let at = Path::new("status");
+        conditions(items(&new["status"], "conditions"), &at.child("conditions"), &mut errors);
         for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
             non_negative(&new["status"], field, &at, &mut errors);
         }
         errors
-    }
-}
-
-/// A number of pods, or a percentage of them.
-fn amount(v: &Value, at: &Path, errors: &mut ErrorList) {
-    match v {
-        Value::Number(n) if n.as_i64().is_some_and(|n| n < 0) => {
-            errors.push(Error::invalid(at, n.clone(), "must be greater than or equal to 0"));
-        }
-        Value::String(s) => match s.strip_suffix('%').and_then(|p| p.parse::<u32>().ok()) {
-            Some(percent) if percent > 100 => {
-                errors.push(Error::invalid(at, s.as_str(), "must not be greater than 100%"));
-            }
-            Some(_) => {}
-            None => {
-                let detail = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
-                errors.push(Error::invalid(at, s.as_str(), detail));
-            }
-        },
-        _ => {}
     }
 }

@@ -42,16 +42,40 @@ struct ControllerRevision;
 impl Strategy for ControllerRevision {
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = Vec::new();
-        if obj.get("data").is_none_or(Value::is_null) {
-            errors.push(Error::required(&Path::new("data"), "data is mandatory"));
-        }
         non_negative(obj, "revision", &Path::root(), &mut errors);
+        match &obj["data"] {
+            Value::Null => errors.push(Error::required(&Path::new("data"), "data is mandatory")),
+            Value::Object(_) => {}
+            _ => errors.push(Error::required(&Path::new("data"), "data must be a valid JSON object")),
+        }
         errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value, _: &Ctx) -> ErrorList {
-        let mut errors = self.validate(new);
+        let mut errors = Vec::new();
+        non_negative(new, "revision", &Path::root(), &mut errors);
         immutable(&new["data"], &old["data"], &Path::new("data"), &mut errors);
         errors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Upstream: `TestValidateControllerRevision`.
+    #[test]
+    fn data_is_an_object_that_stays() {
+        let refused = |data: Value| {
+            let errors = ControllerRevision.validate(&json!({"data": data, "revision": 1}));
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert!(refused(json!({})).is_empty());
+        assert_eq!(refused(Value::Null), ["data: Required value: data is mandatory"]);
+        assert_eq!(refused(json!([1])), ["data: Required value: data must be a valid JSON object"]);
+        let ctx = Ctx { now: jiff::Timestamp::UNIX_EPOCH, subresource: "" };
+        let (old, new) = (json!({"data": {"a": 1}}), json!({"data": {"a": 2}, "revision": -1}));
+        assert_eq!(ControllerRevision.validate_update(&new, &old, &ctx).len(), 2);
     }
 }

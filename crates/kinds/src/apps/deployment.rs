@@ -1,9 +1,11 @@
 //! Deployment (upstream: `pkg/registry/apps/deployment`, `pkg/apis/apps/v1/defaults.go`).
 
+use super::amount;
 use super::replica_set::{containers, selector, workload};
 use crate::columns::{AGE, NAME, column, wide};
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, scale, status};
 use crate::pod_defaults;
+use crate::pod_warnings;
 use crate::validate::{immutable, non_negative, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
@@ -110,6 +112,16 @@ impl Strategy for Deployment {
         immutable(&new["spec"]["selector"], &old["spec"]["selector"], &at, &mut errors);
         errors
     }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        if old.is_some_and(|old| old["spec"] == new["spec"]) {
+            return Vec::new();
+        }
+        let mut warnings = if old.is_none() { pod_warnings::name(object::name(new)) } else { Vec::new() };
+        let at = Path::new("spec").child("template");
+        warnings.extend(pod_warnings::template(&new["spec"]["template"], &at));
+        warnings
+    }
 }
 
 /// Upstream: `ValidateDeploymentStrategy`.
@@ -128,53 +140,19 @@ fn strategy(v: &Value, path: &Path, errors: &mut ErrorList) {
                 errors.push(Error::required(&at, "this should be defaulted and never be nil"));
                 return;
             }
-            let unavailable = int_or_percent(&rolling["maxUnavailable"], &at.child("maxUnavailable"), errors);
-            let surge = int_or_percent(&rolling["maxSurge"], &at.child("maxSurge"), errors);
-            if unavailable == Some(0) && surge == Some(0) {
+            let (unavailable, surge) = (&rolling["maxUnavailable"], &rolling["maxSurge"]);
+            let path = at.child("maxUnavailable");
+            amount::errors(unavailable, &path, errors);
+            amount::errors(surge, &at.child("maxSurge"), errors);
+            if amount::value(unavailable) == 0 && amount::value(surge) == 0 {
                 let detail = "may not be 0 when `maxSurge` is 0";
-                errors.push(Error::invalid(
-                    &at.child("maxUnavailable"),
-                    rolling["maxUnavailable"].clone(),
-                    detail,
-                ));
+                errors.push(Error::invalid(&path, unavailable.clone(), detail));
             }
-            let too_much =
-                text(rolling, "maxUnavailable").strip_suffix('%').and_then(|p| p.parse::<i64>().ok());
-            if too_much.is_some_and(|p| p > 100) {
-                let shown = rolling["maxUnavailable"].clone();
-                errors.push(Error::invalid(
-                    &at.child("maxUnavailable"),
-                    shown,
-                    "must not be greater than 100%",
-                ));
-            }
+            amount::at_most_all(unavailable, &path, errors);
         }
         other => {
             errors.push(Error::not_supported(&path.child("type"), other, &["Recreate", "RollingUpdate"]))
         }
-    }
-}
-
-/// The number of an integer or a percentage; `None` when it is neither.
-fn int_or_percent(v: &Value, path: &Path, errors: &mut ErrorList) -> Option<i64> {
-    match v {
-        Value::Number(n) => {
-            let n = n.as_i64()?;
-            if n < 0 {
-                errors.push(Error::invalid(path, n, "must be greater than or equal to 0"));
-            }
-            Some(n)
-        }
-        Value::String(s) => {
-            let number =
-                s.strip_suffix('%').filter(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()));
-            if number.is_none() {
-                let detail = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
-                errors.push(Error::invalid(path, s.as_str(), detail));
-            }
-            number?.parse().ok()
-        }
-        _ => None,
     }
 }
 

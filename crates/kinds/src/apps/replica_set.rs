@@ -3,6 +3,7 @@
 use crate::columns::{AGE, NAME, column, wide};
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, scale, status};
 use crate::pod_defaults;
+use crate::pod_warnings;
 use crate::validate::{immutable, is_empty_selector, items, label_selector, non_negative, selects, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
@@ -48,7 +49,11 @@ pub fn containers(o: &Value, field: &str) -> String {
 
 /// A workload's selector as text.
 pub fn selector(o: &Value) -> String {
-    LabelSelector::from_value(&o["spec"]["selector"]).map(|s| s.to_string()).unwrap_or_default()
+    match LabelSelector::from_value(&o["spec"]["selector"]).map(|s| s.to_string()) {
+        Ok(text) if text.is_empty() => "<none>".to_owned(),
+        Ok(text) => text,
+        Err(_) => "<error>".to_owned(),
+    }
 }
 
 struct ReplicaSet;
@@ -89,6 +94,16 @@ impl Strategy for ReplicaSet {
         let at = Path::new("spec").child("selector");
         immutable(&new["spec"]["selector"], &old["spec"]["selector"], &at, &mut errors);
         errors
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        if old.is_some_and(|old| old["spec"] == new["spec"]) {
+            return Vec::new();
+        }
+        let mut warnings = if old.is_none() { pod_warnings::name(object::name(new)) } else { Vec::new() };
+        let at = Path::new("spec").child("template");
+        warnings.extend(pod_warnings::template(&new["spec"]["template"], &at));
+        warnings
     }
 
     fn fields(&self, obj: &Value) -> Vec<(&'static str, String)> {

@@ -1,13 +1,24 @@
 //! Job (upstream: `pkg/registry/batch/job/strategy.go`, `pkg/apis/batch/{v1/defaults,validation/validation}.go`).
 
+pub mod indexes;
+mod policies;
+mod spec;
+mod status;
+#[cfg(test)]
+mod tests;
+mod update;
+
+pub use spec::errors as spec_errors;
+
 use crate::apps::replica_set::{containers, selector};
 use crate::columns::{AGE, NAME, column, wide};
-use crate::def::{Ctx, KindDef, Strategy, StrategyRef, status};
-use crate::pod_defaults;
-use crate::validate::{immutable, items, label_selector, non_negative, one_of, selects, text};
+use crate::def::{Ctx, KindDef, Strategy, StrategyRef};
+use crate::validate::{items, label_selector};
+use crate::{helpers, pod_defaults, pod_warnings};
 use jiff::Timestamp;
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
+use meta::selector::LabelSelector;
 use serde_json::{Value, json};
 
 /// Labels that tie pods to their Job; the first two are of old.
@@ -15,10 +26,11 @@ const LEGACY_UID: &str = "controller-uid";
 const LEGACY_NAME: &str = "job-name";
 const UID: &str = "batch.kubernetes.io/controller-uid";
 const NAME_LABEL: &str = "batch.kubernetes.io/job-name";
-/// Upstream: `maxParallelismForIndexedJob`.
-const INDEXED_PARALLELISM_MAX: i64 = 100_000;
-/// Failed indexes that a Job with a limit per index may have in all.
+/// The backoff limit of a Job whose indexes have limits of their own.
 const BACKOFF_WITHOUT_LIMIT: i64 = i32::MAX as i64;
+/// Above both, upstream warns that not all failed indexes can be kept.
+const COMPLETIONS_SOFT_MAX: i64 = 100_000;
+const PARALLELISM_SOFT_MAX: i64 = 10_000;
 
 pub fn kind() -> KindDef {
     KindDef {
@@ -29,7 +41,7 @@ pub fn kind() -> KindDef {
         categories: &["all"],
         schema: "io.k8s.api.batch.v1.Job".into(),
         storage: "jobs".into(),
-        subresources: const { &[status()] },
+        subresources: const { &[crate::def::status()] },
         columns: const {
             &[
                 NAME,
@@ -50,6 +62,7 @@ pub fn kind() -> KindDef {
     }
 }
 
+/// Whether a condition is true.
 fn condition(o: &Value, ty: &str) -> bool {
     items(&o["status"], "conditions").iter().any(|c| c["type"] == ty && c["status"] == "True")
 }
@@ -103,21 +116,47 @@ fn default_spec(spec: &mut Value) {
     object::default_at(spec, &[], "suspend", false);
     let replacement = if spec["podFailurePolicy"].is_null() { "TerminatingOrFailed" } else { "Failed" };
     object::default_at(spec, &[], "podReplacementPolicy", replacement);
-    for rule in
-        spec.pointer_mut("/podFailurePolicy/rules").and_then(Value::as_array_mut).into_iter().flatten()
-    {
-        for pattern in rule["onPodConditions"].as_array_mut().into_iter().flatten() {
+    object::default_at(spec, &[], "manualSelector", false);
+}
+
+/// Defaults of a Job's spec that a CronJob's template gets too.
+pub fn default_policy(spec: &mut Value) {
+    let rules = spec.pointer_mut("/podFailurePolicy/rules").and_then(Value::as_array_mut);
+    for rule in rules.into_iter().flatten() {
+        let patterns = rule.get_mut("onPodConditions").and_then(Value::as_array_mut);
+        for pattern in patterns.into_iter().flatten() {
             object::default_at(pattern, &[], "status", "True");
         }
-        if rule["onPodConditions"].is_null() {
-            rule.as_object_mut().map(|m| m.remove("onPodConditions"));
+    }
+}
+
+/// Takes out what upstream's default feature gates do not serve (upstream: `job.DropDisabledFields`).
+pub fn drop_disabled(spec: &mut Value, old: Option<&Value>) {
+    if old.is_none_or(|old| old["scheduling"].is_null())
+        && let Some(map) = spec.as_object_mut()
+    {
+        map.remove("scheduling");
+    }
+}
+
+/// Labels and selector that tie the pods to this Job alone (upstream: `generateSelector`).
+fn generate_selector(obj: &mut Value) {
+    let (name, uid) = (object::name(obj).to_owned(), object::uid(obj).to_owned());
+    if let Some(labels) = object::map_at(obj, &["spec", "template", "metadata", "labels"]) {
+        for (key, value) in [(LEGACY_NAME, &name), (NAME_LABEL, &name), (LEGACY_UID, &uid), (UID, &uid)] {
+            labels.entry(key).or_insert_with(|| value.as_str().into());
         }
+    }
+    if let Some(labels) = object::map_at(obj, &["spec", "selector", "matchLabels"]) {
+        labels.entry(UID).or_insert_with(|| uid.into());
     }
 }
 
 impl Strategy for Job {
     fn default(&self, obj: &mut Value) {
+        object::default_at(obj, &[], "spec", json!({}));
         default_spec(&mut obj["spec"]);
+        default_policy(&mut obj["spec"]);
         let labels = obj["spec"]["template"]["metadata"]["labels"].clone();
         let none = object::meta_map(obj, "labels").is_none_or(serde_json::Map::is_empty);
         if none && labels.as_object().is_some_and(|l| !l.is_empty()) {
@@ -128,27 +167,11 @@ impl Strategy for Job {
     }
 
     fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
+        if obj["spec"]["manualSelector"] != true {
+            generate_selector(obj);
+        }
         obj["status"] = json!({});
-        let (name, uid) = (object::name(obj).to_owned(), object::uid(obj).to_owned());
-        let manual = obj["spec"]["manualSelector"] == true;
-        let given: Vec<(&str, &str)> = if manual {
-            Vec::new()
-        } else {
-            vec![(LEGACY_UID, &uid), (LEGACY_NAME, &name), (UID, &uid), (NAME_LABEL, &name)]
-        };
-        if let Some(labels) = object::map_at(obj, &["spec", "template", "metadata", "labels"]) {
-            for (key, value) in given {
-                labels.entry(key).or_insert_with(|| value.into());
-            }
-        }
-        if let Some(map) = object::map_at(obj, &["spec", "template", "metadata"])
-            && map.get("labels").is_some_and(|l| l.as_object().is_some_and(serde_json::Map::is_empty))
-        {
-            map.remove("labels");
-        }
-        if !manual && let Some(labels) = object::map_at(obj, &["spec", "selector", "matchLabels"]) {
-            labels.entry(UID).or_insert_with(|| uid.into());
-        }
+        drop_disabled(&mut obj["spec"], None);
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
@@ -156,41 +179,26 @@ impl Strategy for Job {
             new["spec"] = old["spec"].clone();
         } else {
             new["status"] = old["status"].clone();
+            drop_disabled(&mut new["spec"], Some(&old["spec"]));
         }
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = Vec::new();
-        let (spec, at) = (&obj["spec"], Path::new("spec"));
-        spec_errors(spec, &at, &mut errors);
-        if spec["selector"].is_null() {
-            errors.push(Error::required(&at.child("selector"), ""));
-        } else {
-            label_selector(&spec["selector"], &at.child("selector"), &mut errors);
-        }
-        let labels = &spec["template"]["metadata"]["labels"];
-        if !selects(&spec["selector"], labels) {
-            let detail = "`selector` does not match template `labels`";
-            let path = at.child("template").child("metadata").child("labels");
-            errors.push(Error::invalid(&path, labels.clone(), detail));
-        }
+        generated_selector(obj, &mut errors);
+        whole_spec(obj, &mut errors);
+        name_allows_completions(obj, &mut errors);
         errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value, ctx: &Ctx) -> ErrorList {
         if ctx.subresource == "status" {
-            return status_errors(new, old);
+            return status::errors(new, old);
         }
-        let mut errors = self.validate(new);
-        let (spec, was, at) = (&new["spec"], &old["spec"], Path::new("spec"));
-        completions_changed(spec, was, &at, &mut errors);
-        immutable(&spec["selector"], &was["selector"], &at.child("selector"), &mut errors);
-        template_changed(new, old, &at, &mut errors);
-        for field in
-            ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]
-        {
-            immutable(&spec[field], &was[field], &at.child(field), &mut errors);
-        }
+        let mut errors = Vec::new();
+        whole_spec(new, &mut errors);
+        update::errors(new, old, &mut errors);
+        name_allows_completions(new, &mut errors);
         errors
     }
 
@@ -204,130 +212,91 @@ impl Strategy for Job {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        let indexed = |o: &Value| o["spec"]["completionMode"] == "Indexed";
-        let large = |o: &Value| {
-            o["spec"]["completions"].as_i64().unwrap_or(0) > INDEXED_PARALLELISM_MAX
-                && o["spec"]["parallelism"].as_i64().unwrap_or(0) > 10_000
+        let mut warnings = match old {
+            Some(old) if old["spec"] == new["spec"] => return Vec::new(),
+            Some(_) => Vec::new(),
+            None => pod_warnings::name(object::name(new)),
         };
-        if old.is_none() && indexed(new) && large(new) {
-            return vec!["spec.completions: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail".into()];
-        }
-        Vec::new()
+        let at = Path::new("spec");
+        warnings.extend(spec_warnings(&new["spec"], &at));
+        warnings
     }
 }
 
-/// Upstream: `validateJobSpec`; also of a CronJob's template.
-pub fn spec_errors(spec: &Value, at: &Path, errors: &mut ErrorList) {
-    for field in [
-        "parallelism",
-        "completions",
-        "activeDeadlineSeconds",
-        "backoffLimit",
-        "ttlSecondsAfterFinished",
-        "backoffLimitPerIndex",
-    ] {
-        non_negative(spec, field, at, errors);
+/// Upstream: `job.WarningsForJobSpec`; also of a CronJob's template.
+pub fn spec_warnings(spec: &Value, at: &Path) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let above = |field: &str, most: i64| spec[field].as_i64().unwrap_or(0) > most;
+    if spec["completionMode"] == "Indexed"
+        && above("completions", COMPLETIONS_SOFT_MAX)
+        && above("parallelism", PARALLELISM_SOFT_MAX)
+    {
+        warnings.push(format!(
+            "{at}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail"
+        ));
     }
-    let indexed = spec["completionMode"] == "Indexed";
-    if let Some(n) = spec["maxFailedIndexes"].as_i64() {
-        non_negative(spec, "maxFailedIndexes", at, errors);
-        if spec["backoffLimitPerIndex"].is_null() {
-            let detail = "when maxFailedIndexes is specified";
-            errors.push(Error::required(&at.child("backoffLimitPerIndex"), detail));
-        }
-        if spec["completions"].as_i64().is_some_and(|c| n > c) {
-            errors.push(Error::invalid(
-                &at.child("maxFailedIndexes"),
-                n,
-                "must be less than or equal to completions",
-            ));
-        }
+    warnings.extend(pod_warnings::template(&spec["template"], &at.child("template")));
+    warnings
+}
+
+fn whole_spec(obj: &Value, errors: &mut ErrorList) {
+    let (spec, at) = (&obj["spec"], Path::new("spec"));
+    spec_errors(spec, &at, errors);
+    let selector = &spec["selector"];
+    if selector.is_null() {
+        errors.push(Error::required(&at.child("selector"), ""));
+    } else {
+        label_selector(selector, &at.child("selector"), errors);
     }
-    if !spec["completionMode"].is_null() {
-        one_of(spec, "completionMode", at, &["NonIndexed", "Indexed"], errors);
-    }
-    if indexed {
-        if spec["completions"].is_null() {
-            let detail = "when completion mode is Indexed";
-            errors.push(Error::required(&at.child("completions"), detail));
-        }
-        if let Some(n) = spec["parallelism"].as_i64().filter(|n| *n > INDEXED_PARALLELISM_MAX) {
-            let detail = format!(
-                "must be less than or equal to {INDEXED_PARALLELISM_MAX} when completion mode is Indexed"
-            );
-            errors.push(Error::invalid(&at.child("parallelism"), n, detail));
-        }
-    } else if !spec["backoffLimitPerIndex"].is_null() {
-        let detail = "requires indexed completion mode";
-        let n = spec["backoffLimitPerIndex"].clone();
-        errors.push(Error::invalid(&at.child("backoffLimitPerIndex"), n, detail));
-    }
-    if !spec["podReplacementPolicy"].is_null() {
-        let known: &[&str] = match spec["podFailurePolicy"].is_null() {
-            true => &["Failed", "TerminatingOrFailed"],
-            false => &["Failed"],
-        };
-        one_of(spec, "podReplacementPolicy", at, known, errors);
-    }
-    let (template, path) = (&spec["template"], at.child("template"));
-    errors.extend(crate::core::pod::validation::template(template, &path));
-    let policy = text(&template["spec"], "restartPolicy");
-    let restart = path.child("spec").child("restartPolicy");
-    match policy {
-        "OnFailure" | "Never" => {}
-        // What says nothing was given the default, which a Job cannot have.
-        "Always" | "" => errors.push(Error::required(&restart, "valid values: \"OnFailure\", \"Never\"")),
-        other => errors.push(Error::not_supported(&restart, other, &["OnFailure", "Never"])),
-    }
-    if !spec["podFailurePolicy"].is_null() && policy != "Never" {
-        let detail = "only \"Never\" is supported when podFailurePolicy is specified";
-        errors.push(Error::invalid(&restart, policy, detail));
+    let labels = &spec["template"]["metadata"]["labels"];
+    if LabelSelector::from_value(selector).is_ok_and(|s| !s.matches_map(labels.as_object())) {
+        let path = at.child("template").child("metadata").child("labels");
+        let detail = "`selector` does not match template `labels`";
+        errors.push(Error::invalid(&path, labels.clone(), detail));
     }
 }
 
-/// Indexed Jobs may grow and shrink when parallelism goes along (upstream: `validateCompletions`).
-fn completions_changed(new: &Value, old: &Value, at: &Path, errors: &mut ErrorList) {
-    let elastic = new["completionMode"] == "Indexed" && new["completions"] == new["parallelism"];
-    if !elastic {
-        immutable(&new["completions"], &old["completions"], &at.child("completions"), errors);
-    } else if new["completions"].is_null() != old["completions"].is_null() {
-        let detail = "field is immutable";
-        errors.push(Error::invalid(&at.child("completions"), new["completions"].clone(), detail));
+/// Labels that the client gave may not contradict the generated ones (upstream: `validateGeneratedSelector`).
+fn generated_selector(obj: &Value, errors: &mut ErrorList) {
+    let selector = &obj["spec"]["selector"];
+    if obj["spec"]["manualSelector"] == true || selector.is_null() {
+        return;
     }
-}
-
-/// A Job that is suspended and never ran may be scheduled otherwise (upstream: `validatePodTemplateUpdate`).
-fn template_changed(new: &Value, old: &Value, at: &Path, errors: &mut ErrorList) {
-    let mut wanted = new["spec"]["template"].clone();
-    let was = &old["spec"]["template"];
-    if old["spec"]["suspend"] == true && old["status"]["startTime"].is_null() {
-        for field in ["labels", "annotations"] {
-            copy(&mut wanted["metadata"], &was["metadata"], field);
+    let (name, uid) = (object::name(obj), object::uid(obj));
+    if uid.is_empty() {
+        errors.push(Error::required(&Path::new("metadata").child("uid"), ""));
+    }
+    let labels = &obj["spec"]["template"]["metadata"]["labels"];
+    let at = Path::new("spec").child("template").child("metadata").child("labels");
+    let expected = [(LEGACY_UID, uid), (LEGACY_NAME, name), (UID, uid), (NAME_LABEL, name)];
+    for (key, value) in expected {
+        let detail = format!("must be '{value}'");
+        match labels[key].as_str() {
+            None => errors.push(Error::required(&at.key(key), detail)),
+            Some(given) if given != value => {
+                errors.push(Error::invalid(&at.key(key), labels.clone(), detail));
+            }
+            Some(_) => {}
         }
-        for field in ["nodeSelector", "affinity", "tolerations", "schedulingGates"] {
-            copy(&mut wanted["spec"], &was["spec"], field);
-        }
     }
-    immutable(&wanted, was, &at.child("template"), errors);
+    let find = |key: &str| expected.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
+    if LabelSelector::from_value(selector).is_ok_and(|s| !s.matches(find)) {
+        let at = Path::new("spec").child("selector");
+        errors.push(Error::invalid(&at, selector.clone(), "`selector` not auto-generated"));
+    }
 }
 
-fn copy(to: &mut Value, from: &Value, field: &str) {
-    let Some(map) = to.as_object_mut() else { return };
-    match from.get(field) {
-        Some(v) => map.insert(field.to_owned(), v.clone()),
-        None => map.remove(field),
-    };
-}
-
-fn status_errors(new: &Value, _: &Value) -> ErrorList {
-    let mut errors = Vec::new();
-    let at = Path::new("status");
-    for field in ["active", "succeeded", "failed", "ready", "terminating"] {
-        non_negative(&new["status"], field, &at, &mut errors);
+/// The pods of an indexed Job are named by it and their index (upstream: `validateNameAllowsCompletions`).
+fn name_allows_completions(obj: &Value, errors: &mut ErrorList) {
+    let completions = obj["spec"]["completions"].as_i64().unwrap_or(0);
+    if obj["spec"]["completionMode"] != "Indexed" || completions < 1 {
+        return;
     }
-    if condition(new, "Complete") && condition(new, "Failed") {
-        let detail = "cannot set Complete=True and Failed=true conditions";
-        errors.push(Error::invalid(&at.child("conditions"), new["status"]["conditions"].clone(), detail));
+    let name = object::name(obj);
+    let longest = format!("{name}-{}", completions - 1);
+    if !helpers::dns_label_errors(&longest, false).is_empty() {
+        let at = Path::new("metadata").child("name");
+        let detail = format!("will not able to create pod with invalid DNS label: {longest}");
+        errors.push(Error::invalid(&at, name, detail));
     }
-    errors
 }

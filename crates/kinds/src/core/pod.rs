@@ -1,16 +1,19 @@
 //! Pod (upstream: `pkg/registry/core/pod/strategy.go`).
 
 mod columns;
+mod ephemeral;
+mod resize;
 pub mod validation;
 
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, Subresource, status};
-use crate::pod_defaults;
 use crate::validate::{items, text};
-use meta::field::ErrorList;
+use crate::{ip, pod_defaults, pod_warnings};
+use meta::field::{ErrorList, Path};
 use meta::object;
 use serde_json::{Value, json};
 
 const STREAM: &[&str] = &["create", "get"];
+const SHARED: &[&str] = &["get", "patch", "update"];
 
 pub fn kind() -> KindDef {
     KindDef {
@@ -26,6 +29,7 @@ pub fn kind() -> KindDef {
                 status(),
                 Subresource { name: "attach", verbs: STREAM, body: Some(("", "v1", "PodAttachOptions")) },
                 Subresource { name: "binding", verbs: &["create"], body: Some(("", "v1", "Binding")) },
+                Subresource { name: "ephemeralcontainers", verbs: SHARED, body: None },
                 Subresource {
                     name: "eviction",
                     verbs: &["create"],
@@ -43,6 +47,7 @@ pub fn kind() -> KindDef {
                     verbs: &["create", "delete", "get", "patch", "update"],
                     body: Some(("", "v1", "PodProxyOptions")),
                 },
+                Subresource { name: "resize", verbs: SHARED, body: None },
             ]
         },
         columns: columns::COLUMNS,
@@ -83,24 +88,18 @@ impl Strategy for Pod {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
-        if ctx.subresource == "status" {
-            new["spec"] = old["spec"].clone();
-            object::set_meta(new, "generation", object::generation(old));
-            // Deletion is not the kubelet's to start, and owners are not its to change.
-            for field in ["ownerReferences", "labels"] {
-                match old["metadata"].get(field) {
-                    Some(v) => object::set_meta(new, field, v.clone()),
-                    None => object::remove_meta(new, field),
+        match ctx.subresource {
+            "status" => prepare_status(new, old),
+            "ephemeralcontainers" => ephemeral::prepare(new, old),
+            "resize" => resize::prepare(new, old),
+            other => {
+                let mut status = old["status"].clone();
+                // Binding is the one write that sets a condition together with the spec.
+                if other == "binding" {
+                    status["conditions"] = new["status"]["conditions"].clone();
                 }
+                new["status"] = status;
             }
-            object::default_at(new, &["status"], "qosClass", qos_class(&old["spec"]));
-        } else {
-            let mut status = old["status"].clone();
-            // Binding is the one write that sets a condition together with the spec.
-            if ctx.subresource == "binding" {
-                status["conditions"] = new["status"]["conditions"].clone();
-            }
-            new["status"] = status;
         }
     }
 
@@ -111,8 +110,26 @@ impl Strategy for Pod {
     fn validate_update(&self, new: &Value, old: &Value, ctx: &Ctx) -> ErrorList {
         match ctx.subresource {
             "status" | "binding" => validation::status_update(new, old),
+            "ephemeralcontainers" => ephemeral::errors(new, old),
+            "resize" => resize::errors(new, old),
             _ => validation::update(new, old),
         }
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let Some(old) = old else { return pod_warnings::pod(new) };
+        if new["status"] == old["status"] {
+            // Upstream: people do not change pods, and what does changes many.
+            return Vec::new();
+        }
+        let mut warnings = Vec::new();
+        for list in ["podIPs", "hostIPs"] {
+            for (i, one) in items(&new["status"], list).iter().enumerate() {
+                let at = Path::new("status").child(list).index(i).child("ip");
+                warnings.extend(ip::warnings(text(one, "ip"), &at));
+            }
+        }
+        warnings
     }
 
     fn grace_seconds(&self, obj: &Value, asked: Option<i64>) -> Option<i64> {
@@ -146,6 +163,19 @@ impl Strategy for Pod {
             ("status.nominatedNodeName", text(status, "nominatedNodeName").to_owned()),
         ]
     }
+}
+
+fn prepare_status(new: &mut Value, old: &Value) {
+    new["spec"] = old["spec"].clone();
+    object::set_meta(new, "generation", object::generation(old));
+    // Deletion is not the kubelet's to start, and owners are not its to change.
+    for field in ["ownerReferences", "labels"] {
+        match old["metadata"].get(field) {
+            Some(v) => object::set_meta(new, field, v.clone()),
+            None => object::remove_meta(new, field),
+        }
+    }
+    object::default_at(new, &["status"], "qosClass", qos_class(&old["spec"]));
 }
 
 /// The quality-of-service class of a pod spec (upstream: `pkg/apis/core/helper/qos/qos.go#ComputePodQOS`).

@@ -3,6 +3,7 @@
 use crate::columns::{NAME, column};
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef};
 use crate::pod_defaults;
+use crate::pod_warnings;
 use crate::validate::{items, text};
 use meta::field::{ErrorList, Path};
 use meta::object;
@@ -55,5 +56,12 @@ impl Strategy for PodTemplate {
 
     fn validate(&self, obj: &Value) -> ErrorList {
         crate::core::pod::validation::template(&obj["template"], &Path::new("template"))
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        if old.is_some_and(|old| old["template"] == new["template"]) {
+            return Vec::new();
+        }
+        pod_warnings::template(&new["template"], &Path::new("template"))
     }
 }

@@ -4,8 +4,8 @@ use crate::apps::replica_set::containers;
 use crate::columns::{AGE, NAME, column, wide};
 use crate::core::pod_template::labels;
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, scale, status};
-use crate::pod_defaults;
 use crate::validate::{non_negative, text};
+use crate::{pod_defaults, pod_warnings};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use serde_json::{Value, json};
@@ -100,6 +100,10 @@ impl Strategy for ReplicationController {
                 &["Always"],
             ));
         }
+        if !template["spec"]["activeDeadlineSeconds"].is_null() {
+            let detail = "activeDeadlineSeconds in ReplicationController is not Supported";
+            errors.push(Error::forbidden(&path.child("spec").child("activeDeadlineSeconds"), detail));
+        }
         errors
     }
 
@@ -114,7 +118,33 @@ impl Strategy for ReplicationController {
         {
             non_negative(&new["status"], field, &at, &mut errors);
         }
+        let number = |field: &str| new["status"][field].as_i64().unwrap_or(0);
+        for field in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {
+            if number(field) > number("replicas") {
+                let detail = "cannot be greater than status.replicas";
+                errors.push(Error::invalid(&at.child(field), number(field), detail));
+            }
+        }
+        let available = number("availableReplicas");
+        if available > number("readyReplicas") {
+            let detail = "cannot be greater than readyReplicas";
+            errors.push(Error::invalid(&at.child("availableReplicas"), available, detail));
+        }
         errors
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let (template, at) = (&new["spec"]["template"], Path::new("spec").child("template"));
+        match old {
+            None => {
+                let mut warnings = pod_warnings::name(object::name(new));
+                warnings.extend(pod_warnings::template(template, &at));
+                warnings
+            }
+            // Upstream gives the two the other way round, so that what is warned of is the old template.
+            Some(old) if old["spec"] != new["spec"] => pod_warnings::template(&old["spec"]["template"], &at),
+            Some(_) => Vec::new(),
+        }
     }
 
     fn fields(&self, obj: &Value) -> Vec<(&'static str, String)> {

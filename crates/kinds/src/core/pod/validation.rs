@@ -1,6 +1,7 @@
 //! Validation of pods and templates (upstream: `pkg/apis/core/validation/validation.go`).
 
 mod containers;
+mod ephemeral;
 mod spec;
 mod volumes;
 
@@ -11,6 +12,16 @@ use serde_json::Value;
 
 /// Errors of a Pod about to be created.
 pub fn pod(obj: &Value) -> ErrorList {
+    let mut errors = existing(obj);
+    if !items(&obj["spec"], "ephemeralContainers").is_empty() {
+        let at = Path::new("spec").child("ephemeralContainers");
+        errors.push(Error::forbidden(&at, "cannot be set on create"));
+    }
+    errors
+}
+
+/// Errors of a Pod as a whole, whenever it was made (upstream: `validatePodMetadataAndSpec`).
+pub fn existing(obj: &Value) -> ErrorList {
     let mut errors = spec::errors(&obj["spec"], &Path::new("spec"), true);
     annotations(obj, &mut errors);
     errors
@@ -30,6 +41,10 @@ pub fn template(template: &Value, path: &Path) -> ErrorList {
     let mut errors = Vec::new();
     labels(&template["metadata"]["labels"], &path.child("labels"), &mut errors);
     errors.extend(spec::errors(&template["spec"], &path.child("spec"), false));
+    if !items(&template["spec"], "ephemeralContainers").is_empty() {
+        let at = path.child("spec").child("ephemeralContainers");
+        errors.push(Error::forbidden(&at, "ephemeral containers not allowed in pod template"));
+    }
     errors
 }
 

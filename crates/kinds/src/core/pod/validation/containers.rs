@@ -18,7 +18,7 @@ pub fn errors(spec: &Value, volumes: &[&str], path: &Path, errors: &mut ErrorLis
     let mut host_ports: Vec<(i64, &str, &str)> = Vec::new();
     for (i, c) in regular.iter().enumerate() {
         let at = at.index(i);
-        container(c, volumes, &at, &mut names, errors);
+        common(c, volumes, &at, &mut names, errors);
         ports(c, host_network, &at, &mut host_ports, errors);
         if !text(c, "restartPolicy").is_empty() {
             one_of(c, "restartPolicy", &at, &["Always", "OnFailure", "Never"], errors);
@@ -28,7 +28,7 @@ pub fn errors(spec: &Value, volumes: &[&str], path: &Path, errors: &mut ErrorLis
     let at = path.child("initContainers");
     for (i, c) in items(spec, "initContainers").iter().enumerate() {
         let at = at.index(i);
-        container(c, volumes, &at, &mut names, errors);
+        common(c, volumes, &at, &mut names, errors);
         let sidecar = c["restartPolicy"] == "Always";
         if sidecar {
             ports(c, host_network, &at, &mut host_ports, errors);
@@ -44,7 +44,8 @@ pub fn errors(spec: &Value, volumes: &[&str], path: &Path, errors: &mut ErrorLis
     }
 }
 
-fn container<'a>(
+/// What all kinds of containers have in common.
+pub fn common<'a>(
     c: &'a Value,
     volumes: &[&str],
     at: &Path,

@@ -1,6 +1,6 @@
 //! The spec of a pod (upstream: `ValidatePodSpec`).
 
-use super::{containers, volumes};
+use super::{containers, ephemeral, volumes};
 use crate::helpers;
 use crate::validate::{items, labels, one_of, text};
 use meta::field::{Error, ErrorList, Path};
@@ -16,6 +16,7 @@ pub fn errors(spec: &Value, path: &Path, own: bool) -> ErrorList {
     let mut errors = Vec::new();
     let names = volumes::errors(items(spec, "volumes"), &path.child("volumes"), &mut errors);
     containers::errors(spec, &names, path, &mut errors);
+    ephemeral::errors(spec, &names, path, &mut errors);
     if text(spec, "restartPolicy").is_empty() {
         errors.push(Error::required(&path.child("restartPolicy"), ""));
     }
