@@ -2,6 +2,7 @@
 
 mod containers;
 mod ephemeral;
+mod resize_policy;
 mod spec;
 mod volumes;
 

@@ -1,5 +1,6 @@
 //! Containers of a pod (upstream: `validateContainers`, `validateInitContainers`, `validateContainerCommon`).
 
+use super::resize_policy;
 use super::volumes::{local_path, no_backsteps};
 use crate::helpers;
 use crate::validate::{items, one_of, port, port_name_errors, port_or_name, text};
@@ -15,10 +16,12 @@ pub fn errors(spec: &Value, volumes: &[&str], path: &Path, errors: &mut ErrorLis
     }
     let mut names: Vec<&str> = Vec::new();
     let host_network = spec["hostNetwork"] == true;
+    let pod_policy = text(spec, "restartPolicy");
     let mut host_ports: Vec<(i64, &str, &str)> = Vec::new();
     for (i, c) in regular.iter().enumerate() {
         let at = at.index(i);
         common(c, volumes, &at, &mut names, errors);
+        resize_policy::errors(c, pod_policy, false, &at, errors);
         ports(c, host_network, &at, &mut host_ports, errors);
         if !text(c, "restartPolicy").is_empty() {
             one_of(c, "restartPolicy", &at, &["Always", "OnFailure", "Never"], errors);
@@ -30,6 +33,7 @@ pub fn errors(spec: &Value, volumes: &[&str], path: &Path, errors: &mut ErrorLis
         let at = at.index(i);
         common(c, volumes, &at, &mut names, errors);
         let sidecar = c["restartPolicy"] == "Always";
+        resize_policy::errors(c, pod_policy, !sidecar, &at, errors);
         if sidecar {
             ports(c, host_network, &at, &mut host_ports, errors);
             probes(c, &at, errors);
