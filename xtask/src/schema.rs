@@ -126,7 +126,9 @@ mod tests {
         let root = std::env::home_dir().unwrap_or_default().join("go/pkg/mod/k8s.io");
         let args = Args {
             k8s: root.join("kubernetes@v1.37.2"),
-            api: vec![root.join("api@v0.37.2"), root.join("apimachinery@v0.37.2")],
+            api: ["api", "apimachinery", "apiextensions-apiserver", "kube-aggregator"]
+                .map(|module| root.join(format!("{module}@v0.37.2")))
+                .into(),
             out: PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../crates/kinds/schema/v1.37.json"),
             descriptions: None,
             check: true,

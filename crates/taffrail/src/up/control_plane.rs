@@ -6,7 +6,6 @@ use super::identity::{self, Callers};
 use super::{bootstrap, expire, feed, record};
 use crate::config::UpOptions;
 use crate::steps::Steps;
-use apiserver::filters::flow::FlowControl;
 use apiserver::health::Check;
 use apiserver::inprocess::InProcess;
 use apiserver::kubelet::KubeletClient;
@@ -109,12 +108,7 @@ impl ControlPlane {
         let (trail, audit) = record::open(options, &store, &clock, &cancel)?;
         let own = addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let advertise = SocketAddr::new(own, options.secure_port).to_string();
-        let flow = Arc::new(FlowControl::new(
-            options.max_requests_inflight,
-            options.max_mutating_requests_inflight,
-            clock.clone(),
-        ));
-        super::flow::follow(&registry, &flow, &cancel);
+        let flow = super::flow::follow(options, &registry, &clock, &cancel);
         let bootstrapped = Arc::new(AtomicBool::new(false));
         let server = Server::new(
             ServerOptions {
@@ -134,7 +128,7 @@ impl ControlPlane {
                 checks: checks(&store, bootstrapped.clone()),
                 extensions: vec![record::queries(trail.clone())],
                 advertise,
-                flow: flow.clone(),
+                flow,
             },
             PermitMaker::take().ok_or("the permit maker is already taken")?,
         );

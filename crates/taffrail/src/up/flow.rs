@@ -1,6 +1,8 @@
 //! Priority and fairness of the cluster: its objects at the first start, and the server acting by what is stored.
 
+use crate::config::UpOptions;
 use apiserver::filters::flow::{FlowControl, classify};
+use base::clock::SharedClock;
 use client::Client;
 use http::Method;
 use meta::object;
@@ -40,7 +42,14 @@ struct Seen {
 }
 
 /// Follows what is stored.
-pub fn follow(registry: &Arc<Registry>, flow: &Arc<FlowControl>, cancel: &CancellationToken) {
+pub fn follow(
+    options: &UpOptions,
+    registry: &Arc<Registry>,
+    clock: &SharedClock,
+    cancel: &CancellationToken,
+) -> Arc<FlowControl> {
+    let (reading, changing) = (options.max_requests_inflight, options.max_mutating_requests_inflight);
+    let flow = Arc::new(FlowControl::new(reading, changing, clock.clone()));
     let seen: Arc<Mutex<Seen>> = Arc::default();
     for (plural, is_level) in [("prioritylevelconfigurations", true), ("flowschemas", false)] {
         let Some(row) = registry.kinds().resource(GROUP, "v1", plural) else { continue };
@@ -55,4 +64,5 @@ pub fn follow(registry: &Arc<Registry>, flow: &Arc<FlowControl>, cancel: &Cancel
         };
         drop(Snapshot::start(registry, &row, take, cancel.clone()));
     }
+    flow
 }
