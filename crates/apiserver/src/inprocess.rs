@@ -20,7 +20,12 @@ impl InProcess {
     /// `component` goes into the user agent.
     pub fn new(server: Arc<Server>, identity: Identity, component: &str) -> Arc<Self> {
         let peer = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 0);
-        let connection = Arc::new(Connection { peer, certificate: None, chain: Vec::new(), identity: Some(Arc::new(identity)) });
+        let connection = Arc::new(Connection {
+            peer,
+            certificate: None,
+            chain: Vec::new(),
+            identity: Some(Arc::new(identity)),
+        });
         let agent = format!("taffrail/{} {component}", env!("CARGO_PKG_VERSION"));
         let user_agent = agent.parse().unwrap_or_else(|_| http::HeaderValue::from_static("taffrail"));
         Arc::new(Self { server, connection, user_agent })

@@ -191,7 +191,9 @@ proptest::proptest! {
         let (a, _) = authenticator();
         for t in [&text, &jwt] {
             let header = format!("Bearer {t}");
-            let c = Credentials { certificate: Some(&der), authorization: Some(&header), protocols: Some(t), path: "/", ..Credentials::default() };
+            let (certificate, authorization) = (Some(&der[..]), Some(header.as_str()));
+            let none = Credentials::default();
+            let c = Credentials { certificate, authorization, protocols: Some(t), path: "/", ..none };
             proptest::prop_assert!(matches!(wait(a.authenticate(&c, now())), Outcome::Refused(_)));
             let _ = parse_tokens(t);
         }
