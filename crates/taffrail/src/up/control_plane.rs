@@ -12,7 +12,7 @@ use apiserver::kubelet::KubeletClient;
 use apiserver::services::{Range, Services};
 use apiserver::tokens::{Stored, Tokens};
 use apiserver::{Server, ServerOptions};
-use auth::authenticate::{Authenticator, token_file};
+use auth::authenticate::token_file;
 use auth::authorize::Authorizer;
 use auth::identity::{APISERVER, CONTROLLER_MANAGER, Identity, SCHEDULER, SYSTEM_MASTERS};
 use auth::node::NodeAuthorizer;
@@ -92,19 +92,12 @@ impl ControlPlane {
         apiserver::custom::start(&registry, &webhooks, cancel.clone());
         let signer = Arc::new(Signer::new(ISSUER, &pki.service_account_key().map_err(text)?).map_err(text)?);
         let admin_token = pki.admin_token().map_err(text)?;
-        let static_tokens = static_tokens(options, &admin_token)?;
         let audiences = vec![ISSUER.to_owned()];
         let callers = Callers::load(options, &pki, ISSUER, &audiences)?;
         let proxy_authorities = callers.proxy_authorities.clone();
-        let authenticator = Authenticator::new(
-            static_tokens,
-            signer.clone(),
-            audiences.clone(),
-            Arc::new(Stored(registry.clone())),
-            // Without other word RBAC says what anonymous callers may: health and version.
-            callers.anonymous_paths.clone(),
-        );
-        let authenticator = Arc::new(callers.join(authenticator));
+        let tokens = static_tokens(options, &admin_token)?;
+        let authenticator = callers.join(tokens, &signer, &audiences, Arc::new(Stored(registry.clone())));
+        let authenticator = Arc::new(authenticator);
         let (trail, audit) = record::open(options, &store, &clock, &cancel)?;
         let own = addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let advertise = SocketAddr::new(own, options.secure_port).to_string();
@@ -184,6 +177,16 @@ impl ControlPlane {
     }
 }
 
+/// The tokens of the token file, and the administrator's.
+fn static_tokens(options: &UpOptions, admin: &str) -> Result<HashMap<String, Identity>, String> {
+    let mut tokens = match &options.identity.token_auth_file {
+        Some(path) => token_file(path)?,
+        None => HashMap::new(),
+    };
+    tokens.insert(admin.to_owned(), Identity::new(ADMIN, &[SYSTEM_MASTERS]));
+    Ok(tokens)
+}
+
 pub fn text(e: impl std::error::Error + 'static) -> String {
     base::error::chain(&e)
 }
@@ -246,16 +249,6 @@ fn make_registry(
     let registry = Arc::new(registry);
     restore_services(&registry, &services);
     Ok(registry)
-}
-
-/// The tokens of the file and the administrator's.
-fn static_tokens(options: &UpOptions, admin: &str) -> Result<HashMap<String, Identity>, String> {
-    let mut tokens = match &options.identity.token_auth_file {
-        Some(path) => token_file(path)?,
-        None => HashMap::new(),
-    };
-    tokens.insert(admin.to_owned(), Identity::new(ADMIN, &[SYSTEM_MASTERS]));
-    Ok(tokens)
 }
 
 /// What every cluster has, made through the API.

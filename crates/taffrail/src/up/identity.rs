@@ -8,15 +8,17 @@ use auth::authenticate::oidc::config::{Configured, Flags, Provider};
 use auth::authenticate::oidc::{Algorithm, Oidc, algorithm, config};
 use auth::authenticate::{Authenticator, FrontProxy, TokenSource, WebhookTokens};
 use auth::authorize::{Authorizer, Mode, Webhook};
+use auth::identity::Identity;
 use auth::pki::Pki;
 use auth::remote::Fetch;
+use auth::tokens::{Objects, Signer};
 use base::clock::SharedClock;
 use remote::{Documents, Hook};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +33,7 @@ pub struct Callers {
     /// Certificates of the authority of proxies in front, which TLS has to accept too.
     pub proxy_authorities: Vec<CertificateDer<'static>>,
     /// The only paths for anonymous callers; `None` leaves it to authorisation.
-    pub anonymous_paths: Option<HashSet<String>>,
+    anonymous_paths: Option<HashSet<String>>,
 }
 
 impl Callers {
@@ -65,9 +67,18 @@ impl Callers {
         Ok(Self { sources, proxy, proxy_authorities, anonymous_paths })
     }
 
-    /// Adds them to the own ways of authentication.
-    pub fn join(self, authenticator: Authenticator) -> Authenticator {
-        let authenticator = authenticator.with_sources(self.sources);
+    /// All ways of authentication: these and the own ones.
+    pub fn join(
+        self,
+        tokens: HashMap<String, Identity>,
+        signer: &Arc<Signer>,
+        audiences: &[String],
+        objects: Arc<dyn Objects + Send + Sync>,
+    ) -> Authenticator {
+        // Without other word RBAC says what anonymous callers may: health and version.
+        let anonymous = self.anonymous_paths;
+        let own = Authenticator::new(tokens, signer.clone(), audiences.to_vec(), objects, anonymous);
+        let authenticator = own.with_sources(self.sources);
         match self.proxy {
             Some(proxy) => authenticator.with_proxy(proxy),
             None => authenticator,
