@@ -2,7 +2,8 @@
 //!
 //! Who asked is written by the server alone ([`Strategy::requested_by`]); spec never changes after creation.
 
-use super::{bytes, pem, request, row, signature_error, signer_name};
+use super::asked::{Asked, verify};
+use super::{bytes, pem, row, signer_name};
 use crate::columns::{AGE, NAME, column};
 use crate::def::{Ctx, KindDef, Requester, Strategy, StrategyRef, Subresource, status};
 use crate::helpers;
@@ -258,15 +259,9 @@ fn check(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
 
 /// Upstream: `validateCSR`.
 fn bad_request(text: &str) -> Option<String> {
-    let raw = bytes(text);
-    let raw = String::from_utf8_lossy(&raw);
-    let blocks = pem::blocks(&raw);
-    let Some(block) = blocks.first().filter(|b| b.label == "CERTIFICATE REQUEST") else {
-        return Some("PEM block type must be CERTIFICATE REQUEST".to_owned());
-    };
-    match request(&block.der) {
-        Some(request) => signature_error(&request).map(str::to_owned),
-        None => Some("x509: malformed certificate request".to_owned()),
+    match Asked::from_pem(&bytes(text)) {
+        Ok(asked) => verify(&asked.der).err().map(str::to_owned),
+        Err(why) => Some(why),
     }
 }
 
