@@ -221,10 +221,7 @@ mod tests {
             (|a| a.dns_names.clear(), "DNS or IP subjectAltName is required"),
             (|a| a.emails.push("a@b".into()), "Email subjectAltNames are not allowed"),
             (|a| a.uris.push("a://b".into()), "URI subjectAltNames are not allowed"),
-            (
-                |a| a.subject.common_name = "n".into(),
-                "subject common name does not begin with system:node:",
-            ),
+            (|a| a.subject.common_name = "n".into(), "subject common name does not begin with system:node:"),
         ];
         for (change, want) in cases {
             let mut asked = node();
@@ -251,10 +248,7 @@ mod tests {
             (|a| a.dns_names.push("n".into()), "DNS subjectAltNames are not allowed"),
             (|a| a.addresses.push([127, 0, 0, 1].into()), "IP subjectAltNames are not allowed"),
             (|a| a.uris.push("a://b".into()), "URI subjectAltNames are not allowed"),
-            (
-                |a| a.subject.common_name = "n".into(),
-                "subject common name does not begin with system:node:",
-            ),
+            (|a| a.subject.common_name = "n".into(), "subject common name does not begin with system:node:"),
         ];
         for (change, want) in cases {
             let mut asked = node();
