@@ -214,7 +214,7 @@ fn time_zone(zone: &str, at: &Path, errors: &mut ErrorList) {
         let detail = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
         errors.push(Error::invalid(at, zone, detail));
     }
-    if !matches!(zone, "UTC" | "Local") && schedule::zone(zone).is_none() {
+    if schedule::zone(zone).is_err() {
         errors.push(unknown());
     }
 }
