@@ -4,7 +4,7 @@ use super::{MOUNT_OPTIONS_ANNOTATION, sources};
 use crate::helpers;
 use crate::node_selector;
 use crate::resources;
-use crate::status::copy;
+use crate::rest::keep;
 use crate::validate::{immutable, items, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
@@ -48,7 +48,7 @@ pub fn update(new: &Value, old: &Value) -> ErrorList {
     let (mut n, o) = (new["spec"].clone(), &old["spec"]);
     let secret = "controllerExpandSecretRef";
     if o["csi"].is_object() && o["csi"][secret].is_null() && n["csi"].is_object() {
-        copy(&mut n["csi"], &o["csi"], secret);
+        keep(&mut n["csi"], &o["csi"], secret);
     }
     if sources::NAMES.iter().any(|s| n[*s] != o[*s]) {
         let at = Path::new("spec").child("persistentvolumesource");
