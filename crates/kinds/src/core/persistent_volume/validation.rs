@@ -2,7 +2,7 @@
 
 use super::{MOUNT_OPTIONS_ANNOTATION, sources};
 use crate::helpers;
-use crate::node_selector;
+use crate::node_selector::{self, Values};
 use crate::resources;
 use crate::rest::keep;
 use crate::validate::{immutable, items, text};
@@ -117,7 +117,7 @@ pub fn spec(spec: &Value, name: &str, inline: bool, path: &Path, errors: &mut Er
             has_affinity = true;
             let at = path.child("nodeAffinity").child("required");
             if affinity["required"].is_object() {
-                node_selector::validate(&affinity["required"], &at, errors);
+                node_selector::validate(&affinity["required"], Values::Labels, &at, errors);
             } else {
                 errors.push(Error::required(&at, "must specify required node constraints"));
             }
