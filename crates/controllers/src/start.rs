@@ -86,6 +86,24 @@ impl Setup {
     }
 }
 
+#[cfg(test)]
+impl Setup {
+    /// Of a fake server, which every controller calls alike.
+    pub(crate) fn of_fake(api: &Arc<client::fake::FakeApi>, clock: SharedClock) -> Self {
+        let client = Client::new(api.clone());
+        let for_all = client.clone();
+        Self {
+            clients: Arc::new(move |_: &str| for_all.clone()),
+            informers: Informers::new(client.clone(), clock.clone()),
+            system: client,
+            config: Config::default(),
+            clock,
+            rng: Arc::new(Rng::seeded(1)),
+            cancel: CancellationToken::new(),
+        }
+    }
+}
+
 /// The running controllers.
 pub struct Handles(Vec<Handle>);
 
