@@ -153,4 +153,17 @@ mod tests {
             ]
         );
     }
+
+    #[test]
+    fn values_that_no_label_has() {
+        let any = json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["no label"]}],
+            "matchFields": [{"key": "metadata.name", "operator": "In", "values": ["a", "b"]}]});
+        let check = |values: Values| {
+            let mut errors = Vec::new();
+            term(&any, values, &Path::new("t"), &mut errors);
+            errors.iter().map(|e| e.field.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(check(Values::Any), ["t.matchFields[0].values"]);
+        assert_eq!(check(Values::Labels), ["t.matchExpressions[0].values[0]", "t.matchFields[0].values"]);
+    }
 }

@@ -152,6 +152,14 @@ impl Strategy for SigningRequest {
         }
     }
 
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static str]> {
+        Some(match subresource {
+            "status" => &["spec", "status.conditions"],
+            "approval" => &["spec", "status.certificate"],
+            _ => &["spec", "status"],
+        })
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = Vec::new();
         check(obj, None, &mut errors);

@@ -85,6 +85,10 @@ impl Strategy for PodCertificate {
         shared::split_with_metadata(new, old, ctx);
     }
 
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static str]> {
+        (subresource == "status").then_some(&["metadata", "spec"])
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = Vec::new();
         check(&obj["spec"], &Path::new("spec"), &mut errors);
