@@ -3,6 +3,7 @@
 //!
 //! Plugins see an object's tree and decide from it and from the registry; they do not know HTTP.
 
+pub mod certificates;
 pub mod chain;
 pub mod escalation;
 pub mod matching;
@@ -30,6 +31,7 @@ pub fn default_chain(
     cancel: &CancellationToken,
 ) -> Chain {
     Chain::new(vec![
+        Arc::new(certificates::PodCertificateSigning::new(authorizer.clone())),
         Arc::new(namespace_lifecycle::NamespaceLifecycle::new(registry.clone())),
         Arc::new(service_account::ServiceAccount::new(registry.clone())),
         Arc::new(node_restriction::NodeRestriction::new(registry.clone(), authorizer.clone())),
@@ -38,6 +40,10 @@ pub fn default_chain(
         Arc::new(priority::Priority::new(registry.clone())),
         Arc::new(taints::DefaultTolerationSeconds),
         Arc::new(runtime_class::RuntimeClass::new(registry.clone())),
+        Arc::new(certificates::Signers::approval(authorizer)),
+        Arc::new(certificates::Signers::signing(authorizer)),
+        Arc::new(certificates::Signers::attest(authorizer)),
+        Arc::new(certificates::SubjectRestriction),
         Arc::new(escalation::Escalation::new(registry.clone(), authorizer.clone())),
         Arc::new(webhook::Webhooks::mutating(registry, caller.clone(), cancel.clone())),
         Arc::new(webhook::Webhooks::validating(registry, caller.clone(), cancel.clone())),

@@ -15,6 +15,7 @@ pub mod pki;
 pub mod rbac;
 pub mod remote;
 pub mod review;
+pub mod signing;
 mod text;
 pub mod tokens;
 

@@ -5,6 +5,7 @@
 
 mod disk;
 
+use crate::signing::Authority;
 use base::clock::SharedClock;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -135,6 +136,14 @@ impl Pki {
 
     pub fn ca_der(&self) -> Result<CertificateDer<'static>, PkiError> {
         CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).map_err(crypto("read ca.crt"))
+    }
+
+    /// The authority as the one that answers certificate requests.
+    ///
+    /// # Errors
+    /// Its certificate cannot be read.
+    pub fn authority(&self) -> Result<Authority, PkiError> {
+        Authority::from_pem(&self.ca_pem, &self.issuer.key().serialize_pem())
     }
 
     /// The API server's serving certificate. `more` are the service addresses, the nodes' addresses and names, and the

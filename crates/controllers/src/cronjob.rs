@@ -4,7 +4,6 @@
 //! upstream: `pkg/controller/cronjob`
 
 mod plan;
-pub mod schedule;
 #[cfg(test)]
 mod tests;
 

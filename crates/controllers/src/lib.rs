@@ -3,6 +3,7 @@
 //! A folder per controller: a pure `plan` from a view of the world to actions, its wiring to informers and the one
 //! control loop, and its cases. Constants, messages and conditions are upstream's.
 
+pub mod certificates;
 pub mod cluster_role;
 pub mod common;
 pub mod cronjob;

@@ -299,8 +299,6 @@ mod tests {
     use super::*;
     use base::clock::ManualClock;
     use client::fake::FakeApi;
-    use client::informer::Informers;
-    use tokio_util::sync::CancellationToken;
 
     async fn until(what: &str, clock: &ManualClock, step: u64, check: impl Fn() -> bool) {
         for _ in 0..400 {
@@ -329,16 +327,7 @@ mod tests {
         }));
         let client = Client::new(api.clone());
         let clock = Arc::new(ManualClock::new("2026-01-01T00:00:01Z".parse().unwrap()));
-        let all = client.clone();
-        let setup = Setup {
-            clients: Arc::new(move |_: &str| all.clone()),
-            system: client.clone(),
-            informers: Informers::new(client.clone(), clock.clone()),
-            config: crate::Config::default(),
-            clock: clock.clone(),
-            rng: Arc::new(base::rng::Rng::seeded(1)),
-            cancel: CancellationToken::new(),
-        };
+        let setup = Setup::of_fake(&api, clock.clone());
         let handle = start(&setup);
         let beat = {
             let clock = clock.clone();

@@ -309,9 +309,7 @@ mod tests {
     use super::*;
     use base::clock::SystemClock;
     use client::fake::FakeApi;
-    use client::informer::Informers;
     use serde_json::json;
-    use tokio_util::sync::CancellationToken;
 
     async fn until(what: &str, check: impl Fn() -> bool) {
         for _ in 0..500 {
@@ -333,17 +331,7 @@ mod tests {
         let rs = json!({"metadata": {"name": "r", "namespace": "n"}, "spec": {"replicas": 5,
             "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": {"containers": []}}}});
         api.seed("/apis/apps/v1/namespaces/n/replicasets", &rs);
-        let client = Client::new(api.clone());
-        let for_all = client.clone();
-        let setup = Setup {
-            system: client.clone(),
-            clients: Arc::new(move |_: &str| for_all.clone()),
-            informers: Informers::new(client, SystemClock::shared()),
-            config: crate::Config::default(),
-            clock: SystemClock::shared(),
-            rng: Arc::new(base::rng::Rng::seeded(1)),
-            cancel: CancellationToken::new(),
-        };
+        let setup = Setup::of_fake(&api, SystemClock::shared());
         let handle = start::<ReplicaSet>(&setup);
         let status = || api.object("/apis/apps/v1/namespaces/n/replicasets/r").unwrap()["status"].clone();
         until("five replicas", || status()["replicas"] == 5).await;

@@ -1,11 +1,14 @@
 //! Starting all controllers, and stopping them together.
 
+use crate::certificates::{approve, clean, pod_requests, sign, trust_bundle};
+use auth::signing::Authority;
 use base::clock::SharedClock;
 use base::rng::Rng;
 use client::Client;
 use client::controller::Handle;
 use client::events::{Flavor, Recorder};
 use client::informer::Informers;
+use jiff::SignedDuration;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
 use std::sync::Arc;
@@ -39,6 +42,10 @@ pub struct Config {
     pub node_period: Duration,
     /// Ended pods that are kept (`--terminated-pod-gc-threshold`).
     pub ended_pods_kept: usize,
+    /// Who signs approved certificate requests (`--cluster-signing-cert-file`, `-key-file`); `None`: nobody.
+    pub signing: Option<Arc<Authority>>,
+    /// The longest that a signed certificate lives (`--cluster-signing-duration`).
+    pub signing_duration: SignedDuration,
 }
 
 impl Default for Config {
@@ -51,6 +58,8 @@ impl Default for Config {
             node_grace: Duration::from_secs(50),
             node_period: Duration::from_secs(5),
             ended_pods_kept: 12_500,
+            signing: None,
+            signing_duration: SignedDuration::from_hours(365 * 24),
         }
     }
 }
@@ -74,6 +83,24 @@ impl Setup {
 
     pub(crate) fn recorder(&self, client: &Client, component: &str) -> Recorder {
         Recorder::new(client.clone(), component, "", Flavor::Core, self.clock.clone())
+    }
+}
+
+#[cfg(test)]
+impl Setup {
+    /// Of a fake server, which every controller calls alike.
+    pub(crate) fn of_fake(api: &Arc<client::fake::FakeApi>, clock: SharedClock) -> Self {
+        let client = Client::new(api.clone());
+        let for_all = client.clone();
+        Self {
+            clients: Arc::new(move |_: &str| for_all.clone()),
+            informers: Informers::new(client.clone(), clock.clone()),
+            system: client,
+            config: Config::default(),
+            clock,
+            rng: Arc::new(Rng::seeded(1)),
+            cancel: CancellationToken::new(),
+        }
     }
 }
 
@@ -104,7 +131,7 @@ pub fn start(
     cancel: CancellationToken,
 ) -> Handles {
     let setup = Setup { clients, system, informers, config, clock, rng, cancel };
-    Handles(vec![
+    let mut handles = vec![
         crate::namespace::start(&setup),
         crate::service_account::start(&setup),
         crate::root_ca::start(&setup),
@@ -121,5 +148,10 @@ pub fn start(
         crate::custom_resources::start(&setup),
         crate::garbage::start(&setup),
         crate::pod_gc::start(&setup),
-    ])
+        approve::start(&setup),
+        clean::start(&setup),
+        pod_requests::start(&setup),
+    ];
+    handles.extend([sign::start(&setup), trust_bundle::start(&setup)].into_iter().flatten());
+    Handles(handles)
 }

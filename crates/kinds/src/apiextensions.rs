@@ -9,7 +9,7 @@ use crate::columns::{CREATED_AT, NAME, column, wide};
 use crate::custom::names::CLEANUP_FINALIZER;
 use crate::custom::schema_errors;
 use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef, status};
-use crate::rest;
+use crate::status as shared;
 use crate::validate::{items, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
@@ -108,11 +108,9 @@ impl Strategy for Definition {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
-        if ctx.subresource == "status" {
-            // Upstream means to keep metadata here, and does not.
-            rest::keep(new, old, "spec");
-        } else {
-            rest::keep(new, old, "status");
+        // Upstream means to keep metadata of a write of the status, and does not.
+        shared::split(new, old, ctx);
+        if ctx.subresource != "status" {
             add_stored(new);
         }
     }

@@ -3,7 +3,7 @@
 use crate::columns::{AGE, NAME, column};
 use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef, status};
 use crate::helpers;
-use crate::rest;
+use crate::status as shared;
 use crate::validate::{items, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
@@ -77,12 +77,7 @@ impl Strategy for ApiService {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
-        if ctx.subresource == "status" {
-            rest::keep(new, old, "spec");
-            rest::keep_metadata(new, old);
-        } else {
-            rest::keep(new, old, "status");
-        }
+        shared::split_with_metadata(new, old, ctx);
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {

@@ -2,6 +2,7 @@
 //!
 //! Requests are signed by the key that they ask about; a request whose signature does not verify is refused.
 
+pub mod asked;
 mod chain;
 pub mod csr;
 pub(crate) mod pem;
@@ -34,6 +35,13 @@ fn row(kind: &'static str, plural: &'static str, singular: &'static str, schema:
 fn bytes(text: &str) -> Vec<u8> {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default()
+}
+
+/// When the first certificate of a PEM text ends, as seconds since the epoch; `None` when there is none.
+pub fn end_of(text: &[u8]) -> Option<i64> {
+    let blocks = pem::blocks(&String::from_utf8_lossy(text));
+    let certificate = chain::certificate(&blocks.first()?.der)?.validity().not_after.timestamp();
+    Some(certificate)
 }
 
 /// Whether bytes are a certificate.

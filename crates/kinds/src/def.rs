@@ -125,6 +125,12 @@ pub trait Strategy: Send + Sync {
         false
     }
 
+    /// Fields, with dots between their parts, that a write to this path cannot change, so that nobody comes to own them by
+    /// it (upstream: `GetResetFields`). `None`: status, or spec when it is a write of the status.
+    fn reset_fields(&self, _subresource: &str) -> Option<&'static [&'static str]> {
+        None
+    }
+
     /// Whether an update may leave resourceVersion out (upstream: `AllowUnconditionalUpdate`).
     fn unconditional_update(&self) -> bool {
         true

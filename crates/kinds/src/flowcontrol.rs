@@ -7,6 +7,7 @@ pub mod priority_level;
 
 use crate::def::{Ctx, KindDef, Scope};
 use crate::rest;
+use crate::status as shared;
 use crate::validate::{items, text};
 use meta::field::{Error, ErrorList, Path};
 use serde_json::Value;
@@ -27,11 +28,9 @@ fn row(kind: &'static str, plural: &'static str, singular: &'static str, schema:
 
 /// A write of status changes no metadata; another changes no status.
 fn prepare_update(new: &mut Value, old: &Value, ctx: &Ctx) {
+    shared::split(new, old, ctx);
     if ctx.subresource == "status" {
         rest::keep_all_metadata(new, old);
-        rest::keep(new, old, "spec");
-    } else {
-        rest::keep(new, old, "status");
     }
 }
 

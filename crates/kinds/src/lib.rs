@@ -120,9 +120,6 @@ pub static KINDS: &[fn() -> KindDef] = &[
     storagemigration::storage_version_migration,
 ];
 
-#[cfg(test)]
-mod samples;
-
 /// The built-in rows.
 pub fn table() -> Vec<std::sync::Arc<KindDef>> {
     KINDS.iter().map(|row| std::sync::Arc::new(row())).collect()

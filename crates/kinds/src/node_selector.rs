@@ -46,25 +46,38 @@ pub fn expression_warnings(holder: &Value, path: &Path) -> Vec<String> {
         .collect()
 }
 
+/// What the values of an expression may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Values {
+    /// Values that labels can have.
+    Labels,
+    /// Any text: what no label has selects nothing.
+    Any,
+}
+
 /// Errors of a `core/v1` NodeSelector.
-pub fn validate(selector: &Value, path: &Path, errors: &mut ErrorList) {
+pub fn validate(selector: &Value, values: Values, path: &Path, errors: &mut ErrorList) {
     let at = path.child("nodeSelectorTerms");
     let terms = items(selector, "nodeSelectorTerms");
     if terms.is_empty() {
         errors.push(Error::required(&at, "must have at least one node selector term"));
     }
-    for (i, term) in terms.iter().enumerate() {
-        let at = at.index(i);
-        for (j, e) in items(term, "matchExpressions").iter().enumerate() {
-            expression(e, &at.child("matchExpressions").index(j), errors);
-        }
-        for (j, e) in items(term, "matchFields").iter().enumerate() {
-            field(e, &at.child("matchFields").index(j), errors);
-        }
+    for (i, t) in terms.iter().enumerate() {
+        term(t, values, &at.index(i), errors);
     }
 }
 
-fn expression(e: &Value, at: &Path, errors: &mut ErrorList) {
+/// Errors of one of its terms (upstream: `ValidateNodeSelectorTerm`).
+pub fn term(term: &Value, values: Values, path: &Path, errors: &mut ErrorList) {
+    for (i, e) in items(term, "matchExpressions").iter().enumerate() {
+        expression(e, values, &path.child("matchExpressions").index(i), errors);
+    }
+    for (i, e) in items(term, "matchFields").iter().enumerate() {
+        field(e, &path.child("matchFields").index(i), errors);
+    }
+}
+
+fn expression(e: &Value, allowed: Values, at: &Path, errors: &mut ErrorList) {
     let values = items(e, "values");
     match text(e, "operator") {
         "In" | "NotIn" if values.is_empty() => {
@@ -85,6 +98,9 @@ fn expression(e: &Value, at: &Path, errors: &mut ErrorList) {
     let key = text(e, "key");
     let messages = qualified_name_errors(key);
     errors.extend(messages.into_iter().map(|m| Error::invalid(&at.child("key"), key, m)));
+    if allowed == Values::Any {
+        return;
+    }
     for (i, value) in values.iter().filter_map(Value::as_str).enumerate() {
         let at = at.child("values").index(i);
         errors.extend(label_value_errors(value).into_iter().map(|m| Error::invalid(&at, value, m)));
@@ -122,11 +138,11 @@ mod tests {
         let good = json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "a/b", "operator": "In", "values": ["x"]}],
             "matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}]});
         let mut errors = Vec::new();
-        validate(&good, &Path::new("required"), &mut errors);
+        validate(&good, Values::Labels, &Path::new("required"), &mut errors);
         assert_eq!(errors, []);
         let bad = json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "Gt", "values": []}],
             "matchFields": [{"key": "metadata.uid", "operator": "Exists"}]}]});
-        validate(&bad, &Path::new("required"), &mut errors);
+        validate(&bad, Values::Labels, &Path::new("required"), &mut errors);
         let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
         assert_eq!(
             texts,
@@ -136,5 +152,18 @@ mod tests {
                 "required.nodeSelectorTerms[0].matchFields[0].key: Invalid value: \"metadata.uid\": not a valid field selector key",
             ]
         );
+    }
+
+    #[test]
+    fn values_that_no_label_has() {
+        let any = json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["no label"]}],
+            "matchFields": [{"key": "metadata.name", "operator": "In", "values": ["a", "b"]}]});
+        let check = |values: Values| {
+            let mut errors = Vec::new();
+            term(&any, values, &Path::new("t"), &mut errors);
+            errors.iter().map(|e| e.field.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(check(Values::Any), ["t.matchFields[0].values"]);
+        assert_eq!(check(Values::Labels), ["t.matchExpressions[0].values[0]", "t.matchFields[0].values"]);
     }
 }

@@ -3,7 +3,7 @@
 use crate::apps::amount;
 use crate::columns::{AGE, NAME, column};
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, status};
-use crate::rest::conditions;
+use crate::status::{self as shared, conditions};
 use crate::validate::{items, label_selector, non_negative, one_of};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
@@ -62,11 +62,7 @@ impl Strategy for Budget {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
-        if ctx.subresource == "status" {
-            new["spec"] = old["spec"].clone();
-        } else {
-            new["status"] = old["status"].clone();
-        }
+        shared::split(new, old, ctx);
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {

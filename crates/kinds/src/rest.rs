@@ -1,4 +1,4 @@
-//! What strategies of several groups do on their subresources: keep metadata, check conditions and webhook addresses.
+//! What strategies of several groups share: keeping fields and metadata, webhook addresses, qualified names.
 //!
 //! Texts equal upstream's; nothing here knows a kind.
 
@@ -8,11 +8,6 @@ use crate::validate::text;
 use meta::field::{Error, ErrorList, ErrorType, Path};
 use meta::object;
 use serde_json::Value;
-
-/// Longest reason of a condition, in bytes.
-const REASON_BYTES_MAX: usize = 1024;
-/// Longest message of a condition, in bytes.
-const MESSAGE_BYTES_MAX: usize = 32 * 1024;
 
 /// Puts a top-level or metadata field of `new` back to what `old` has, absent included.
 pub fn keep(new: &mut Value, old: &Value, field: &str) {
@@ -29,17 +24,10 @@ pub fn keep(new: &mut Value, old: &Value, field: &str) {
 
 /// A write of status changes no metadata but managedFields (upstream: `metav1.ResetObjectMetaForStatus`).
 pub fn keep_metadata(new: &mut Value, old: &Value) {
-    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
-        if let Some(map) = object::metadata_mut(new) {
-            match old["metadata"].get(field) {
-                Some(v) => {
-                    map.insert(field.to_owned(), v.clone());
-                }
-                None => {
-                    map.remove(field);
-                }
-            }
-        }
+    let Some(metadata) = new.get_mut("metadata") else { return };
+    for field in ["deletionTimestamp", "generation", "labels", "annotations", "finalizers", "ownerReferences"]
+    {
+        keep(metadata, &old["metadata"], field);
     }
 }
 
@@ -66,71 +54,6 @@ pub fn joined(path: &Path, bad: &str, messages: &[String], intro: &str, errors: 
     if !messages.is_empty() {
         errors.push(Error::invalid(path, bad, format!("{intro}{}", messages.join(","))));
     }
-}
-
-/// Conditions of `metav1.Condition` (upstream: `metav1validation.ValidateConditions`).
-pub fn conditions(list: &[Value], path: &Path, errors: &mut ErrorList) {
-    let mut seen: Vec<&str> = Vec::new();
-    for (i, c) in list.iter().enumerate() {
-        let at = path.index(i);
-        let ty = text(c, "type");
-        if seen.contains(&ty) {
-            errors.push(Error::duplicate(&at, ty));
-        } else {
-            seen.push(ty);
-        }
-        condition(c, &at, errors);
-    }
-}
-
-fn condition(c: &Value, at: &Path, errors: &mut ErrorList) {
-    let ty = text(c, "type");
-    if ty.is_empty() {
-        errors.push(Error::required(&at.child("type"), "is required"));
-    } else {
-        let messages = helpers::qualified_name_errors(ty);
-        errors.extend(messages.into_iter().map(|m| Error::invalid(&at.child("type"), ty, m)));
-    }
-    match text(c, "status") {
-        "" => errors.push(Error::required(&at.child("status"), "")),
-        "True" | "False" | "Unknown" => {}
-        other => errors.push(Error::not_supported(&at.child("status"), other, &["False", "True", "Unknown"])),
-    }
-    if let Some(n) = c["observedGeneration"].as_i64().filter(|n| *n < 0) {
-        errors.push(Error::invalid(
-            &at.child("observedGeneration"),
-            n,
-            "must be greater than or equal to zero",
-        ));
-    }
-    if text(c, "lastTransitionTime").is_empty() {
-        errors.push(Error::required(&at.child("lastTransitionTime"), ""));
-    }
-    let reason = text(c, "reason");
-    if reason.is_empty() {
-        errors.push(Error::required(&at.child("reason"), ""));
-    } else {
-        if !is_reason(reason) {
-            let text = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'";
-            let examples = ["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"];
-            let detail = helpers::regex_error(text, "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", &examples);
-            errors.push(Error::invalid(&at.child("reason"), reason, detail));
-        }
-        if reason.len() > REASON_BYTES_MAX {
-            errors.push(Error::too_long(&at.child("reason"), REASON_BYTES_MAX));
-        }
-    }
-    if text(c, "message").len() > MESSAGE_BYTES_MAX {
-        errors.push(Error::too_long(&at.child("message"), MESSAGE_BYTES_MAX));
-    }
-}
-
-fn is_reason(s: &str) -> bool {
-    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    let b = s.as_bytes();
-    b[0].is_ascii_alphabetic()
-        && word(b[b.len() - 1])
-        && b.iter().all(|c| word(*c) || matches!(c, b',' | b':'))
 }
 
 /// Whether a condition of the type is there and `True`.
@@ -361,20 +284,5 @@ mod tests {
             client(json!({"service": {"name": "n", "namespace": "ns", "port": 0}})),
             "c.service.port: Invalid value: 0: port is not valid: must be between 1 and 65535, inclusive"
         );
-    }
-
-    #[test]
-    fn conditions_are_checked_in_upstreams_order() {
-        let list = [json!({"type": "A", "status": "x", "reason": "r-"}), json!({"type": "A"})];
-        let mut errors = Vec::new();
-        conditions(&list, &Path::new("s"), &mut errors);
-        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        assert!(
-            texts[0].starts_with("s[0].status: Unsupported value: \"x\": supported values: \"False\""),
-            "{texts:?}"
-        );
-        assert_eq!(texts[1], "s[0].lastTransitionTime: Required value");
-        assert!(texts[2].starts_with("s[0].reason: Invalid value: \"r-\": a condition reason must start"));
-        assert_eq!(texts[3], "s[1]: Duplicate value: \"A\"");
     }
 }

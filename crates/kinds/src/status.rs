@@ -3,6 +3,7 @@
 
 use crate::def::Ctx;
 use crate::helpers;
+use crate::rest::{keep, keep_metadata};
 use crate::schema::schema;
 use crate::validate::{items, text};
 use meta::field::{Error, ErrorList, Path};
@@ -25,32 +26,16 @@ pub fn clear(obj: &mut Value, ty: &str) {
     }
 }
 
-/// Sets or, where the other object has none, removes a member.
-pub fn copy(new: &mut Value, old: &Value, field: &str) {
-    if let Some(map) = new.as_object_mut() {
-        match old.get(field) {
-            Some(v) => drop(map.insert(field.to_owned(), v.clone())),
-            None => drop(map.remove(field)),
-        }
-    }
-}
-
 /// The usual rule: a write of the status keeps the spec, any other write keeps the status.
 pub fn split(new: &mut Value, old: &Value, ctx: &Ctx) {
-    copy(new, old, if ctx.subresource == "status" { "spec" } else { "status" });
+    keep(new, old, if ctx.subresource == "status" { "spec" } else { "status" });
 }
 
 /// [`split`], where a write of the status keeps the metadata too.
 pub fn split_with_metadata(new: &mut Value, old: &Value, ctx: &Ctx) {
     split(new, old, ctx);
-    if ctx.subresource == "status"
-        && let Some(meta) = new.get_mut("metadata")
-    {
-        for field in
-            ["deletionTimestamp", "generation", "labels", "annotations", "finalizers", "ownerReferences"]
-        {
-            copy(meta, &old["metadata"], field);
-        }
+    if ctx.subresource == "status" {
+        keep_metadata(new, old);
     }
 }
 
@@ -142,5 +127,20 @@ mod tests {
         let fields: Vec<&str> = errors.iter().map(|e| e.field.as_str()).collect();
         assert_eq!(fields[..4], ["c[0].type", "c[0].status", "c[0].lastTransitionTime", "c[0].reason"]);
         assert_eq!(fields[4], "c[1]");
+    }
+
+    #[test]
+    fn conditions_are_checked_in_upstreams_order() {
+        let list = [json!({"type": "A", "status": "x", "reason": "r-"}), json!({"type": "A"})];
+        let mut errors = Vec::new();
+        conditions(&list, &Path::new("s"), &mut errors);
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert!(
+            texts[0].starts_with("s[0].status: Unsupported value: \"x\": supported values: \"False\""),
+            "{texts:?}"
+        );
+        assert_eq!(texts[1], "s[0].lastTransitionTime: Required value");
+        assert!(texts[2].starts_with("s[0].reason: Invalid value: \"r-\": a condition reason must start"));
+        assert_eq!(texts[3], "s[1]: Duplicate value: \"A\"");
     }
 }

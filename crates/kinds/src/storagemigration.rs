@@ -4,6 +4,7 @@ use crate::columns::{NAME, column};
 use crate::def::{Column, Ctx, KindDef, Scope, Strategy, StrategyRef, status};
 use crate::helpers;
 use crate::rest;
+use crate::status as shared;
 use crate::validate::{immutable, items, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
@@ -59,12 +60,7 @@ impl Strategy for Migration {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
-        if ctx.subresource == "status" {
-            rest::keep(new, old, "spec");
-            rest::keep_metadata(new, old);
-        } else {
-            rest::keep(new, old, "status");
-        }
+        shared::split_with_metadata(new, old, ctx);
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
@@ -111,7 +107,7 @@ fn status_errors(new: &Value, old: &Value) -> ErrorList {
     }
     let (is_now, is_old) = (items(new, "conditions"), items(old, "conditions"));
     let conditions = path.child("conditions");
-    rest::conditions(is_now, &conditions, &mut errors);
+    shared::conditions(is_now, &conditions, &mut errors);
     if !was.is_empty() && was != version {
         errors.push(Error::invalid(&at, version, "field is immutable"));
     }

@@ -16,9 +16,18 @@ pub fn encode_stored(kind: &KindDef, obj: &Value) -> Stamped {
     after(head(&kind.kind, &kind.storage_version()), obj)
 }
 
-/// What the bytes of every object in the row's own version begin with.
-pub fn own_head(kind: &KindDef) -> Vec<u8> {
-    head(&kind.kind, &kind.api_version())
+/// Whether an object's bytes are in the row's own version: they begin as [`encode`] begins them.
+pub fn is_own(kind: &KindDef, bytes: &[u8]) -> bool {
+    let slash = if kind.group.is_empty() { "" } else { "/" };
+    let head = ["{\"kind\":\"", &kind.kind, "\",\"apiVersion\":\"", &kind.group, slash, &kind.version, "\","];
+    let mut rest = bytes;
+    head.iter().all(|part| match rest.strip_prefix(part.as_bytes()) {
+        Some(after) => {
+            rest = after;
+            true
+        }
+        None => false,
+    })
 }
 
 fn after(mut out: Vec<u8>, obj: &Value) -> Stamped {
@@ -142,6 +151,17 @@ mod tests {
         assert_eq!(back["metadata"]["annotations"]["resourceVersion"], "");
         assert_eq!(back["involvedObject"]["resourceVersion"], "");
         assert_eq!((&back["kind"], &back["apiVersion"]), (&json!("Event"), &json!("events.k8s.io/v1")));
+    }
+
+    #[test]
+    fn bytes_of_another_version_are_not_a_rows_own() {
+        let mut kind = row();
+        let bytes = stamped(&kind, &json!({}), "7");
+        assert!(is_own(&kind, &bytes) && !is_own(&kind, b""));
+        kind.version = "v2".into();
+        assert!(!is_own(&kind, &bytes));
+        kind.group = "".into();
+        assert!(is_own(&kind, &stamped(&kind, &json!({}), "7")) && !is_own(&kind, &bytes));
     }
 
     #[test]

@@ -14,8 +14,7 @@ impl Registry {
     /// Reads stored bytes as an object of the row's version.
     pub async fn decode(&self, kind: &KindDef, bytes: &[u8]) -> Result<Value> {
         let obj = serde_json::from_slice(bytes).map_err(Status::internal)?;
-        let own =
-            !kind.reads_through && kind.stored_as.is_none() && bytes.starts_with(&encode::own_head(kind));
+        let own = !kind.reads_through && kind.stored_as.is_none() && encode::is_own(kind, bytes);
         if own { Ok(obj) } else { one(served(kind, vec![obj]).await?) }
     }
 
@@ -26,9 +25,8 @@ impl Registry {
 
     /// As [`Self::in_version`], of many at once: a webhook converts them in one call.
     pub(crate) async fn all_in_version(&self, kind: &KindDef, mut all: Vec<Bytes>) -> Result<Vec<Bytes>> {
-        let head = encode::own_head(kind);
         let others: Vec<usize> =
-            (0..all.len()).filter(|i| kind.reads_through || !all[*i].starts_with(&head)).collect();
+            (0..all.len()).filter(|i| kind.reads_through || !encode::is_own(kind, &all[*i])).collect();
         if others.is_empty() {
             return Ok(all);
         }

@@ -53,8 +53,6 @@ pub struct WatchQuery {
 pub struct Watching {
     registry: Arc<Registry>,
     kind: Arc<KindDef>,
-    /// See [`encode::own_head`].
-    head: Vec<u8>,
     selectors: Selectors,
     /// Events known but not handed out: the initial state, or the rest of a batch.
     ready: VecDeque<WatchEvent>,
@@ -106,8 +104,7 @@ impl Registry {
             }
         })?;
         let selectors = query.selectors.clone();
-        let head = encode::own_head(kind);
-        Ok(Watching { registry: self.clone(), kind: kind.clone(), head, selectors, ready, watcher })
+        Ok(Watching { registry: self.clone(), kind: kind.clone(), selectors, ready, watcher })
     }
 }
 
@@ -149,13 +146,13 @@ impl Watching {
     /// How the selectors see a change: an object that leaves them is deleted, one that enters them is added.
     async fn translate(&mut self, e: &Event) -> Result<Option<WatchEvent>> {
         let previous = match &e.previous {
-            Some(bytes) => Some(in_version(&self.registry, &self.kind, &self.head, bytes).await?),
+            Some(bytes) => Some(in_version(&self.registry, &self.kind, bytes).await?),
             None => None,
         };
         let matches = |bytes: &Bytes| self.selectors.matches(&self.kind, bytes);
         let was = previous.as_ref().is_some_and(&matches);
         let (Change::Put(bytes) | Change::Delete(bytes)) = &e.change;
-        let bytes = in_version(&self.registry, &self.kind, &self.head, bytes).await?;
+        let bytes = in_version(&self.registry, &self.kind, bytes).await?;
         let (kind, object) = match &e.change {
             Change::Put(_) => match (was, matches(&bytes)) {
                 (false, true) => (WatchEventType::Added, bytes),
@@ -179,8 +176,8 @@ impl Watching {
 }
 
 /// As [`Registry::in_version`], at no cost for what is in the version already.
-async fn in_version(registry: &Registry, kind: &KindDef, head: &[u8], bytes: &Bytes) -> Result<Bytes> {
-    if !kind.reads_through && bytes.starts_with(head) {
+async fn in_version(registry: &Registry, kind: &KindDef, bytes: &Bytes) -> Result<Bytes> {
+    if !kind.reads_through && encode::is_own(kind, bytes) {
         return Ok(bytes.clone());
     }
     registry.in_version(kind, bytes.clone()).await

@@ -7,6 +7,7 @@ use kinds::KindDef;
 use meta::field::{Error, ErrorList, Path};
 use meta::status::{Cause, Reason, Result, Status};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 /// The longest name of a field manager (upstream: `FieldManagerMaxLength`).
@@ -17,15 +18,23 @@ static STATUS: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&["stat
 static SPEC: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&["spec"]));
 
 /// Fields that a write to this path cannot change: nobody comes to own them by it.
-fn reset(kind: &KindDef, subresource: &str) -> &'static FieldSet {
-    match (kind.subresource("status").is_some(), subresource) {
+fn reset(kind: &KindDef, subresource: &str) -> Cow<'static, FieldSet> {
+    if let Some(paths) = kind.strategy.reset_fields(subresource) {
+        return Cow::Owned(FieldSet::of_fields(paths));
+    }
+    Cow::Borrowed(match (kind.subresource("status").is_some(), subresource) {
         (true, "") => &STATUS,
         (true, "status") => &SPEC,
         _ => &NONE,
-    }
+    })
 }
 
-fn options<'a>(ctx: &'a Context, kind: &'a KindDef, api_version: &'a str) -> Options<'a> {
+fn options<'a>(
+    ctx: &'a Context,
+    kind: &'a KindDef,
+    api_version: &'a str,
+    reset: &'a FieldSet,
+) -> Options<'a> {
     let types = kinds::schema::schema();
     let view = match &kind.custom {
         None => View::Typed { types, definition: &kind.schema },
@@ -40,7 +49,7 @@ fn options<'a>(ctx: &'a Context, kind: &'a KindDef, api_version: &'a str) -> Opt
         subresource: &ctx.info.subresource,
         now: ctx.server.clock.now(),
         view,
-        reset: reset(kind, &ctx.info.subresource),
+        reset,
     }
 }
 
@@ -63,14 +72,16 @@ fn manager(ctx: &Context) -> &str {
 /// Writes down who owns what after a write that is no apply.
 pub fn track(ctx: &Context, kind: &KindDef, old: Option<&Value>, new: &mut Value) {
     let api_version = kind.api_version();
-    apply::update(old, new, &options(ctx, kind, &api_version));
+    let reset = reset(kind, &ctx.info.subresource);
+    apply::update(old, new, &options(ctx, kind, &api_version, &reset));
 }
 
 /// The object after an applied configuration.
 pub fn apply(ctx: &Context, kind: &KindDef, old: Option<&Value>, config: &Value) -> Result<Value> {
     let api_version = kind.api_version();
     let force = ctx.info.query.flag("force");
-    ::apply::apply(old, config, &options(ctx, kind, &api_version), force).map_err(|e| match e {
+    let reset = reset(kind, &ctx.info.subresource);
+    ::apply::apply(old, config, &options(ctx, kind, &api_version, &reset), force).map_err(|e| match e {
         ApplyError::Conflicts(conflicts) => {
             let mut s = Status::new(409, Reason::Conflict, ::apply::message(&conflicts));
             let causes = ::apply::causes(&conflicts).into_iter();

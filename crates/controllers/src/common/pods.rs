@@ -57,6 +57,12 @@ pub fn until_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Opt
     Some(Duration::try_from(due.duration_since(now)).unwrap_or_default())
 }
 
+/// Names of the containers that start before the others and run along with them.
+pub fn sidecars(pod: &Pod) -> Vec<&str> {
+    let init = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten());
+    init.filter(|c| c.restart_policy.as_deref() == Some("Always")).map(|c| c.name.as_str()).collect()
+}
+
 /// Restarts of the pod's containers: the most of a regular one and the most of a sidecar.
 pub fn restarts(pod: &Pod) -> (i32, i32) {
     let Some(status) = &pod.status else { return (0, 0) };
@@ -64,13 +70,7 @@ pub fn restarts(pod: &Pod) -> (i32, i32) {
                 list: &Option<Vec<k8s_openapi::api::core::v1::ContainerStatus>>| {
         list.iter().flatten().filter(|c| names(&c.name)).map(|c| c.restart_count).max().unwrap_or(0)
     };
-    let sidecars: Vec<&str> = pod
-        .spec
-        .iter()
-        .flat_map(|s| s.init_containers.iter().flatten())
-        .filter(|c| c.restart_policy.as_deref() == Some("Always"))
-        .map(|c| c.name.as_str())
-        .collect();
+    let sidecars = sidecars(pod);
     (
         most(&|_| true, &status.container_statuses),
         most(&|n| sidecars.contains(&n), &status.init_container_statuses),

@@ -2,7 +2,6 @@
 //!
 //! upstream: `pkg/controller/cronjob/cronjob_controllerv2.go`, `utils.go`
 
-use super::schedule::{self, Schedule};
 use crate::common::time;
 use crate::job::facts;
 use client::Kind;
@@ -11,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::{CronJob, CronJobStatus, Job};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kinds::batch::schedule::{self, Schedule};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -4,9 +4,7 @@ use super::plan::{due, job, surplus};
 use super::*;
 use base::clock::ManualClock;
 use client::fake::FakeApi;
-use client::informer::Informers;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -187,17 +185,8 @@ async fn jobs_are_started_and_taken_note_of() {
     all["spec"]["successfulJobsHistoryLimit"] = json!(0);
     api.seed("/apis/batch/v1/namespaces/n/cronjobs", &all);
     let client = Client::new(api.clone());
-    let for_all = client.clone();
     let clock = Arc::new(ManualClock::new(at("2016-05-19T09:01:00Z")));
-    let setup = Setup {
-        system: client.clone(),
-        clients: Arc::new(move |_: &str| for_all.clone()),
-        informers: Informers::new(client.clone(), base::clock::SystemClock::shared()),
-        config: crate::Config::default(),
-        clock: clock.clone(),
-        rng: Arc::new(base::rng::Rng::seeded(1)),
-        cancel: CancellationToken::new(),
-    };
+    let setup = Setup::of_fake(&api, clock.clone());
     let handle = start(&setup);
     let until = async |what: &str, check: &dyn Fn() -> bool| {
         for _ in 0..500 {

@@ -64,16 +64,7 @@ async fn run(api: &Arc<FakeApi>) -> (Handle, CancellationToken, Client) {
     let all = [one("secrets", "Secret"), one("configmaps", "ConfigMap"), one("events", "Event")];
     api.rig(Method::GET, "/api/v1", json!({"resources": all}));
     let client = Client::new(api.clone());
-    let all = client.clone();
-    let setup = Setup {
-        clients: Arc::new(move |_: &str| all.clone()),
-        system: client.clone(),
-        informers: Informers::new(client.clone(), SystemClock::shared()),
-        config: crate::Config::default(),
-        clock: SystemClock::shared(),
-        rng: Arc::new(base::rng::Rng::seeded(1)),
-        cancel: CancellationToken::new(),
-    };
+    let setup = Setup::of_fake(api, SystemClock::shared());
     (start(&setup), setup.cancel.clone(), client)
 }
 

@@ -90,13 +90,7 @@ pub fn finished_at(pod: &Pod) -> Timestamp {
 fn by_containers(pod: &Pod) -> Option<Timestamp> {
     let status = pod.status.as_ref()?;
     let regular = latest(None, status.container_statuses.iter().flatten());
-    let sidecars: Vec<&str> = pod
-        .spec
-        .iter()
-        .flat_map(|s| s.init_containers.iter().flatten())
-        .filter(|c| c.restart_policy.as_deref() == Some("Always"))
-        .map(|c| c.name.as_str())
-        .collect();
+    let sidecars = pods::sidecars(pod);
     let of_sidecars =
         status.init_container_statuses.iter().flatten().filter(|c| sidecars.contains(&c.name.as_str()));
     latest(regular, of_sidecars)

@@ -3,9 +3,7 @@
 use super::*;
 use base::clock::SystemClock;
 use client::fake::FakeApi;
-use client::informer::Informers;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 const PODS: &str = "/api/v1/namespaces/n/pods";
 const JOB: &str = "/apis/batch/v1/namespaces/n/jobs/j";
@@ -37,16 +35,7 @@ async fn a_job_runs_to_its_end() {
     // an orphan with the right labels is adopted
     api.seed(PODS, &json!({"metadata": {"name": "orphan", "namespace": "n", "labels": labels}, "status": {"phase": "Running"}}));
     let client = Client::new(api.clone());
-    let for_all = client.clone();
-    let setup = Setup {
-        system: client.clone(),
-        clients: Arc::new(move |_: &str| for_all.clone()),
-        informers: Informers::new(client.clone(), SystemClock::shared()),
-        config: crate::Config::default(),
-        clock: SystemClock::shared(),
-        rng: Arc::new(base::rng::Rng::seeded(1)),
-        cancel: CancellationToken::new(),
-    };
+    let setup = Setup::of_fake(&api, SystemClock::shared());
     let handle = start(&setup);
     let status = || api.object(JOB).unwrap()["status"].clone();
     until("two active", || status()["active"] == 2).await;

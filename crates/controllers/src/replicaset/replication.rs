@@ -79,13 +79,10 @@ mod tests {
     use super::*;
     use crate::start::Setup;
     use base::clock::SystemClock;
-    use client::Client;
     use client::fake::FakeApi;
-    use client::informer::Informers;
     use serde_json::json;
     use std::sync::Arc;
     use std::time::Duration;
-    use tokio_util::sync::CancellationToken;
 
     #[test]
     fn there_and_back() {
@@ -109,17 +106,7 @@ mod tests {
         let labels = json!({"a": "1"});
         api.seed("/api/v1/namespaces/n/replicationcontrollers", &json!({"metadata": {"name": "c", "namespace": "n"},
             "spec": {"replicas": 2, "selector": labels, "template": {"metadata": {"labels": labels}, "spec": {"containers": []}}}}));
-        let client = Client::new(api.clone());
-        let for_all = client.clone();
-        let setup = Setup {
-            system: client.clone(),
-            clients: Arc::new(move |_: &str| for_all.clone()),
-            informers: Informers::new(client, SystemClock::shared()),
-            config: crate::Config::default(),
-            clock: SystemClock::shared(),
-            rng: Arc::new(base::rng::Rng::seeded(1)),
-            cancel: CancellationToken::new(),
-        };
+        let setup = Setup::of_fake(&api, SystemClock::shared());
         let handle = super::super::start::<ReplicationController>(&setup);
         let status =
             || api.object("/api/v1/namespaces/n/replicationcontrollers/c").unwrap()["status"].clone();

@@ -418,7 +418,7 @@ fn status_errors(status: &Value) -> ErrorList {
             errors.push(Error::required(&at.index(i).child("fieldRef"), ""));
         }
     }
-    rest::conditions(items(status, "conditions"), &path.child("conditions"), &mut errors);
+    crate::status::conditions(items(status, "conditions"), &path.child("conditions"), &mut errors);
     errors
 }
 

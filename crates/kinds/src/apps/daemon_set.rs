@@ -5,6 +5,7 @@ use super::replica_set::{containers, selector};
 use crate::columns::{AGE, NAME, column, wide};
 use crate::core::pod_template::labels;
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, status};
+use crate::status as shared;
 use crate::validate::{immutable, is_empty_selector, label_selector, non_negative, text};
 use crate::{pod_defaults, pod_warnings};
 use meta::field::{Error, ErrorList, Path};
@@ -94,11 +95,7 @@ impl Strategy for DaemonSet {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
-        if ctx.subresource == "status" {
-            new["spec"] = old["spec"].clone();
-        } else {
-            new["status"] = old["status"].clone();
-        }
+        shared::split(new, old, ctx);
         let changed = i64::from(new["spec"]["template"] != old["spec"]["template"]);
         set_template_generation(new, template_generation(old) + changed);
     }

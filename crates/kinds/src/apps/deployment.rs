@@ -6,6 +6,7 @@ use crate::columns::{AGE, NAME, column, wide};
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, scale, status};
 use crate::pod_defaults;
 use crate::pod_warnings;
+use crate::status as shared;
 use crate::validate::{immutable, non_negative, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
@@ -74,14 +75,12 @@ impl Strategy for Deployment {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
+        shared::split(new, old, ctx);
         if ctx.subresource == "status" {
-            new["spec"] = old["spec"].clone();
             match object::meta_map(old, "labels") {
                 Some(labels) => object::set_meta(new, "labels", labels.clone()),
                 None => object::remove_meta(new, "labels"),
             }
-        } else {
-            new["status"] = old["status"].clone();
         }
     }
 

@@ -4,6 +4,7 @@ use crate::columns::{AGE, NAME, column, wide};
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, scale, status};
 use crate::pod_defaults;
 use crate::pod_warnings;
+use crate::status as shared;
 use crate::validate::{immutable, is_empty_selector, items, label_selector, non_negative, selects, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
@@ -70,11 +71,7 @@ impl Strategy for ReplicaSet {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
-        if ctx.subresource == "status" {
-            new["spec"] = old["spec"].clone();
-        } else {
-            new["status"] = old["status"].clone();
-        }
+        shared::split(new, old, ctx);
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {

@@ -5,6 +5,7 @@ use super::replica_set::containers;
 use crate::columns::{AGE, NAME, column, wide};
 use crate::core::persistent_volume_claim;
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, scale, status};
+use crate::status as shared;
 use crate::validate::{immutable, is_empty_selector, items, label_selector, non_negative, text};
 use crate::{helpers, pod_defaults, pod_warnings};
 use meta::field::{Error, ErrorList, Path};
@@ -82,11 +83,7 @@ impl Strategy for StatefulSet {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
-        if ctx.subresource == "status" {
-            new["spec"] = old["spec"].clone();
-        } else {
-            new["status"] = old["status"].clone();
-        }
+        shared::split(new, old, ctx);
     }
 
     fn name_errors(&self, name: &str, prefix: bool) -> Vec<String> {

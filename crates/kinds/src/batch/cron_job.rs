@@ -4,6 +4,7 @@ use super::job;
 use super::schedule;
 use crate::columns::{AGE, NAME, age, column, wide};
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, status};
+use crate::status as shared;
 use crate::validate::{items, non_negative, text};
 use crate::{pod_defaults, pod_warnings};
 use meta::field::{Error, ErrorList, Path};
@@ -93,10 +94,8 @@ impl Strategy for CronJob {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
-        if ctx.subresource == "status" {
-            new["spec"] = old["spec"].clone();
-        } else {
-            new["status"] = old["status"].clone();
+        shared::split(new, old, ctx);
+        if ctx.subresource != "status" {
             let was = &old["spec"]["jobTemplate"]["spec"];
             job::drop_disabled(&mut new["spec"]["jobTemplate"]["spec"], Some(was));
         }
@@ -214,7 +213,7 @@ fn time_zone(zone: &str, at: &Path, errors: &mut ErrorList) {
         let detail = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
         errors.push(Error::invalid(at, zone, detail));
     }
-    if !matches!(zone, "UTC" | "Local") && schedule::zone(zone).is_none() {
+    if schedule::zone(zone).is_err() {
         errors.push(unknown());
     }
 }

@@ -13,6 +13,7 @@ pub use spec::errors as spec_errors;
 use crate::apps::replica_set::{containers, selector};
 use crate::columns::{AGE, NAME, column, wide};
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef};
+use crate::status as shared;
 use crate::validate::{items, label_selector};
 use crate::{helpers, pod_defaults, pod_warnings};
 use jiff::Timestamp;
@@ -175,10 +176,8 @@ impl Strategy for Job {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
-        if ctx.subresource == "status" {
-            new["spec"] = old["spec"].clone();
-        } else {
-            new["status"] = old["status"].clone();
+        shared::split(new, old, ctx);
+        if ctx.subresource != "status" {
             drop_disabled(&mut new["spec"], Some(&old["spec"]));
         }
     }

@@ -1,389 +1,368 @@
-//! Cron schedules: reading them and telling the next time (upstream: `robfig/cron/v3#ParseStandard`, `SpecSchedule.Next`).
+//! Cron schedules: their text, and the next time after another one.
 //!
-//! Invariant: a [`Schedule`] has its five fields within their bounds; texts of errors are upstream's.
+//! Invariant: [`Schedule::next`] gives a time after the one asked for, or none within five years.
+//! upstream: `github.com/robfig/cron/v3` (`parser.go`, `spec.go`, `constantdelay.go`)
 
-use jiff::civil::{Date, DateTime, Time};
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp, Zoned};
+use jiff::{SignedDuration, Timestamp, ToSpan};
 
-const MONTHS: &[&str] = &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-const DAYS: &[&str] = &["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
-/// Set in a field's bits when it was written as `*` or `?`.
+/// Set in a field that was given as `*` or `?`.
 const STAR: u64 = 1 << 63;
-/// How far ahead a time is looked for, in years.
-const YEARS_AHEAD_MAX: i16 = 5;
+/// Years that are searched for a next time.
+const YEARS: i16 = 5;
 
 struct Bounds {
-    min: u64,
-    max: u64,
+    min: u32,
+    max: u32,
+    /// Names of the values from `min` on.
     names: &'static [&'static str],
 }
 
-const FIELDS: [Bounds; 5] = [
-    Bounds { min: 0, max: 59, names: &[] },
-    Bounds { min: 0, max: 23, names: &[] },
-    Bounds { min: 1, max: 31, names: &[] },
-    Bounds { min: 1, max: 12, names: MONTHS },
-    Bounds { min: 0, max: 6, names: DAYS },
-];
+const MINUTES: Bounds = Bounds { min: 0, max: 59, names: &[] };
+const HOURS: Bounds = Bounds { min: 0, max: 23, names: &[] };
+const DAYS: Bounds = Bounds { min: 1, max: 31, names: &[] };
+const MONTHS: Bounds = Bounds {
+    min: 1,
+    max: 12,
+    names: &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"],
+};
+const WEEKDAYS: Bounds = Bounds { min: 0, max: 6, names: &["sun", "mon", "tue", "wed", "thu", "fri", "sat"] };
 
-/// When something happens again and again.
+/// A parsed schedule.
 #[derive(Clone, Debug)]
-pub enum Schedule {
-    /// At the minutes whose parts are all in the sets of bits.
-    Spec(Spec),
-    /// Each time after this much, in whole seconds, at least one.
+pub struct Schedule(Inner);
+
+#[derive(Clone, Debug)]
+enum Inner {
+    /// Every so many seconds.
     Every(SignedDuration),
+    Fields {
+        fields: Fields,
+        zone: TimeZone,
+    },
 }
 
-/// The sets of a written schedule: bit n stands for the value n.
-#[derive(Clone, Debug)]
-pub struct Spec {
+/// A bit for each value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fields {
     minute: u64,
     hour: u64,
     day: u64,
     month: u64,
     weekday: u64,
-    /// Of `TZ=` or `CRON_TZ=` in front.
-    zone: Option<TimeZone>,
 }
 
-impl Schedule {
-    /// Reads five fields, a descriptor such as `@daily`, or `@every 1h30m`, with a time zone in front at will.
-    ///
-    /// # Errors
-    /// Upstream's text of what is wrong.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        if text.is_empty() {
-            return Err("empty spec string".to_owned());
+/// The time zone of this name.
+///
+/// # Errors
+/// Go's text for one that is not known.
+pub fn zone(name: &str) -> Result<TimeZone, String> {
+    match name {
+        // the zone of the program is UTC
+        "" | "UTC" | "Local" => return Ok(TimeZone::UTC),
+        n if n.contains("..") || n.starts_with(['/', '\\']) => {
+            return Err("time: invalid location name".to_owned());
         }
-        let (text, zone) = time_zone(text)?;
-        if text.starts_with('@') {
-            return descriptor(text, zone);
-        }
-        let parts: Vec<&str> = text.split_whitespace().collect();
-        let [minute, hour, day, month, weekday] = parts[..] else {
-            let (n, shown) = (parts.len(), parts.join(" "));
-            return Err(format!("expected exactly 5 fields, found {n}: [{shown}]"));
-        };
-        Ok(Self::Spec(Spec {
-            minute: set(minute, &FIELDS[0])?,
-            hour: set(hour, &FIELDS[1])?,
-            day: set(day, &FIELDS[2])?,
-            month: set(month, &FIELDS[3])?,
-            weekday: set(weekday, &FIELDS[4])?,
-            zone,
-        }))
+        _ => {}
     }
-
-    /// The first time after `after`; times of day are those of `zone` unless the schedule names its own.
-    /// `None` when there is none within five years.
-    pub fn next(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
-        match self {
-            Self::Every(delay) => whole_second(after)?.checked_add(*delay).ok(),
-            Self::Spec(spec) => spec.next(after, spec.zone.as_ref().unwrap_or(zone)),
-        }
-    }
+    let known = jiff::tz::db().get(name).ok();
+    // names are found in any case, but are only right in one
+    let known = known.filter(|z| z.iana_name() == Some(name));
+    known.ok_or_else(|| format!("unknown time zone {name}"))
 }
 
 /// Why a text is no schedule, in upstream's words; `None` when it is one.
 pub fn error(text: &str) -> Option<String> {
-    Schedule::parse(text).err()
+    Schedule::parse(text, &TimeZone::UTC).err()
 }
 
-/// Whether a time zone is known by exactly this name, as Go finds it among its files.
-pub fn zone(name: &str) -> Option<TimeZone> {
-    TimeZone::get(name).ok().filter(|zone| zone.iana_name() == Some(name))
-}
-
-fn time_zone(text: &str) -> Result<(&str, Option<TimeZone>), String> {
-    let Some(named) = text.strip_prefix("TZ=").or_else(|| text.strip_prefix("CRON_TZ=")) else {
-        return Ok((text, None));
-    };
-    let Some((name, rest)) = named.split_once(' ') else {
-        // What Go's panic says; upstream recovers from it.
-        return Err("invalid schedule format: runtime error: slice bounds out of range [:-1]".to_owned());
-    };
-    let found = match name {
-        "" | "UTC" => Some(TimeZone::UTC),
-        "Local" => None,
-        name => {
-            let why = || format!("provided bad location {name}: unknown time zone {name}");
-            Some(zone(name).ok_or_else(why)?)
+impl Schedule {
+    /// Reads `minute hour day month weekday`, `@hourly` and the like, or `@every 1h30m`. A text that begins with `TZ=` or
+    /// `CRON_TZ=` says its own zone.
+    ///
+    /// # Errors
+    /// Upstream's text.
+    pub fn parse(text: &str, default_zone: &TimeZone) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("empty spec string".to_owned());
         }
-    };
-    Ok((rest.trim(), found))
+        let (mut rest, mut zone_of) = (text, default_zone.clone());
+        if text.starts_with("TZ=") || text.starts_with("CRON_TZ=") {
+            let (_, after) = text.split_once('=').unwrap_or_default();
+            let Some((name, spec)) = after.split_once(' ') else {
+                return Err(
+                    "invalid schedule format: runtime error: slice bounds out of range [:-1]".to_owned()
+                );
+            };
+            zone_of = zone(name).map_err(|e| format!("provided bad location {name}: {e}"))?;
+            rest = spec.trim();
+        }
+        if rest.starts_with('@') {
+            return descriptor(rest, zone_of);
+        }
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let [minute, hour, day, month, weekday] = fields[..] else {
+            let found = fields.len();
+            return Err(format!("expected exactly 5 fields, found {found}: [{}]", fields.join(" ")));
+        };
+        let fields = Fields {
+            minute: field(minute, &MINUTES)?,
+            hour: field(hour, &HOURS)?,
+            day: field(day, &DAYS)?,
+            month: field(month, &MONTHS)?,
+            weekday: field(weekday, &WEEKDAYS)?,
+        };
+        Ok(Self(Inner::Fields { fields, zone: zone_of }))
+    }
+
+    /// The first time after `t`; `None` when there is none within five years.
+    pub fn next(&self, t: Timestamp) -> Option<Timestamp> {
+        let whole = Timestamp::from_second(t.as_second()).ok()?;
+        match &self.0 {
+            Inner::Every(delay) => whole.checked_add(*delay).ok(),
+            Inner::Fields { fields, zone } => fields.next(whole.checked_add(1.second()).ok()?, zone),
+        }
+    }
 }
 
-fn descriptor(text: &str, zone: Option<TimeZone>) -> Result<Schedule, String> {
-    let all = |b: &Bounds| bits(b.min, b.max, 1) | STAR;
+fn descriptor(text: &str, zone: TimeZone) -> Result<Schedule, String> {
     let first = |b: &Bounds| 1u64 << b.min;
-    let [minute, hour, day, month, weekday] = &FIELDS;
-    let (hour, day, month, weekday) = match text {
-        "@yearly" | "@annually" => (first(hour), first(day), first(month), all(weekday)),
-        "@monthly" => (first(hour), first(day), all(month), all(weekday)),
-        "@weekly" => (first(hour), all(day), all(month), first(weekday)),
-        "@daily" | "@midnight" => (first(hour), all(day), all(month), all(weekday)),
-        "@hourly" => (all(hour), all(day), all(month), all(weekday)),
-        _ => return every(text),
+    let all = |b: &Bounds| bits(b.min, b.max, 1) | STAR;
+    let mut fields = Fields {
+        minute: first(&MINUTES),
+        hour: first(&HOURS),
+        day: first(&DAYS),
+        month: first(&MONTHS),
+        weekday: all(&WEEKDAYS),
     };
-    Ok(Schedule::Spec(Spec { minute: first(minute), hour, day, month, weekday, zone }))
-}
-
-fn every(text: &str) -> Result<Schedule, String> {
-    let Some(duration) = text.strip_prefix("@every ") else {
-        return Err(format!("unrecognized descriptor: {text}"));
-    };
-    // Go takes a sign, and what comes out is a second at least.
-    let unsigned = duration.strip_prefix('-').unwrap_or(duration);
-    let seconds = match meta::time::parse_duration(unsigned) {
-        Ok(_) if duration.starts_with('-') => 1,
-        Ok(d) => i64::try_from(d.as_secs()).unwrap_or(i64::MAX).max(1),
-        Err(why) => return Err(format!("failed to parse duration {text}: {why}")),
-    };
-    Ok(Schedule::Every(SignedDuration::from_secs(seconds)))
-}
-
-/// A list of ranges.
-fn set(field: &str, bounds: &Bounds) -> Result<u64, String> {
-    field.split(',').filter(|e| !e.is_empty()).try_fold(0, |all, expr| Ok(all | range(expr, bounds)?))
-}
-
-/// `*`, `?`, `a`, `a-b`, each with `/step`; `a/step` goes on to the end.
-fn range(expr: &str, bounds: &Bounds) -> Result<u64, String> {
-    let parts: Vec<&str> = expr.split('/').collect();
-    let ends: Vec<&str> = parts[0].split('-').collect();
-    let star = ends[0] == "*" || ends[0] == "?";
-    let (low, mut high) = match ends[..] {
-        _ if star => (bounds.min, bounds.max),
-        [one] => {
-            let n = number(one, bounds)?;
-            (n, n)
+    match text {
+        "@yearly" | "@annually" => {}
+        "@monthly" => fields.month = all(&MONTHS),
+        "@weekly" => {
+            (fields.day, fields.month) = (all(&DAYS), all(&MONTHS));
+            fields.weekday = first(&WEEKDAYS);
         }
-        [low, high] => (number(low, bounds)?, number(high, bounds)?),
+        "@daily" | "@midnight" => (fields.day, fields.month) = (all(&DAYS), all(&MONTHS)),
+        "@hourly" => {
+            (fields.day, fields.month, fields.hour) = (all(&DAYS), all(&MONTHS), all(&HOURS));
+        }
         _ => {
-            number(ends[0], bounds)?;
-            return Err(format!("too many hyphens: {expr}"));
+            let Some(every) = text.strip_prefix("@every ") else {
+                return Err(format!("unrecognized descriptor: {text}"));
+            };
+            // less than a second, or less than nothing, is a second
+            let (negative, amount) = every.strip_prefix('-').map_or((false, every), |e| (true, e));
+            let parsed = meta::time::parse_duration(amount)
+                .map_err(|e| format!("failed to parse duration {text}: {e}"))?;
+            let seconds =
+                if negative { 1 } else { i64::try_from(parsed.as_secs()).unwrap_or(i64::MAX).max(1) };
+            return Ok(Schedule(Inner::Every(SignedDuration::from_secs(seconds))));
+        }
+    }
+    Ok(Schedule(Inner::Fields { fields, zone }))
+}
+
+fn field(text: &str, bounds: &Bounds) -> Result<u64, String> {
+    let mut out = 0;
+    for part in text.split(',').filter(|p| !p.is_empty()) {
+        out |= range(part, bounds)?;
+    }
+    Ok(out)
+}
+
+/// `*`, `a`, `a-b`, each also with `/step`.
+fn range(text: &str, bounds: &Bounds) -> Result<u64, String> {
+    let slashed: Vec<&str> = text.split('/').collect();
+    let limits: Vec<&str> = slashed[0].split('-').collect();
+    let (start, mut end, mut extra) = match limits[..] {
+        ["*" | "?", ..] => (bounds.min, bounds.max, STAR),
+        [one] => (value(one, bounds)?, value(one, bounds)?, 0),
+        [low, high] => (value(low, bounds)?, value(high, bounds)?, 0),
+        _ => {
+            value(limits[0], bounds)?;
+            return Err(format!("too many hyphens: {text}"));
         }
     };
-    let step = match parts[..] {
+    let step = match slashed[..] {
         [_] => 1,
         [_, step] => {
-            let step = integer(step)?;
-            if ends.len() == 1 {
-                high = bounds.max;
+            let step = number(step)?;
+            if limits.len() == 1 {
+                end = bounds.max;
+            }
+            if step > 1 {
+                extra = 0;
             }
             step
         }
-        _ => return Err(format!("too many slashes: {expr}")),
+        _ => return Err(format!("too many slashes: {text}")),
     };
     let (min, max) = (bounds.min, bounds.max);
-    if low < min {
-        return Err(format!("beginning of range ({low}) below minimum ({min}): {expr}"));
-    } else if high > max {
-        return Err(format!("end of range ({high}) above maximum ({max}): {expr}"));
-    } else if low > high {
-        return Err(format!("beginning of range ({low}) beyond end of range ({high}): {expr}"));
-    } else if step == 0 {
-        return Err(format!("step of range should be a positive number: {expr}"));
+    if start < min {
+        return Err(format!("beginning of range ({start}) below minimum ({min}): {text}"));
     }
-    Ok(bits(low, high, step) | if star && step == 1 { STAR } else { 0 })
-}
-
-fn bits(low: u64, high: u64, step: u64) -> u64 {
-    (low..=high).filter(|n| (n - low).is_multiple_of(step)).fold(0, |all, n| all | 1u64 << n)
-}
-
-fn number(text: &str, bounds: &Bounds) -> Result<u64, String> {
-    match bounds.names.iter().zip(bounds.min..).find(|(name, _)| text.eq_ignore_ascii_case(name)) {
-        Some((_, n)) => Ok(n),
-        None => integer(text),
+    if end > max {
+        return Err(format!("end of range ({end}) above maximum ({max}): {text}"));
     }
+    if start > end {
+        return Err(format!("beginning of range ({start}) beyond end of range ({end}): {text}"));
+    }
+    if step == 0 {
+        return Err(format!("step of range should be a positive number: {text}"));
+    }
+    Ok(bits(start, end, step) | extra)
 }
 
-fn integer(text: &str) -> Result<u64, String> {
-    let refused =
-        |why: &str| format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: {why}");
-    match text.parse::<i64>() {
-        Ok(n) => u64::try_from(n).map_err(|_| format!("negative number ({n}) not allowed: {text}")),
-        Err(e)
-            if matches!(
-                e.kind(),
-                std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow
-            ) =>
-        {
-            Err(refused("value out of range"))
-        }
-        Err(_) => Err(refused("invalid syntax")),
+fn value(text: &str, bounds: &Bounds) -> Result<u32, String> {
+    let named = bounds.names.iter().position(|n| n.eq_ignore_ascii_case(text));
+    match named.and_then(|n| u32::try_from(n).ok()) {
+        Some(n) => Ok(n + bounds.min),
+        None => number(text),
     }
 }
 
-fn whole_second(at: Timestamp) -> Option<Timestamp> {
-    Timestamp::from_second(at.as_nanosecond().div_euclid(1_000_000_000).try_into().ok()?).ok()
+fn number(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let parsed = if digits.starts_with(['+', '-']) { None } else { text.parse::<i64>().ok() };
+    let Some(n) = parsed else {
+        let why = if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
+            "value out of range"
+        } else {
+            "invalid syntax"
+        };
+        return Err(format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: {why}"));
+    };
+    if n < 0 {
+        return Err(format!("negative number ({n}) not allowed: {text}"));
+    }
+    // what is too large for the field is too large here as well
+    Ok(u32::try_from(n).unwrap_or(u32::MAX))
 }
 
-fn has(set: u64, n: i8) -> bool {
-    u32::try_from(n).is_ok_and(|n| n < 63 && set & (1 << n) != 0)
+fn bits(start: u32, end: u32, step: u32) -> u64 {
+    (start..=end).step_by(usize::try_from(step).unwrap_or(usize::MAX)).fold(0, |b, i| b | 1 << i)
 }
 
-impl Spec {
-    /// Steps through months, days, hours and minutes as upstream does, so that hours that a change of the clock leaves
-    /// out or repeats are treated alike.
-    fn next(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
-        // A field such as "," has no value at all.
-        if [self.minute, self.hour, self.day, self.month, self.weekday].iter().any(|s| s & !STAR == 0) {
+/// A time with its parts in a zone.
+#[derive(Clone, Copy)]
+struct Local {
+    at: Timestamp,
+    civil: jiff::civil::DateTime,
+}
+
+impl Local {
+    fn of(at: Timestamp, zone: &TimeZone) -> Self {
+        Self { at, civil: zone.to_datetime(at) }
+    }
+
+    /// Midnight or another whole hour of a date; where clocks jump over it, Go's choice (upstream: `time.Date`).
+    fn on(date: Date, hour: i8, zone: &TimeZone) -> Option<Self> {
+        let as_utc = date.at(hour, 0, 0, 0).to_zoned(TimeZone::UTC).ok()?.timestamp();
+        let shift = |by: SignedDuration| as_utc.checked_sub(by).ok();
+        let offset = |t: Timestamp| SignedDuration::from_secs(zone.to_offset(t).seconds().into());
+        let guess = offset(as_utc);
+        let at = if guess.is_zero() { as_utc } else { shift(offset(shift(guess)?))? };
+        Some(Self::of(at, zone))
+    }
+
+    fn plus(self, seconds: i64, zone: &TimeZone) -> Option<Self> {
+        Some(Self::of(self.at.checked_add(SignedDuration::from_secs(seconds)).ok()?, zone))
+    }
+}
+
+impl Fields {
+    /// The first match at or after `from`: each part is counted up until it matches, and when one wraps around the
+    /// larger ones are looked at again. Clock changes are met as upstream meets them.
+    fn next(&self, from: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+        let empty = |f: u64| f & !STAR == 0;
+        if [self.minute, self.hour, self.day, self.month, self.weekday].into_iter().any(empty) {
             return None;
         }
-        let start = whole_second(after)?.checked_add(SignedDuration::from_secs(1)).ok()?;
-        let mut at = start.to_zoned(zone.clone());
-        let last = at.year().saturating_add(YEARS_AHEAD_MAX);
-        let mut reset = false;
-        while at.year() <= last {
-            match self.step(&mut at, &mut reset, zone)? {
-                true => return Some(at.timestamp()),
-                false => continue,
+        let mut t = Local::of(from, zone);
+        let last_year = t.civil.year().checked_add(YEARS)?;
+        let mut moved = false;
+        'wrap: loop {
+            if t.civil.year() > last_year {
+                return None;
             }
+            while !has(self.month, t.civil.month()) {
+                t = Local::on(
+                    next_month(if moved { t.civil.date() } else { t.civil.date().first_of_month() })?,
+                    0,
+                    zone,
+                )?;
+                moved = true;
+                if t.civil.month() == 1 {
+                    continue 'wrap;
+                }
+            }
+            while !self.day_matches(t.civil.date()) {
+                t = self.next_day(t, &mut moved, zone)?;
+                if t.civil.day() == 1 {
+                    continue 'wrap;
+                }
+            }
+            while !has(self.hour, t.civil.hour()) {
+                if !std::mem::replace(&mut moved, true) {
+                    t = Local::on(t.civil.date(), t.civil.hour(), zone)?;
+                }
+                t = t.plus(3600, zone)?;
+                if t.civil.hour() == 0 {
+                    continue 'wrap;
+                }
+            }
+            while !has(self.minute, t.civil.minute()) {
+                if !std::mem::replace(&mut moved, true) {
+                    t = t.plus(-t.at.as_second().rem_euclid(60), zone)?;
+                }
+                t = t.plus(60, zone)?;
+                if t.civil.minute() == 0 {
+                    continue 'wrap;
+                }
+            }
+            // seconds: only the first of a minute
+            if t.civil.second() != 0 {
+                let left = 60 - i64::from(t.civil.second());
+                t = t.plus(left, zone)?;
+                moved = true;
+                continue 'wrap;
+            }
+            return Some(t.at);
         }
-        None
     }
 
-    /// Goes on to the next time that may match; `false` when a part began anew and all must be looked at again.
-    fn step(&self, at: &mut Zoned, reset: &mut bool, zone: &TimeZone) -> Option<bool> {
-        // Where midnight does not exist, the day begins at the hour that the clocks go to.
-        let midnight = |date: Date| DateTime::from_parts(date, Time::midnight()).to_zoned(zone.clone()).ok();
-        while !has(self.month, at.month()) {
-            *reset = true;
-            let next = at.date().last_of_month().tomorrow().ok()?;
-            *at = midnight(next)?;
-            if at.month() == 1 {
-                return Some(false);
-            }
+    /// The next midnight; where clocks jump over it, the hour that is nearest.
+    fn next_day(&self, t: Local, moved: &mut bool, zone: &TimeZone) -> Option<Local> {
+        let mut hour = t.civil.hour();
+        if !std::mem::replace(moved, true) {
+            hour = Local::on(t.civil.date(), 0, zone)?.civil.hour();
         }
-        while !self.day_matches(at) {
-            *reset = true;
-            *at = midnight(at.date().tomorrow().ok()?)?;
-            if at.day() == 1 {
-                return Some(false);
-            }
+        let next = Local::on(t.civil.date().checked_add(1.day()).ok()?, hour, zone)?;
+        match i64::from(next.civil.hour()) {
+            0 => Some(next),
+            h if h > 12 => next.plus((24 - h) * 3600, zone),
+            h => next.plus(-h * 3600, zone),
         }
-        let mut advance = |unit: i64, drop: i64, at: &mut Zoned| {
-            if !*reset {
-                *reset = true;
-                *at = at.checked_sub(SignedDuration::from_secs(drop)).ok()?;
-            }
-            *at = at.checked_add(SignedDuration::from_secs(unit)).ok()?;
-            Some(())
-        };
-        while !has(self.hour, at.hour()) {
-            let past = i64::from(at.minute()) * 60 + i64::from(at.second());
-            advance(3600, past, at)?;
-            if at.hour() == 0 {
-                return Some(false);
-            }
-        }
-        while !has(self.minute, at.minute()) {
-            let past = i64::from(at.second());
-            advance(60, past, at)?;
-            if at.minute() == 0 {
-                return Some(false);
-            }
-        }
-        while at.second() != 0 {
-            advance(1, 0, at)?;
-            if at.second() == 0 {
-                return Some(false);
-            }
-        }
-        Some(true)
     }
 
-    /// Both a day of the month and a day of the week, unless both are restricted: then either.
-    fn day_matches(&self, at: &Zoned) -> bool {
-        let day = has(self.day, at.day());
-        let weekday = has(self.weekday, at.weekday().to_sunday_zero_offset());
-        if self.day & STAR != 0 || self.weekday & STAR != 0 { day && weekday } else { day || weekday }
+    /// With both days restricted, one of them suffices.
+    fn day_matches(&self, date: Date) -> bool {
+        let day = has(self.day, date.day());
+        let weekday = has(self.weekday, date.weekday().to_sunday_zero_offset());
+        if (self.day | self.weekday) & STAR != 0 { day && weekday } else { day || weekday }
     }
+}
+
+fn has(field: u64, value: i8) -> bool {
+    u32::try_from(value).is_ok_and(|v| field & (1 << v) != 0)
+}
+
+/// The same day of the next month; one that does not exist runs over into the month after.
+fn next_month(date: Date) -> Option<Date> {
+    let first = date.first_of_month().checked_add(1.month()).ok()?;
+    first.checked_add(i64::from(date.day() - 1).days()).ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_a_schedule() {
-        for good in [
-            "* * * * *",
-            "*/5 0-6 1,15 jan-mar MON",
-            "@hourly",
-            "@every 1h30m",
-            "0 0 ? * 0",
-            "5/15 * * * *",
-            "*-5 * * * *",
-            "TZ=UTC 0 5 * * *",
-        ] {
-            assert_eq!(error(good), None, "{good}");
-        }
-        for (bad, why) in [
-            ("", "empty spec string"),
-            ("* * * *", "expected exactly 5 fields, found 4: [* * * *]"),
-            ("60 * * * *", "end of range (60) above maximum (59): 60"),
-            ("* * 0 * *", "beginning of range (0) below minimum (1): 0"),
-            ("5-1 * * * *", "beginning of range (5) beyond end of range (1): 5-1"),
-            ("*/0 * * * *", "step of range should be a positive number: */0"),
-            ("*/-1 * * * *", "negative number (-1) not allowed: -1"),
-            ("@never", "unrecognized descriptor: @never"),
-            ("a * * * *", "failed to parse int from a: strconv.Atoi: parsing \"a\": invalid syntax"),
-            ("1-2-3 * * * *", "too many hyphens: 1-2-3"),
-            ("1/2/3 * * * *", "too many slashes: 1/2/3"),
-            ("TZ=0", "invalid schedule format: runtime error: slice bounds out of range [:-1]"),
-            ("TZ=Nowhere/At 0 5 * * *", "provided bad location Nowhere/At: unknown time zone Nowhere/At"),
-        ] {
-            assert_eq!(error(bad).as_deref(), Some(why), "{bad}");
-        }
-    }
-
-    /// Upstream: `spec_test.go#TestNext`.
-    #[test]
-    fn next_times() {
-        for (from, spec, next) in [
-            ("2012-07-09T14:45:00Z", "0/15 * * * *", "2012-07-09T15:00:00Z"),
-            ("2012-07-09T14:59:59Z", "0/15 * * * *", "2012-07-09T15:00:00Z"),
-            ("2012-07-09T15:45:00Z", "20-35/15 * * * *", "2012-07-09T16:20:00Z"),
-            ("2012-07-09T23:46:00Z", "*/15 * * * *", "2012-07-10T00:00:00Z"),
-            ("2012-07-09T23:35:51Z", "20-35/15 1-2 * * *", "2012-07-10T01:20:00Z"),
-            ("2012-07-09T23:35:00Z", "0 0 */5 jul-oct *", "2012-07-11T00:00:00Z"),
-            ("2012-07-09T23:35:00Z", "0 0 9 apr-oct ?", "2012-08-09T00:00:00Z"),
-            ("2012-07-09T23:35:00Z", "0 0 9 apr-oct MON", "2012-07-16T00:00:00Z"),
-            ("2012-07-09T23:35:00Z", "0 0 * feb Mon", "2013-02-04T00:00:00Z"),
-            ("2012-07-09T23:35:00Z", "0 0 29 feb ?", "2016-02-29T00:00:00Z"),
-            ("2012-12-31T23:59:45Z", "* * * * *", "2013-01-01T00:00:00Z"),
-            ("2012-07-09T14:45:00.5Z", "@every 5s", "2012-07-09T14:45:05Z"),
-            ("2012-07-09T14:45:00Z", "@yearly", "2013-01-01T00:00:00Z"),
-        ] {
-            let schedule = Schedule::parse(spec).unwrap();
-            let got = schedule.next(from.parse().unwrap(), &TimeZone::UTC);
-            assert_eq!(got, Some(next.parse().unwrap()), "{from} {spec}");
-        }
-        for never in ["0 0 30 feb ?", "0 0 31 apr ?", ", * * * *"] {
-            let schedule = Schedule::parse(never).unwrap();
-            assert_eq!(schedule.next(Timestamp::UNIX_EPOCH, &TimeZone::UTC), None, "{never}");
-        }
-    }
-
-    /// Clocks that go forward leave an hour out, going back they repeat one (upstream: `TestNext`).
-    #[test]
-    fn clocks_that_change() {
-        let rule = "EST5EDT,M3.2.0,M11.1.0";
-        let zone = TimeZone::posix(rule).unwrap();
-        for (from, spec, next) in [
-            ("2012-03-11T00:00:00-05:00", "30 2 11 mar ?", "2013-03-11T02:30:00-04:00"),
-            ("2012-03-11T00:00:00-05:00", "0 * * * ?", "2012-03-11T01:00:00-05:00"),
-            ("2012-03-11T01:00:00-05:00", "0 * * * ?", "2012-03-11T03:00:00-04:00"),
-            ("2012-11-04T01:30:00-04:00", "0 * * * ?", "2012-11-04T01:00:00-05:00"),
-            ("2012-11-04T00:00:00-04:00", "30 2 04 nov ?", "2012-11-04T02:30:00-05:00"),
-        ] {
-            let got = Schedule::parse(spec).unwrap().next(from.parse().unwrap(), &zone);
-            assert_eq!(got, Some(next.parse().unwrap()), "{from} {spec}");
-        }
-    }
-}
+mod tests;

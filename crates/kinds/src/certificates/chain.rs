@@ -26,6 +26,17 @@ pub(super) fn certificate(der: &[u8]) -> Option<X509Certificate<'_>> {
     }
 }
 
+/// How many certificates there are in some DER; `None` when there is anything else (upstream:
+/// `x509.ParseCertificates`).
+pub(super) fn certificates(mut der: &[u8]) -> Option<usize> {
+    let mut found = 0;
+    while !der.is_empty() {
+        (der, _) = X509Certificate::from_der(der).ok()?;
+        found += 1;
+    }
+    Some(found)
+}
+
 /// Errors of an issued status (upstream: `ValidatePodCertificateRequestStatusUpdate`, the issued branch). Stops at the
 /// first group of errors as upstream does.
 pub(super) fn issued(new: &Value, old: &Value, now: Timestamp, errors: &mut ErrorList) {

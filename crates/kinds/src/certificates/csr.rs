@@ -2,7 +2,8 @@
 //!
 //! Who asked is written by the server alone ([`Strategy::requested_by`]); spec never changes after creation.
 
-use super::{bytes, pem, request, row, signature_error, signer_name};
+use super::asked::{Asked, verify};
+use super::{bytes, pem, row, signer_name};
 use crate::columns::{AGE, NAME, column};
 use crate::def::{Ctx, KindDef, Requester, Strategy, StrategyRef, Subresource, status};
 use crate::helpers;
@@ -151,9 +152,18 @@ impl Strategy for SigningRequest {
         }
     }
 
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static str]> {
+        Some(match subresource {
+            "status" => &["spec", "status.conditions"],
+            "approval" => &["spec", "status.certificate"],
+            _ => &["spec", "status"],
+        })
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = Vec::new();
         check(obj, None, &mut errors);
+        exclusive(obj, None, &mut errors);
         errors
     }
 
@@ -161,6 +171,7 @@ impl Strategy for SigningRequest {
         let mut errors = Vec::new();
         check(new, Some(old), &mut errors);
         changes(new, old, ctx.subresource, &mut errors);
+        exclusive(new, Some(old), &mut errors);
         errors
     }
 
@@ -258,15 +269,9 @@ fn check(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
 
 /// Upstream: `validateCSR`.
 fn bad_request(text: &str) -> Option<String> {
-    let raw = bytes(text);
-    let raw = String::from_utf8_lossy(&raw);
-    let blocks = pem::blocks(&raw);
-    let Some(block) = blocks.first().filter(|b| b.label == "CERTIFICATE REQUEST") else {
-        return Some("PEM block type must be CERTIFICATE REQUEST".to_owned());
-    };
-    match request(&block.der) {
-        Some(request) => signature_error(&request).map(str::to_owned),
-        None => Some("x509: malformed certificate request".to_owned()),
+    match Asked::from_pem(&bytes(text)) {
+        Ok(asked) => verify(&asked.der).err().map(str::to_owned),
+        Err(why) => Some(why),
     }
 }
 
@@ -284,18 +289,31 @@ fn bad_certificate(text: &str) -> Option<String> {
         if block.headers {
             return Some("no PEM block headers are permitted".to_owned());
         }
-        if super::chain::certificate(&block.der).is_none() {
-            return Some("x509: malformed certificate".to_owned());
+        match super::chain::certificates(&block.der) {
+            None => return Some("x509: malformed certificate".to_owned()),
+            Some(0) => return Some("found CERTIFICATE PEM block containing 0 certificates".to_owned()),
+            Some(_) => {}
         }
     }
     blocks.is_empty().then(|| "must contain at least one CERTIFICATE PEM block".to_owned())
+}
+
+/// A request is approved or denied, not both; who has both already may keep both (upstream: the declared
+/// `zeroOrOneOfMember` of `status.conditions`, which stands for the check in `validateConditions`).
+fn exclusive(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
+    const BOTH: &str = r#"conditions[{"type": "Approved"}], conditions[{"type": "Denied"}]"#;
+    let has_both =
+        |o: &Value| ["Approved", "Denied"].iter().all(|ty| conditions(o).iter().any(|c| c["type"] == *ty));
+    if has_both(obj) && !old.is_some_and(has_both) {
+        let detail = format!("must specify at most one of: {BOTH}");
+        errors.push(Error::invalid(&Path::new("status").child("conditions"), format!("{{{BOTH}}}"), detail));
+    }
 }
 
 /// Upstream: `validateConditions`.
 fn condition_errors(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     let path = Path::new("status").child("conditions");
     let was = old.map_or(&[][..], conditions);
-    let both_were = was.iter().any(|c| c["type"] == "Approved") && was.iter().any(|c| c["type"] == "Denied");
     let list = conditions(obj);
     for (i, c) in list.iter().enumerate() {
         let (at, ty) = (path.index(i), text(c, "type"));
@@ -311,15 +329,6 @@ fn condition_errors(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
             "" => errors.push(Error::required(&at.child("status"), "")),
             s if !allowed.contains(&s) => errors.push(Error::not_supported(&at.child("status"), s, allowed)),
             _ => {}
-        }
-        let opposite = match ty {
-            "Approved" => "Denied",
-            "Denied" => "Approved",
-            _ => "",
-        };
-        if !both_were && !opposite.is_empty() && list[..i].iter().any(|c| c["type"] == opposite) {
-            let detail = "Approved and Denied conditions are mutually exclusive";
-            errors.push(Error::invalid(&path, ty, detail));
         }
         if list[..i].iter().any(|o| o["type"] == c["type"]) && !has_duplicates(was, |c| &c["type"]) {
             errors.push(Error::duplicate(&at.child("type"), ty));

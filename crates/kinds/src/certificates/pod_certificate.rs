@@ -7,6 +7,7 @@ use crate::columns::{NAME, column};
 use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef, status};
 use crate::helpers;
 use crate::rest::{self, omitted};
+use crate::status as shared;
 use crate::validate::{immutable, items, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
@@ -81,12 +82,11 @@ impl Strategy for PodCertificate {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
-        if ctx.subresource == "status" {
-            rest::keep(new, old, "spec");
-            rest::keep_metadata(new, old);
-        } else {
-            rest::keep(new, old, "status");
-        }
+        shared::split_with_metadata(new, old, ctx);
+    }
+
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static str]> {
+        (subresource == "status").then_some(&["metadata", "spec"])
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
@@ -226,7 +226,7 @@ fn status_errors(new: &Value, old: &Value, ctx: &Ctx, errors: &mut ErrorList) {
             errors.push(Error::not_supported(&at.child("status"), text(c, "status"), &["True"]));
         }
     }
-    rest::conditions(conditions(new), &path.child("conditions"), errors);
+    shared::conditions(conditions(new), &path.child("conditions"), errors);
     if !errors.is_empty() {
         return;
     }

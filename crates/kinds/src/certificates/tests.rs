@@ -89,6 +89,82 @@ fn approval_and_certificate_have_their_own_ways() {
 }
 
 #[test]
+fn conditions_are_checked() {
+    let row = csr::kind();
+    let good = sample(&row);
+    let with = |conditions: Value| {
+        let mut obj = good.clone();
+        obj["status"]["conditions"] = conditions;
+        obj
+    };
+    let check = |new: &Value, old: &Value| text(&row.strategy.validate_update(new, old, &ctx("approval")));
+    let one = |ty: &str, status: &str| json!({"type": ty, "status": status});
+    let both = with(json!([one("Approved", "True"), one("Denied", "True")]));
+    let members = r#"conditions[{"type": "Approved"}], conditions[{"type": "Denied"}]"#;
+    assert_eq!(
+        check(&both, &good),
+        format!(
+            "status.conditions: Invalid value: {:?}: must specify at most one of: {members}",
+            format!("{{{members}}}")
+        )
+    );
+    assert_eq!(check(&both, &both), "");
+    for (conditions, want) in [
+        (json!([one("", "True")]), "status.conditions[0].type: Required value"),
+        (json!([one("a", "")]), "status.conditions[0].status: Required value"),
+        (
+            json!([one("Approved", "False")]),
+            "status.conditions[0].status: Unsupported value: \"False\": supported values: \"True\"",
+        ),
+        (
+            json!([one("a", "Maybe")]),
+            "status.conditions[0].status: Unsupported value: \"Maybe\": supported values: \"False\", \"True\", \"Unknown\"",
+        ),
+        (json!([one("a", "True"), one("a", "True")]), "status.conditions[1].type: Duplicate value: \"a\""),
+    ] {
+        assert_eq!(check(&with(conditions), &good), want);
+    }
+}
+
+#[test]
+fn certificates_are_checked() {
+    use base64::Engine;
+    let (row, bundles) = (csr::kind(), trust_bundle::kind());
+    let good = sample(&row);
+    let pem = sample(&bundles)["spec"]["trustBundle"].as_str().unwrap().to_owned();
+    let with = |pem: &str| {
+        let mut obj = good.clone();
+        obj["status"]["certificate"] = base64::engine::general_purpose::STANDARD.encode(pem).into();
+        obj
+    };
+    let check = |new: &Value, old: &Value, subresource: &str| {
+        text(&row.strategy.validate_update(new, old, &ctx(subresource)))
+    };
+    let invalid = |why: &str| format!("status.certificate: Invalid value: \"<certificate data>\": {why}");
+    assert_eq!(check(&with(&pem.repeat(2)), &good, "status"), "");
+    assert_eq!(
+        check(&with("x"), &good, "status"),
+        invalid("must contain at least one CERTIFICATE PEM block")
+    );
+    let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    assert_eq!(
+        check(&with(&format!("{pem}{key}")), &good, "status"),
+        invalid("only CERTIFICATE PEM blocks are allowed, found \"PRIVATE KEY\"")
+    );
+    let bad = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    assert_eq!(check(&with(bad), &good, "status"), invalid("x509: malformed certificate"));
+    assert_eq!(check(&with("x"), &with("x"), "status"), "");
+    assert_eq!(
+        check(&with(&pem), &good, ""),
+        "status.certificate: Forbidden: updates may not set certificate content"
+    );
+    assert_eq!(
+        check(&with(&pem.repeat(2)), &with(&pem), "status"),
+        "status.certificate: Forbidden: updates may not modify existing certificate content"
+    );
+}
+
+#[test]
 fn no_name_leaves_its_place() {
     for row in [csr::kind(), trust_bundle::kind(), pod_certificate::kind()] {
         assert!(!row.strategy.name_errors("a/b", false).is_empty(), "{}", row.kind);

@@ -3,6 +3,7 @@
 use crate::columns::{AGE, NAME, column, wide};
 use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef, Subresource, status};
 use crate::helpers;
+use crate::status as shared;
 use crate::validate::{items, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
@@ -104,11 +105,7 @@ impl Strategy for Node {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
-        if ctx.subresource == "status" {
-            new["spec"] = old["spec"].clone();
-        } else {
-            new["status"] = old["status"].clone();
-        }
+        shared::split(new, old, ctx);
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {

@@ -4,6 +4,7 @@ use crate::apps::replica_set::containers;
 use crate::columns::{AGE, NAME, column, wide};
 use crate::core::pod_template::labels;
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, scale, status};
+use crate::status as shared;
 use crate::validate::{non_negative, text};
 use crate::{pod_defaults, pod_warnings};
 use meta::field::{Error, ErrorList, Path};
@@ -63,11 +64,7 @@ impl Strategy for ReplicationController {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
-        if ctx.subresource == "status" {
-            new["spec"] = old["spec"].clone();
-        } else {
-            new["status"] = old["status"].clone();
-        }
+        shared::split(new, old, ctx);
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {

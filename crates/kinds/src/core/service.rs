@@ -7,6 +7,7 @@ mod validation;
 use crate::columns::{AGE, NAME, column, wide};
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, Subresource, status};
 use crate::helpers;
+use crate::status as shared;
 use crate::validate::{items, text};
 use meta::field::ErrorList;
 use meta::object::{self, default_at};
@@ -162,12 +163,10 @@ impl Strategy for Service {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
-        if ctx.subresource == "status" {
-            new["spec"] = old["spec"].clone();
-            return;
+        shared::split(new, old, ctx);
+        if ctx.subresource != "status" {
+            inherit(new, old);
         }
-        new["status"] = old["status"].clone();
-        inherit(new, old);
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {

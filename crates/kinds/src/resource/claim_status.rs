@@ -4,7 +4,7 @@
 use super::common::{self, Found, REQUESTS_MAX};
 use crate::helpers;
 use crate::ip;
-use crate::node_selector;
+use crate::node_selector::{self, Values};
 use crate::status as shared;
 use crate::storage::attachment::attacher;
 use crate::validate::{items, required, text};
@@ -121,7 +121,12 @@ fn allocation(a: &Value, known: &[String], path: &Path, found: &mut Found) {
         common::configuration(c, false, &at, found);
     }
     if a["nodeSelector"].is_object() {
-        node_selector::validate(&a["nodeSelector"], &path.child("nodeSelector"), &mut found.errors);
+        node_selector::validate(
+            &a["nodeSelector"],
+            Values::Labels,
+            &path.child("nodeSelector"),
+            &mut found.errors,
+        );
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::common::{self, Found};
 use crate::helpers::dns_label_errors;
-use crate::node_selector;
+use crate::node_selector::{self, Values};
 use crate::resources;
 use crate::validate::{items, text};
 use meta::field::{Error, Path};
@@ -192,7 +192,7 @@ fn nodes(d: &Value, per_device: bool, path: &Path, found: &mut Found) {
     }
     if d[selector].is_object() {
         set.push("`nodeSelector`");
-        node_selector::validate(&d[selector], &path.child(selector), &mut found.errors);
+        node_selector::validate(&d[selector], Values::Labels, &path.child(selector), &mut found.errors);
     }
     match d[all].as_bool() {
         Some(true) => set.push("`allNodes`"),

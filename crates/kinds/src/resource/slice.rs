@@ -5,7 +5,7 @@ use super::{GROUP, device, taint_rule};
 use crate::columns::{AGE, NAME, column};
 use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef};
 use crate::helpers;
-use crate::node_selector;
+use crate::node_selector::{self, Values};
 use crate::validate::{immutable, items, text};
 use meta::field::{Error, ErrorList, Path};
 use serde_json::Value;
@@ -189,7 +189,7 @@ fn nodes(spec: &Value, path: &Path, found: &mut Found) {
     if spec["nodeSelector"].is_object() {
         set.push("`nodeSelector`");
         let at = path.child("nodeSelector");
-        node_selector::validate(&spec["nodeSelector"], &at, &mut found.errors);
+        node_selector::validate(&spec["nodeSelector"], Values::Labels, &at, &mut found.errors);
         let terms = &spec["nodeSelector"]["nodeSelectorTerms"];
         if terms.as_array().map_or(0, Vec::len) != 1 {
             let at = at.child("nodeSelectorTerms");

@@ -394,6 +394,7 @@ fn start_controllers(
     let cluster_cidrs = cluster_cidrs.iter().map(ToString::to_string).collect();
     let config = controllers::Config {
         root_ca_pem: pki.ca_pem().to_owned(),
+        signing: Some(Arc::new(pki.authority().map_err(|e| e.to_string())?)),
         cluster_cidrs,
         ..controllers::Config::default()
     };

@@ -2,9 +2,9 @@
 
 use super::{MOUNT_OPTIONS_ANNOTATION, sources};
 use crate::helpers;
-use crate::node_selector;
+use crate::node_selector::{self, Values};
 use crate::resources;
-use crate::status::copy;
+use crate::rest::keep;
 use crate::validate::{immutable, items, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
@@ -48,7 +48,7 @@ pub fn update(new: &Value, old: &Value) -> ErrorList {
     let (mut n, o) = (new["spec"].clone(), &old["spec"]);
     let secret = "controllerExpandSecretRef";
     if o["csi"].is_object() && o["csi"][secret].is_null() && n["csi"].is_object() {
-        copy(&mut n["csi"], &o["csi"], secret);
+        keep(&mut n["csi"], &o["csi"], secret);
     }
     if sources::NAMES.iter().any(|s| n[*s] != o[*s]) {
         let at = Path::new("spec").child("persistentvolumesource");
@@ -117,7 +117,7 @@ pub fn spec(spec: &Value, name: &str, inline: bool, path: &Path, errors: &mut Er
             has_affinity = true;
             let at = path.child("nodeAffinity").child("required");
             if affinity["required"].is_object() {
-                node_selector::validate(&affinity["required"], &at, errors);
+                node_selector::validate(&affinity["required"], Values::Labels, &at, errors);
             } else {
                 errors.push(Error::required(&at, "must specify required node constraints"));
             }

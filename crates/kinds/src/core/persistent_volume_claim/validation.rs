@@ -6,7 +6,8 @@ use crate::core::persistent_volume::validation::{access_modes, class_name};
 use crate::diff;
 use crate::helpers;
 use crate::resources;
-use crate::status::{copy, reason_errors};
+use crate::rest::keep;
+use crate::status::reason_errors;
 use crate::validate::{immutable, items, label_selector, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object::{self, map_at};
@@ -93,7 +94,7 @@ pub fn update(new: &Value, old: &Value) -> ErrorList {
     spec(n, o, &path, &mut errors);
     let (mut now, mut was) = (n.clone(), o.clone());
     if text(o, "volumeName").is_empty() {
-        copy(&mut was, n, "volumeName");
+        keep(&mut was, n, "volumeName");
     }
     class_change(new, old, &mut now, &mut errors);
     if new["status"]["phase"] == "Bound" {
@@ -103,7 +104,7 @@ pub fn update(new: &Value, old: &Value) -> ErrorList {
         {
             requests.insert("storage".into(), storage.clone());
         }
-        copy(&mut now, &was, "volumeAttributesClassName");
+        keep(&mut now, &was, "volumeAttributesClassName");
     }
     if now != was {
         let shown = diff::unified(&go_text(&was), &go_text(&now));

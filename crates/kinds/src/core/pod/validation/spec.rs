@@ -2,6 +2,7 @@
 
 use super::{containers, ephemeral, volumes};
 use crate::helpers;
+use crate::node_selector::{self, Values};
 use crate::validate::{items, labels, one_of, text};
 use meta::field::{Error, ErrorList, Path};
 use serde_json::Value;
@@ -201,19 +202,12 @@ fn affinity(a: &Value, path: &Path, errors: &mut ErrorList) {
     let at = path.child("nodeAffinity").child("requiredDuringSchedulingIgnoredDuringExecution");
     let required = &node["requiredDuringSchedulingIgnoredDuringExecution"];
     if !required.is_null() {
-        let terms = items(required, "nodeSelectorTerms");
-        if terms.is_empty() {
-            let detail = "must have at least one node selector term";
-            errors.push(Error::required(&at.child("nodeSelectorTerms"), detail));
-        }
-        for (i, t) in terms.iter().enumerate() {
-            node_term(t, &at.child("nodeSelectorTerms").index(i), errors);
-        }
+        node_selector::validate(required, Values::Any, &at, errors);
     }
     let at = path.child("nodeAffinity").child("preferredDuringSchedulingIgnoredDuringExecution");
     for (i, p) in items(node, "preferredDuringSchedulingIgnoredDuringExecution").iter().enumerate() {
         weight(p, &at.index(i), errors);
-        node_term(&p["preference"], &at.index(i).child("preference"), errors);
+        node_selector::term(&p["preference"], Values::Any, &at.index(i).child("preference"), errors);
     }
     for kind in ["podAffinity", "podAntiAffinity"] {
         let at = path.child(kind);
@@ -234,34 +228,6 @@ fn weight(v: &Value, at: &Path, errors: &mut ErrorList) {
     let n = v["weight"].as_i64().unwrap_or(0);
     if !(1..=100).contains(&n) {
         errors.push(Error::invalid(&at.child("weight"), n, "must be in the range 1-100"));
-    }
-}
-
-fn node_term(term: &Value, path: &Path, errors: &mut ErrorList) {
-    for (i, e) in items(term, "matchExpressions").iter().enumerate() {
-        let at = path.child("matchExpressions").index(i);
-        let values = items(e, "values");
-        match text(e, "operator") {
-            "In" | "NotIn" if values.is_empty() => {
-                let detail = "must be specified when `operator` is 'In' or 'NotIn'";
-                errors.push(Error::required(&at.child("values"), detail));
-            }
-            "Exists" | "DoesNotExist" if !values.is_empty() => {
-                let detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
-                errors.push(Error::forbidden(&at.child("values"), detail));
-            }
-            "Gt" | "Lt" if values.len() != 1 => {
-                let detail = "must be specified single value when `operator` is 'Lt' or 'Gt'";
-                errors.push(Error::required(&at.child("values"), detail));
-            }
-            "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
-            other => {
-                errors.push(Error::invalid(&at.child("operator"), other, "not a valid selector operator"))
-            }
-        }
-        let key = text(e, "key");
-        let messages = helpers::qualified_name_errors(key);
-        errors.extend(messages.into_iter().map(|m| Error::invalid(&at.child("key"), key, m)));
     }
 }
 
