@@ -9,10 +9,13 @@ pub mod matching;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod pod_security;
+pub mod policy;
 pub mod priority;
 pub mod runtime_class;
 pub mod service_account;
 pub mod taints;
+#[cfg(test)]
+mod testing;
 pub mod webhook;
 
 pub use chain::{Attributes, Call, Chain, Notes, Plugin};
@@ -39,7 +42,9 @@ pub fn default_chain(
         Arc::new(taints::DefaultTolerationSeconds),
         Arc::new(runtime_class::RuntimeClass::new(registry.clone())),
         Arc::new(escalation::Escalation::new(registry.clone(), authorizer.clone())),
-        Arc::new(webhook::Webhooks::mutating(registry, caller.clone(), cancel.clone())),
-        Arc::new(webhook::Webhooks::validating(registry, caller.clone(), cancel.clone())),
+        Arc::new(policy::MutatingPolicies::new(registry, authorizer, cancel)),
+        Arc::new(webhook::Webhooks::mutating(registry, authorizer, caller.clone(), cancel.clone())),
+        Arc::new(policy::ValidatingPolicies::new(registry, authorizer, cancel)),
+        Arc::new(webhook::Webhooks::validating(registry, authorizer, caller.clone(), cancel.clone())),
     ])
 }
