@@ -72,7 +72,8 @@ impl Binding {
     }
 }
 
-type ByPolicy = HashMap<String, Vec<Arc<Binding>>>;
+type Bindings = Arc<Vec<Arc<Binding>>>;
+type ByPolicy = HashMap<String, Bindings>;
 
 /// Policies and bindings, as the store has them.
 pub struct Hooks<C> {
@@ -124,7 +125,7 @@ impl<C: Send + Sync + 'static> Hooks<C> {
     }
 
     /// The policies that have bindings, by name, with these.
-    pub fn bound(&self) -> Vec<(Arc<Policy<C>>, Vec<Arc<Binding>>)> {
+    pub fn bound(&self) -> Vec<(Arc<Policy<C>>, Bindings)> {
         let bindings = self.bindings.get();
         if bindings.is_empty() {
             return Vec::new();
@@ -143,13 +144,13 @@ impl<C: Send + Sync + 'static> Hooks<C> {
 }
 
 fn by_policy(objects: &[Value]) -> ByPolicy {
-    let mut out = ByPolicy::new();
+    let mut out: HashMap<String, Vec<Arc<Binding>>> = HashMap::new();
     let mut sorted: Vec<Arc<Binding>> = objects.iter().map(|b| Arc::new(Binding::new(b))).collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
     for binding in sorted {
         out.entry(binding.policy.clone()).or_default().push(binding);
     }
-    out
+    out.into_iter().map(|(policy, list)| (policy, Arc::new(list))).collect()
 }
 
 /// A policy, a binding and its parameters, which are for a request.

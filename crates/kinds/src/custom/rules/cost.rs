@@ -82,11 +82,11 @@ fn one(
     errors: &mut ErrorList,
 ) {
     if let Some(why) = &compiled.error {
-        errors.push(Error::invalid(&at.child("rule"), shown(rule), why));
+        errors.push(rule_error(&at.child("rule"), rule, why));
     }
     let message_at = at.child("messageExpression");
     match (&compiled.message_error, &compiled.message) {
-        (Some(why), _) => errors.push(Error::invalid(&message_at, shown(rule), why)),
+        (Some(why), _) => errors.push(rule_error(&message_at, rule, why)),
         (None, Some(_)) => {
             total.observe(&message_at, "estimated messageExpression cost", compiled.message_cost, errors);
         }
@@ -104,18 +104,27 @@ fn one(
     }
 }
 
-/// The rule as upstream's internal form prints it, which has all fields.
-fn shown(rule: &Value) -> Value {
-    let mut out = serde_json::Map::new();
-    for (field, name) in
-        [("rule", "Rule"), ("message", "Message"), ("messageExpression", "MessageExpression")]
-    {
-        out.insert(name.to_owned(), text(rule, field).into());
-    }
-    out.insert("Reason".to_owned(), rule["reason"].clone());
-    out.insert("FieldPath".to_owned(), text(rule, "fieldPath").into());
-    out.insert("OptionalOldSelf".to_owned(), rule["optionalOldSelf"].clone());
-    Value::Object(out)
+/// An error that shows the whole rule.
+fn rule_error(at: &Path, rule: &Value, why: &str) -> Error {
+    let mut error = Error::invalid(at, Value::Null, format!("{}: {why}", shown(rule)));
+    error.bad = None;
+    error
+}
+
+/// The rule as upstream prints its internal form: all fields in their order, escaped as Go's encoder does.
+fn shown(rule: &Value) -> String {
+    let string = |field: &str| Value::from(text(rule, field));
+    let fields = [
+        ("Rule", string("rule")),
+        ("Message", string("message")),
+        ("MessageExpression", string("messageExpression")),
+        ("Reason", rule["reason"].clone()),
+        ("FieldPath", string("fieldPath")),
+        ("OptionalOldSelf", rule["optionalOldSelf"].clone()),
+    ];
+    let list: Vec<String> = fields.iter().map(|(name, v)| format!("\"{name}\":{v}")).collect();
+    let json = format!("{{{}}}", list.join(","));
+    json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
 /// How many values a node can have for each of its own (upstream: `extractMaxElements`).

@@ -96,6 +96,8 @@ fn rules_must_compile() {
     );
     let found = definition(object(x.clone(), json!([{"rule": "self = 42"}])));
     assert!(found[0].contains("Syntax error"), "{found:?}");
+    let shown = r#"Invalid value: {"Rule":"self = 42","Message":"","MessageExpression":"","Reason":null,"FieldPath":"","OptionalOldSelf":null}: compilation failed: "#;
+    assert!(found[0].contains(shown), "{found:?}");
     let found = definition(object(x.clone(), json!([{"rule": "self.x"}])));
     assert!(found[0].ends_with("cel expression must evaluate to a bool"), "{found:?}");
     let found = definition(object(x, json!([{"rule": "self.x > 1", "messageExpression": "self.x"}])));
