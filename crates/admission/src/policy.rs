@@ -18,6 +18,7 @@ pub use validating::ValidatingPolicies;
 
 use crate::chain::Attributes;
 use crate::matching;
+use crate::webhook::GROUP;
 use kinds::KindDef;
 use meta::object;
 use meta::status::{Result, Status};
@@ -92,9 +93,11 @@ fn forbidden(a: &Attributes<'_>, new: Option<&Value>, why: &str) -> Status {
     Status::forbidden(&a.kind.group_resource(), name, why)
 }
 
-/// All requests but those that must always get through.
+/// All requests but those that must always get through: policies are not held up by policies, unlike the configurations of
+/// webhooks (upstream: `generic/plugin.go#admissionResources`).
 fn concerns(kind: &KindDef) -> bool {
-    !matching::is_exempt(kind) && !matching::is_excluded(kind)
+    let policy = kind.kind.ends_with("AdmissionPolicy") || kind.kind.ends_with("AdmissionPolicyBinding");
+    !(kind.group == GROUP && policy) && !matching::is_excluded(kind)
 }
 
 /// A row that is looked up by kind.

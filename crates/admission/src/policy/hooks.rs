@@ -6,7 +6,6 @@ use crate::matching::Constraints;
 use crate::webhook::GROUP;
 use kinds::KindDef;
 use meta::object;
-use meta::status::Status;
 use parking_lot::Mutex;
 use registry::Registry;
 use registry::snapshot::Snapshot;
@@ -211,9 +210,4 @@ pub async fn select<C>(
         }
     }
     (due, wrong)
-}
-
-/// The words of a failure of the server's own.
-pub fn words(status: &Status) -> String {
-    status.message.clone()
 }

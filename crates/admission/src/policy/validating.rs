@@ -3,7 +3,7 @@
 //! Invariant: what a policy could not decide counts as its failure policy says.
 
 use super::conditions::{Conditions, Matched};
-use super::hooks::{Binding, Hooks, Invocation, Policy, select, words};
+use super::hooks::{Binding, Hooks, Invocation, Policy, select};
 use super::scope::{Expression, Facts, Scope, Seen, Variables};
 use super::{Objects, concerns, forbidden, namespace_object};
 use crate::chain::{Attributes, Plugin};
@@ -339,7 +339,7 @@ impl ValidatingPolicies {
             Ok(pair) => pair,
             Err(e) => {
                 let why =
-                    format!("failed to configure binding: failed to convert object version: {}", words(&e));
+                    format!("failed to configure binding: failed to convert object version: {}", e.message);
                 misconfigured(&policy, Some(&binding), why, tally);
                 return Ok(());
             }

@@ -121,6 +121,18 @@ fn annotations_are_texts_or_nothing() {
 }
 
 #[test]
+fn policies_are_never_held_up_by_policies() {
+    let concerned = |kind: &str| {
+        let rows = kinds::table();
+        let row = rows.iter().find(|r| r.kind == kind).expect("a row");
+        crate::policy::concerns(row)
+    };
+    assert!(concerned("Pod") && concerned("ValidatingWebhookConfiguration"));
+    assert!(!concerned("ValidatingAdmissionPolicy") && !concerned("MutatingAdmissionPolicyBinding"));
+    assert!(!concerned("TokenReview"));
+}
+
+#[test]
 fn actions_decide_what_becomes_of_a_denial() {
     let binding = |actions: &[&str]| {
         Binding::new(
