@@ -97,7 +97,7 @@ fn forbidden(a: &Attributes<'_>, new: Option<&Value>, why: &str) -> Status {
 /// webhooks (upstream: `generic/plugin.go#admissionResources`).
 fn concerns(kind: &KindDef) -> bool {
     let policy = kind.kind.ends_with("AdmissionPolicy") || kind.kind.ends_with("AdmissionPolicyBinding");
-    !(kind.group == GROUP && policy) && !matching::is_excluded(kind)
+    !(kind.group == GROUP && policy || matching::is_excluded(kind))
 }
 
 /// A row that is looked up by kind.
