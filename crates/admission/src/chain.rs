@@ -22,64 +22,81 @@ pub trait Notes: Send + Sync {
 }
 
 /// What the plugins of one request know of each other's changes
-/// (upstream: `pkg/admission/reinvocation.go`, `plugin/webhook/mutating/reinvocationcontext.go`).
+/// (upstream: `pkg/admission/reinvocation.go`).
 #[derive(Default)]
-pub struct Call(Mutex<CallState>);
+pub struct Call {
+    rounds: Mutex<Rounds>,
+    pub webhooks: Turns,
+    pub policies: Turns,
+}
 
 #[derive(Default)]
-struct CallState {
+struct Rounds {
     round: u8,
-    /// A webhook changed the object: all plugins get to see it once more.
+    /// Somebody changed the object: all plugins get to see it once more.
     again: bool,
-    /// Webhooks that were called and want to be called again when others change the object after them.
-    callable: BTreeSet<String>,
-    called_again: BTreeSet<String>,
-    /// The object as the last webhook left it.
-    last: Option<Value>,
 }
 
 impl Call {
     /// 0, or 1 when all plugins run once more.
     pub fn round(&self) -> u8 {
-        self.0.lock().round
+        self.rounds.lock().round
     }
 
-    /// A webhook changed the object: those before it that want to know are due again.
-    pub fn changed(&self) {
-        let mut state = self.0.lock();
-        state.again = true;
-        let due = std::mem::take(&mut state.callable);
-        state.called_again.extend(due);
-    }
-
-    /// A webhook was called that wants to know of later changes.
-    pub fn wants_more(&self, webhook: &str) {
-        self.0.lock().callable.insert(webhook.to_owned());
-    }
-
-    /// Whether a webhook is due in the second round.
-    pub fn is_due(&self, webhook: &str) -> bool {
-        self.0.lock().called_again.contains(webhook)
-    }
-
-    /// The webhooks begin: what built-in plugins changed since the last one makes earlier ones due again.
-    pub fn webhooks_begin(&self, object: &Value) {
-        let mut state = self.0.lock();
-        if state.round > 0 && state.last.as_ref() != Some(object) {
-            let due = std::mem::take(&mut state.callable);
-            state.called_again.extend(due);
-        }
-    }
-
-    pub fn webhooks_end(&self, object: &Value) {
-        self.0.lock().last = Some(object.clone());
+    /// One of those changed the object: all plugins run once more, and earlier ones that want to know are due again.
+    pub fn changed(&self, by: &Turns) {
+        self.rounds.lock().again = true;
+        by.all_due();
     }
 
     fn begin_again(&self) -> bool {
-        let mut state = self.0.lock();
+        let mut state = self.rounds.lock();
         let again = std::mem::take(&mut state.again) && state.round == 0;
         state.round += u8::from(again);
         again
+    }
+}
+
+/// Webhooks or policies that may be asked again when others change the object after them
+/// (upstream: `webhookReinvokeContext`, `policyReinvokeContext`).
+#[derive(Default)]
+pub struct Turns(Mutex<TurnsState>);
+
+#[derive(Default)]
+struct TurnsState {
+    /// Were asked, and want to be asked again.
+    callable: BTreeSet<String>,
+    due: BTreeSet<String>,
+    /// The object as the last of them left it.
+    last: Option<Value>,
+}
+
+impl Turns {
+    fn all_due(&self) {
+        let mut state = self.0.lock();
+        let due = std::mem::take(&mut state.callable);
+        state.due.extend(due);
+    }
+
+    /// One was asked that wants to know of later changes.
+    pub fn wants_more(&self, id: &str) {
+        self.0.lock().callable.insert(id.to_owned());
+    }
+
+    /// Whether one is to be asked in the second round.
+    pub fn is_due(&self, id: &str) -> bool {
+        self.0.lock().due.contains(id)
+    }
+
+    /// They begin: what other plugins changed since makes earlier ones due again.
+    pub fn begin(&self, round: u8, object: &Value) {
+        if round > 0 && self.0.lock().last.as_ref() != Some(object) {
+            self.all_due();
+        }
+    }
+
+    pub fn end(&self, object: &Value) {
+        self.0.lock().last = Some(object.clone());
     }
 }
 

@@ -10,10 +10,13 @@ pub mod matching;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod pod_security;
+pub mod policy;
 pub mod priority;
 pub mod runtime_class;
 pub mod service_account;
 pub mod taints;
+#[cfg(test)]
+mod testing;
 pub mod webhook;
 
 pub use chain::{Attributes, Call, Chain, Notes, Plugin};
@@ -45,7 +48,9 @@ pub fn default_chain(
         Arc::new(certificates::Signers::attest(authorizer)),
         Arc::new(certificates::SubjectRestriction),
         Arc::new(escalation::Escalation::new(registry.clone(), authorizer.clone())),
-        Arc::new(webhook::Webhooks::mutating(registry, caller.clone(), cancel.clone())),
-        Arc::new(webhook::Webhooks::validating(registry, caller.clone(), cancel.clone())),
+        Arc::new(policy::MutatingPolicies::new(registry, authorizer, cancel)),
+        Arc::new(webhook::Webhooks::mutating(registry, authorizer, caller.clone(), cancel.clone())),
+        Arc::new(policy::ValidatingPolicies::new(registry, authorizer, cancel)),
+        Arc::new(webhook::Webhooks::validating(registry, authorizer, caller.clone(), cancel.clone())),
     ])
 }

@@ -109,6 +109,48 @@ impl Selection {
     }
 }
 
+/// Which requests a policy or binding is for: `matchConstraints`, `matchResources`.
+#[derive(Clone, Debug)]
+pub struct Constraints {
+    rules: Vec<Rule>,
+    excludes: Vec<Rule>,
+    equivalent: bool,
+    selection: Selection,
+}
+
+impl Constraints {
+    pub fn parse(v: &Value) -> Self {
+        let rules = |field: &str| v[field].as_array().into_iter().flatten().map(Rule::parse).collect();
+        Self {
+            rules: rules("resourceRules"),
+            excludes: rules("excludeResourceRules"),
+            equivalent: v["matchPolicy"] == "Equivalent",
+            selection: Selection::parse(v),
+        }
+    }
+
+    /// The row as which the request matches; `None` when it does not. Without rules every request does.
+    ///
+    /// # Errors
+    /// A selector cannot be read, or the namespace.
+    pub fn row(
+        &self,
+        registry: &Registry,
+        a: &Attributes<'_>,
+        new: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Result<Option<Arc<KindDef>>> {
+        let own = || registry.kinds().resource(&a.kind.group, &a.kind.version, &a.kind.plural);
+        let row =
+            if self.rules.is_empty() { own() } else { row_for(registry, a, &self.rules, self.equivalent) };
+        let Some(row) = row else { return Ok(None) };
+        if !self.excludes.is_empty() && row_for(registry, a, &self.excludes, self.equivalent).is_some() {
+            return Ok(None);
+        }
+        Ok(self.selection.matches(registry, a, new, old)?.then_some(row))
+    }
+}
+
 /// The namespace of a request.
 pub fn namespace(registry: &Registry, a: &Attributes<'_>) -> Result<Value> {
     let row = registry.kinds().resource("", "v1", "namespaces").ok_or_else(Status::no_such_resource)?;
@@ -132,6 +174,11 @@ pub fn row_for(
     }
     let others: Vec<_> = kinds.rows().iter().filter(|r| r.storage == a.kind.storage).collect();
     rules.iter().find_map(|rule| others.iter().find(|row| rule.matches(a, row)).map(|row| Arc::clone(row)))
+}
+
+/// Reviews are no objects, and those who ask must not be held up (upstream: `pkg/kubeapiserver/admission/exclusion`).
+pub fn is_excluded(kind: &KindDef) -> bool {
+    kind.storage.is_empty() && matches!(&*kind.group, "authentication.k8s.io" | "authorization.k8s.io")
 }
 
 /// Policies and webhook configurations are never held up by policies and webhooks: there must be a way to mend them

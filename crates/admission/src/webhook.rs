@@ -9,7 +9,10 @@ mod review;
 
 use crate::chain::{Attributes, Plugin};
 use crate::matching::{self, row_for};
+use crate::policy::conditions::Matched;
+use crate::policy::scope::{Facts, Scope, Seen, Variables};
 use async_trait::async_trait;
+use auth::Authorizer;
 pub use call::post;
 use call::{Answer, Failure};
 use client::outbound::{Outbound, Resolve};
@@ -18,7 +21,9 @@ use kinds::KindDef;
 use meta::status::{Result, Status};
 use registry::snapshot::Snapshot;
 use registry::{Operation, Registry};
+pub(crate) use review::kind_of;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -37,24 +42,41 @@ pub struct Webhooks {
     hooks: Arc<Snapshot<Vec<Hook>>>,
     registry: Arc<Registry>,
     caller: Arc<Caller>,
+    authorizer: Arc<Authorizer>,
 }
 
 impl Webhooks {
-    pub fn mutating(registry: &Arc<Registry>, caller: Arc<Caller>, cancel: CancellationToken) -> Self {
-        Self::new(registry, caller, "mutatingwebhookconfigurations", cancel)
+    pub fn mutating(
+        registry: &Arc<Registry>,
+        authorizer: &Arc<Authorizer>,
+        caller: Arc<Caller>,
+        cancel: CancellationToken,
+    ) -> Self {
+        Self::new(registry, authorizer, caller, "mutatingwebhookconfigurations", cancel)
     }
 
-    pub fn validating(registry: &Arc<Registry>, caller: Arc<Caller>, cancel: CancellationToken) -> Self {
-        Self::new(registry, caller, "validatingwebhookconfigurations", cancel)
+    pub fn validating(
+        registry: &Arc<Registry>,
+        authorizer: &Arc<Authorizer>,
+        caller: Arc<Caller>,
+        cancel: CancellationToken,
+    ) -> Self {
+        Self::new(registry, authorizer, caller, "validatingwebhookconfigurations", cancel)
     }
 
-    fn new(registry: &Arc<Registry>, caller: Arc<Caller>, plural: &str, cancel: CancellationToken) -> Self {
+    fn new(
+        registry: &Arc<Registry>,
+        authorizer: &Arc<Authorizer>,
+        caller: Arc<Caller>,
+        plural: &str,
+        cancel: CancellationToken,
+    ) -> Self {
         let hooks = match registry.kinds().resource(GROUP, "v1", plural) {
             Some(row) => Snapshot::start(registry, &row, hook::all, cancel),
             None => Snapshot::fixed(Vec::new()),
         };
         let mutating = plural.starts_with("mutating");
-        Self { mutating, hooks, registry: registry.clone(), caller }
+        Self { mutating, hooks, registry: registry.clone(), caller, authorizer: authorizer.clone() }
     }
 
     /// Hooks that are for the request, each with the row as which it wants it.
@@ -67,14 +89,14 @@ impl Webhooks {
     ) -> Result<Vec<(usize, &'h Hook, Arc<KindDef>)>> {
         let mut due = Vec::new();
         for (i, hook) in hooks.iter().enumerate() {
-            if let Some(row) = self.wants(hook, a, new, old)? {
+            if let Some(row) = self.wants(hook, a, new, old).await? {
                 due.push((i, hook, row));
             }
         }
         Ok(due)
     }
 
-    fn wants(
+    async fn wants(
         &self,
         hook: &Hook,
         a: &Attributes<'_>,
@@ -82,7 +104,58 @@ impl Webhooks {
         old: Option<&Value>,
     ) -> Result<Option<Arc<KindDef>>> {
         let Some(row) = row_for(&self.registry, a, &hook.rules, hook.equivalent) else { return Ok(None) };
-        Ok(hook.selection.matches(&self.registry, a, new, old)?.then_some(row))
+        if !hook.selection.matches(&self.registry, a, new, old)? {
+            return Ok(None);
+        }
+        if hook.conditions.is_empty() {
+            return Ok(Some(row));
+        }
+        match self.conditions(hook, &row, a, new, old).await? {
+            Matched::Yes => Ok(Some(row)),
+            Matched::No => Ok(None),
+            Matched::Unknown(why) => Err(Status::forbidden(&a.kind.group_resource(), a.name, &why)),
+        }
+    }
+
+    /// Whether the hook's match conditions hold, in the version that it wants.
+    async fn conditions(
+        &self,
+        hook: &Hook,
+        row: &KindDef,
+        a: &Attributes<'_>,
+        new: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Result<Matched> {
+        let (new, old) = self.versions(row, a, new, old).await?;
+        let seen = Seen {
+            a,
+            row,
+            object: new.as_deref(),
+            old: old.as_deref(),
+            params: None,
+            namespace: &Value::Null,
+        };
+        let none = Variables::default();
+        let decide = |z: &Authorizer| hook.conditions.matches(&Scope::new(&Facts::new(seen, z), &none));
+        Ok(self.authorizer.settle(decide).await)
+    }
+
+    /// New and old object as another row's, where it is another.
+    async fn versions<'v>(
+        &self,
+        row: &KindDef,
+        a: &Attributes<'_>,
+        new: Option<&'v Value>,
+        old: Option<&'v Value>,
+    ) -> Result<(Option<Cow<'v, Value>>, Option<Cow<'v, Value>>)> {
+        let other = row.version != a.kind.version || row.group != a.kind.group;
+        let turn = async |obj: Option<&'v Value>| match obj {
+            Some(obj) if other => {
+                self.registry.convert(a.kind, row, obj.clone()).await.map(|o| Some(Cow::Owned(o)))
+            }
+            obj => Ok(obj.map(Cow::Borrowed)),
+        };
+        Ok((turn(new).await?, turn(old).await?))
     }
 
     async fn ask(
@@ -93,16 +166,8 @@ impl Webhooks {
         new: Option<&Value>,
         old: Option<&Value>,
     ) -> std::result::Result<Answer, Failure> {
-        let other = row.version != a.kind.version || row.group != a.kind.group;
-        let turn = async |obj: Option<&Value>| match obj {
-            Some(obj) if other => self.registry.convert(a.kind, row, obj.clone()).await.map(Some),
-            obj => Ok(obj.cloned()),
-        };
-        let sent = review::Sent {
-            row,
-            new: turn(new).await.map_err(Failure::Refused)?,
-            old: turn(old).await.map_err(Failure::Refused)?,
-        };
+        let (new, old) = self.versions(row, a, new, old).await.map_err(Failure::Refused)?;
+        let sent = review::Sent { row, new: new.map(Cow::into_owned), old: old.map(Cow::into_owned) };
         call::call(&self.caller, hook, &sent, a, self.mutating).await
     }
 
@@ -117,13 +182,13 @@ impl Webhooks {
         if hooks.is_empty() || matching::is_exempt(a.kind) {
             return Ok(());
         }
-        if let Some(new) = new.as_deref() {
-            a.call.webhooks_begin(new);
-        }
         let round = a.call.round();
+        if let Some(new) = new.as_deref() {
+            a.call.webhooks.begin(round, new);
+        }
         for (i, hook) in hooks.iter().enumerate() {
-            let Some(row) = self.wants(hook, a, new.as_deref(), old)? else { continue };
-            if round > 0 && !a.call.is_due(&hook.id) {
+            let Some(row) = self.wants(hook, a, new.as_deref(), old).await? else { continue };
+            if round > 0 && !a.call.webhooks.is_due(&hook.id) {
                 continue;
             }
             let place = format!("round_{round}_index_{i}");
@@ -136,10 +201,10 @@ impl Webhooks {
             let note = json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": changed});
             a.notes.annotate(&format!("mutation.webhook.admission.k8s.io/{place}"), &note.to_string());
             if changed {
-                a.call.changed();
+                a.call.changed(&a.call.webhooks);
             }
             if hook.reinvoke {
-                a.call.wants_more(&hook.id);
+                a.call.webhooks.wants_more(&hook.id);
             }
             if let Err(failure) = outcome {
                 let key = format!("failed-open.mutation.webhook.admission.k8s.io/{place}");
@@ -147,7 +212,7 @@ impl Webhooks {
             }
         }
         if let Some(new) = new {
-            a.call.webhooks_end(new);
+            a.call.webhooks.end(new);
         }
         Ok(())
     }

@@ -190,6 +190,16 @@ impl<'a> Type<'a> {
         }
     }
 
+    /// Whether objects are replaced as a whole.
+    pub(crate) fn is_atomic_map(self) -> bool {
+        matches!(self.kind(), Kind::Map { atomic: true })
+    }
+
+    /// Whether lists are replaced as a whole.
+    pub(crate) fn is_atomic_list(self) -> bool {
+        self.kind() == Kind::List(ListKind::Atomic)
+    }
+
     /// Whether objects in a value of any kind are walked.
     fn granular(self) -> bool {
         match self {

@@ -16,6 +16,7 @@ pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod pod_gc;
+pub mod policy_status;
 pub mod replicaset;
 pub mod root_ca;
 pub mod service_account;

@@ -146,6 +146,7 @@ pub fn start(
         crate::ttl_after_finished::start(&setup),
         crate::endpoint_slice::start(&setup),
         crate::custom_resources::start(&setup),
+        crate::policy_status::start(&setup),
         crate::garbage::start(&setup),
         crate::pod_gc::start(&setup),
         approve::start(&setup),

@@ -14,6 +14,7 @@ pub mod openapi;
 pub mod patterns;
 pub mod prune;
 mod row;
+pub mod rules;
 pub mod scale;
 pub mod schema_errors;
 pub mod structural;
@@ -25,7 +26,7 @@ pub use structural::Structural;
 
 use crate::def::Column;
 use serde_json::Value;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What a custom row says beyond the static parts of [`crate::KindDef`].
 pub struct Custom {
@@ -37,6 +38,8 @@ pub struct Custom {
     pub list_kind: String,
     /// The version's schema; CRDs of old may have none.
     pub schema: Option<Arc<Structural>>,
+    /// Its rules in CEL, compiled when the first object is written; `None` when it has none.
+    pub rules: OnceLock<Option<rules::Validator>>,
     /// The same as it was given, for what reads how fields merge; `None` where unknown fields are kept everywhere.
     pub raw_schema: Option<Value>,
     /// Keeps unknown fields of the whole object (`spec.preserveUnknownFields` of old).
@@ -65,6 +68,11 @@ impl Custom {
         }
         unknown.extend(object_meta::coerce(obj, schema, false, false).map_err(|e| e.to_string())?);
         Ok(unknown)
+    }
+
+    /// The rules in CEL of the version's schema.
+    pub fn rules(&self) -> Option<&rules::Validator> {
+        self.rules.get_or_init(|| self.schema.as_ref().and_then(rules::Validator::new)).as_ref()
     }
 
     /// Fills in defaults, of requests and of what was stored.

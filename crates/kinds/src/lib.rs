@@ -14,6 +14,7 @@ pub mod columns;
 pub mod coordination;
 pub mod core;
 pub mod custom;
+pub mod declared;
 pub mod def;
 pub mod diff;
 pub mod discovery;

@@ -1,14 +1,14 @@
 //! The plugin over a registry with namespaces and pods in it.
 
 use super::*;
+use crate::testing::permit;
 use auth::identity::Identity;
 use base::clock::SystemClock;
-use meta::permit::{Permit, PermitMaker};
 use meta::status::Reason;
 use registry::Kinds;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 use store::{Embedded, Expect, Op, Options, Stamped, Txn};
 
 /// A registry in a directory of its own.
@@ -51,11 +51,6 @@ impl Outcome {
     fn is_silent(&self) -> bool {
         self.result.is_ok() && self.annotations.is_empty() && self.warnings.is_empty()
     }
-}
-
-fn permit() -> Permit {
-    static MAKER: OnceLock<PermitMaker> = OnceLock::new();
-    MAKER.get_or_init(|| PermitMaker::take().unwrap()).permit()
 }
 
 impl World {

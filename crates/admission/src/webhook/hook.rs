@@ -3,10 +3,12 @@
 use super::call::Failure;
 use crate::chain::Attributes;
 use crate::matching::{Rule, Selection};
+use crate::policy::conditions::Conditions;
 use base64::Engine as _;
 use meta::object;
 use meta::status::{Result, Status};
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What upstream waits when a configuration does not say (its default is in the object, always).
@@ -55,6 +57,7 @@ pub struct Hook {
     pub rules: Vec<Rule>,
     pub equivalent: bool,
     pub selection: Selection,
+    pub conditions: Arc<Conditions>,
     pub ignore_failures: bool,
     /// Whether it may be asked about what will not happen.
     pub dry_run_safe: bool,
@@ -86,6 +89,7 @@ fn hook(configuration: &Value, i: usize, w: &Value) -> Hook {
         rules: rules.map(Rule::parse).collect(),
         equivalent: w["matchPolicy"] == "Equivalent",
         selection: Selection::parse(w),
+        conditions: Arc::new(Conditions::of_webhook(w)),
         ignore_failures: w["failurePolicy"] == "Ignore",
         dry_run_safe: w["sideEffects"] == "None" || w["sideEffects"] == "NoneOnDryRun",
         timeout: Duration::from_secs(w["timeoutSeconds"].as_u64().unwrap_or(TIMEOUT_DEFAULT_SECONDS)),

@@ -33,22 +33,23 @@ pub fn version(accepted: &[String]) -> Option<&'static str> {
     })
 }
 
+/// Group, version and kind of a request's object; the row's when there is none.
+pub fn kind_of(object: Option<&Value>, row: &KindDef) -> Value {
+    let text = |field: &str| object.and_then(|o| o[field].as_str()).unwrap_or("");
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    match (api_version.split_once('/'), kind) {
+        (_, "") => json!({"group": row.group, "version": row.version, "kind": row.kind}),
+        (Some((group, version)), kind) => json!({"group": group, "version": version, "kind": kind}),
+        (None, kind) => json!({"group": "", "version": api_version, "kind": kind}),
+    }
+}
+
 pub fn request(version: &str, uid: &str, sent: &Sent<'_>, a: &Attributes<'_>) -> Value {
     let row = sent.row;
-    let kind_of = |v: Option<&Value>, row: &KindDef| {
-        let v = v.or(sent.old.as_ref());
-        let api_version = v.and_then(|o| o["apiVersion"].as_str()).unwrap_or("");
-        let kind = v.and_then(|o| o["kind"].as_str()).unwrap_or("");
-        match (api_version.split_once('/'), kind) {
-            (_, "") => json!({"group": row.group, "version": row.version, "kind": row.kind}),
-            (Some((group, version)), kind) => json!({"group": group, "version": version, "kind": kind}),
-            (None, kind) => json!({"group": "", "version": api_version, "kind": kind}),
-        }
-    };
     let resource =
         |row: &KindDef| json!({"group": row.group, "version": row.version, "resource": row.plural});
     let same = row.version == a.kind.version && row.group == a.kind.group;
-    let kind = kind_of(sent.new.as_ref(), row);
+    let kind = kind_of(sent.new.as_ref().or(sent.old.as_ref()), row);
     let request_kind = if same {
         kind.clone()
     } else {

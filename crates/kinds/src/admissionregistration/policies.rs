@@ -1,13 +1,14 @@
 //! ValidatingAdmissionPolicy, MutatingAdmissionPolicy and their bindings.
 //!
-//! Expressions are checked for being there; compiling them is the business of admission.
+//! Expressions are compiled here for their errors only; admission compiles them for use.
 
 use super::rules::{
-    FAILURE_POLICIES, REINVOCATION_POLICIES, default_match_resources, match_conditions, match_resources,
-    mutating_operations, one_of_required, optional_one_of,
+    FAILURE_POLICIES, REINVOCATION_POLICIES, STATELESS, compiled, default_match_resources, match_conditions,
+    match_resources, mutating_operations, one_of_required, optional_one_of,
 };
 use super::{row, static_suffix, static_suffix_warning};
 use crate::columns::{AGE, NAME, column};
+use crate::declared::admission::{Compiler, Has, Returns, is_identifier};
 use crate::def::{Column, Ctx, KindDef, Strategy, StrategyRef, status};
 use crate::helpers;
 use crate::rest;
@@ -21,31 +22,6 @@ const AUDIT_ANNOTATIONS_MAX: usize = 20;
 /// Longest value expression of an audit annotation, in bytes.
 const VALUE_EXPRESSION_BYTES_MAX: usize = 5 * 1024;
 const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge"];
-/// Words that are no CEL identifiers.
-const CEL_RESERVED: &[&str] = &[
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
-
 pub fn validating() -> KindDef {
     KindDef {
         subresources: const { &[status()] },
@@ -237,16 +213,25 @@ impl Policy {
                 mutating_operations(constraints, &at, &mut errors);
             }
         }
+        let params = !spec["paramKind"].is_null();
         if !ignore_match_conditions {
-            match_conditions(items(spec, "matchConditions"), &path.child("matchConditions"), &mut errors);
+            let at = path.child("matchConditions");
+            match_conditions(items(spec, "matchConditions"), params, &at, &mut errors);
         }
-        for (i, variable) in items(spec, "variables").iter().enumerate() {
-            variable_errors(variable, &path.child("variables").index(i), &mut errors);
+        let variables = items(spec, "variables");
+        // Where there are variables, each sees those before it.
+        let mut own = (self.mutating || !variables.is_empty()).then(|| Compiler::new(true));
+        let has = Has { params, ..Has::AUTHORIZER };
+        if let Some(compiler) = &mut own {
+            for (i, variable) in variables.iter().enumerate() {
+                variable_errors(compiler, variable, has, &path.child("variables").index(i), &mut errors);
+            }
         }
+        let compiler = own.as_ref().unwrap_or(&STATELESS);
         if self.mutating {
-            mutations(spec, &path, &mut errors);
+            mutations(compiler, spec, has, &path, &mut errors);
         } else {
-            validations(obj, &path, &mut errors);
+            validations(compiler, obj, has, &path, &mut errors);
         }
         errors
     }
@@ -280,26 +265,22 @@ fn param_kind_errors(v: &Value, path: &Path, errors: &mut ErrorList) {
     }
 }
 
-fn variable_errors(v: &Value, path: &Path, errors: &mut ErrorList) {
+fn variable_errors(compiler: &mut Compiler, v: &Value, has: Has, path: &Path, errors: &mut ErrorList) {
     let name = text(v, "name");
     if name.trim().is_empty() {
         errors.push(Error::required(&path.child("name"), "name is not specified"));
-    } else if !is_cel_identifier(name) {
+    } else if !is_identifier(name) {
         errors.push(Error::invalid(&path.child("name"), name, "must be a valid CEL identifier"));
     }
-    if text(v, "expression").trim().is_empty() {
-        errors.push(Error::required(&path.child("expression"), "expression is not specified"));
+    let (expression, at) = (text(v, "expression"), path.child("expression"));
+    if expression.trim().is_empty() {
+        errors.push(Error::required(&at, "expression is not specified"));
+    } else if let Err(why) = compiler.variable(name, expression, has) {
+        errors.push(Error::invalid(&at, expression, why));
     }
 }
 
-fn is_cel_identifier(name: &str) -> bool {
-    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    name.bytes().all(word)
-        && name.bytes().next().is_some_and(|b| !b.is_ascii_digit())
-        && !CEL_RESERVED.contains(&name)
-}
-
-fn validations(obj: &Value, path: &Path, errors: &mut ErrorList) {
+fn validations(compiler: &Compiler, obj: &Value, has: Has, path: &Path, errors: &mut ErrorList) {
     let spec = &obj["spec"];
     let (rules, annotations) = (items(spec, "validations"), items(spec, "auditAnnotations"));
     if rules.is_empty() && annotations.is_empty() {
@@ -309,7 +290,7 @@ fn validations(obj: &Value, path: &Path, errors: &mut ErrorList) {
         return;
     }
     for (i, rule) in rules.iter().enumerate() {
-        validation(rule, &path.child("validations").index(i), errors);
+        validation(compiler, rule, has, &path.child("validations").index(i), errors);
     }
     let at = path.child("auditAnnotations");
     if annotations.len() > AUDIT_ANNOTATIONS_MAX {
@@ -319,7 +300,7 @@ fn validations(obj: &Value, path: &Path, errors: &mut ErrorList) {
     let mut keys: Vec<&str> = Vec::new();
     for (i, annotation) in annotations.iter().enumerate() {
         let key = text(annotation, "key");
-        audit_annotation(object::name(obj), annotation, &at.index(i), errors);
+        audit_annotation(compiler, object::name(obj), annotation, has, &at.index(i), errors);
         if keys.contains(&key) {
             errors.push(Error::duplicate(&at.index(i).child("key"), key));
         }
@@ -328,14 +309,19 @@ fn validations(obj: &Value, path: &Path, errors: &mut ErrorList) {
 }
 
 /// Upstream: `validateValidation`.
-fn validation(v: &Value, path: &Path, errors: &mut ErrorList) {
+fn validation(compiler: &Compiler, v: &Value, has: Has, path: &Path, errors: &mut ErrorList) {
     let (message, expression) = (text(v, "message"), text(v, "messageExpression"));
-    if text(v, "expression").trim().is_empty() {
-        errors.push(Error::required(&path.child("expression"), "expression is not specified"));
+    let (condition, at) = (text(v, "expression"), path.child("expression"));
+    if condition.trim().is_empty() {
+        errors.push(Error::required(&at, "expression is not specified"));
+    } else {
+        compiled(compiler, condition, Returns::Bool, has, &at, errors);
     }
+    let at = path.child("messageExpression");
     if !expression.is_empty() && expression.trim().is_empty() {
-        let at = path.child("messageExpression");
         errors.push(Error::invalid(&at, expression, "must be non-empty if specified"));
+    } else if !expression.is_empty() {
+        compiled(compiler, expression, Returns::String, Has { authorizer: false, ..has }, &at, errors);
     }
     if !message.is_empty() && message.trim().is_empty() {
         errors.push(Error::invalid(&path.child("message"), message, "must be non-empty if specified"));
@@ -346,7 +332,14 @@ fn validation(v: &Value, path: &Path, errors: &mut ErrorList) {
 }
 
 /// Upstream: `validateAuditAnnotation`.
-fn audit_annotation(policy: &str, v: &Value, path: &Path, errors: &mut ErrorList) {
+fn audit_annotation(
+    compiler: &Compiler,
+    policy: &str,
+    v: &Value,
+    has: Has,
+    path: &Path,
+    errors: &mut ErrorList,
+) {
     let key = text(v, "key");
     if policy.is_empty() {
         errors.push(Error::invalid(&path.child("key"), key, "requires metadata.name be non-empty"));
@@ -362,11 +355,13 @@ fn audit_annotation(policy: &str, v: &Value, path: &Path, errors: &mut ErrorList
     } else if expression.len() > VALUE_EXPRESSION_BYTES_MAX {
         let detail = format!("must not exceed {VALUE_EXPRESSION_BYTES_MAX} bytes in length");
         errors.push(Error::required(&at, detail));
+    } else if let Err(why) = compiler.compile(expression, Returns::StringOrNull, has) {
+        errors.push(Error::invalid(&at, text(v, "valueExpression"), why));
     }
 }
 
 /// Upstream: `validateMutation` for each, and the reinvocation policy.
-fn mutations(spec: &Value, path: &Path, errors: &mut ErrorList) {
+fn mutations(compiler: &Compiler, spec: &Value, has: Has, path: &Path, errors: &mut ErrorList) {
     let list = items(spec, "mutations");
     if list.is_empty() {
         let detail = "mutations must contain at least one item";
@@ -374,13 +369,15 @@ fn mutations(spec: &Value, path: &Path, errors: &mut ErrorList) {
     }
     for (i, m) in list.iter().enumerate() {
         let at = path.child("mutations").index(i);
-        let (own, other, patch) = match text(m, "patchType") {
+        let (own, other, patch, returns) = match text(m, "patchType") {
             "" => {
                 errors.push(Error::required(&at.child("patchType"), ""));
                 continue;
             }
-            "JSONPatch" => ("jsonPatch", "applyConfiguration", "JSONPatch"),
-            "ApplyConfiguration" => ("applyConfiguration", "jsonPatch", "ApplyConfiguration"),
+            "JSONPatch" => ("jsonPatch", "applyConfiguration", "JSONPatch", Returns::Patches),
+            "ApplyConfiguration" => {
+                ("applyConfiguration", "jsonPatch", "ApplyConfiguration", Returns::Object)
+            }
             unknown => {
                 let allowed = &["ApplyConfiguration", "JSONPatch"];
                 errors.push(Error::not_supported(&at.child("patchType"), unknown, allowed));
@@ -390,8 +387,15 @@ fn mutations(spec: &Value, path: &Path, errors: &mut ErrorList) {
         if m[own].is_null() {
             let detail = format!("must be specified when patchType is {patch}");
             errors.push(Error::required(&at.child(own), detail));
-        } else if text(&m[own], "expression").trim().is_empty() {
-            errors.push(Error::required(&at.child(own).child("expression"), ""));
+        } else {
+            let at = at.child(own).child("expression");
+            match text(&m[own], "expression").trim() {
+                "" => errors.push(Error::required(&at, "")),
+                expression => {
+                    let has = Has { patches: true, ..has };
+                    compiled(compiler, expression, returns, has, &at, errors);
+                }
+            }
         }
         if !m[other].is_null() {
             let detail = format!("must not be specified when patchType is {patch}");

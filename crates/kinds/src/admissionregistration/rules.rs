@@ -1,9 +1,11 @@
 //! Which requests a webhook or policy is asked about: rules, selectors and match conditions, with their defaults.
 
+use crate::declared::admission::{Compiler, Has, Returns};
 use crate::helpers;
 use crate::validate::{items, label_selector, text};
 use meta::field::{Error, ErrorList, Path};
 use serde_json::{Value, json};
+use std::sync::LazyLock;
 
 /// Most match conditions of one webhook or policy.
 const MATCH_CONDITIONS_MAX: usize = 64;
@@ -13,6 +15,23 @@ pub(super) const REINVOCATION_POLICIES: &[&str] = &["IfNeeded", "Never"];
 const OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
 /// A mutating policy sees no deletes.
 const MUTATING_OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "UPDATE"];
+
+/// For expressions that use no variables of a policy.
+pub(super) static STATELESS: LazyLock<Compiler> = LazyLock::new(|| Compiler::new(false));
+
+/// Errors of an expression (upstream: `validateCELCondition`).
+pub(super) fn compiled(
+    compiler: &Compiler,
+    expression: &str,
+    returns: Returns,
+    has: Has,
+    path: &Path,
+    errors: &mut ErrorList,
+) {
+    if let Err(why) = compiler.compile(expression, returns, has) {
+        errors.push(Error::invalid(path, expression, why));
+    }
+}
 
 /// Rules apply to all scopes unless they say otherwise.
 pub(super) fn default_rules(owner: &mut Value, field: &str) {
@@ -193,15 +212,19 @@ pub(super) fn mutating_operations(v: &Value, path: &Path, errors: &mut ErrorList
 }
 
 /// Upstream: `validateMatchConditions`. Expressions must not be empty; what they mean is checked where they are compiled.
-pub(super) fn match_conditions(list: &[Value], path: &Path, errors: &mut ErrorList) {
+pub(super) fn match_conditions(list: &[Value], params: bool, path: &Path, errors: &mut ErrorList) {
     if list.len() > MATCH_CONDITIONS_MAX {
         errors.push(Error::too_many(path, list.len(), MATCH_CONDITIONS_MAX));
     }
     let mut seen: Vec<&str> = Vec::new();
     for (i, condition) in list.iter().enumerate() {
         let (at, name) = (path.index(i), text(condition, "name"));
-        if text(condition, "expression").trim().is_empty() {
-            errors.push(Error::required(&at.child("expression"), ""));
+        match text(condition, "expression").trim() {
+            "" => errors.push(Error::required(&at.child("expression"), "")),
+            expression => {
+                let has = Has { params, ..Has::AUTHORIZER };
+                compiled(&STATELESS, expression, Returns::Bool, has, &at.child("expression"), errors);
+            }
         }
         if name.is_empty() {
             errors.push(Error::required(&at.child("name"), ""));

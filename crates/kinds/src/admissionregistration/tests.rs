@@ -140,7 +140,7 @@ fn policies_are_checked() {
             "[spec.validations: Required value: validations or auditAnnotations must contain at least one item, spec.auditAnnotations: Required value: validations or auditAnnotations must contain at least one item]",
         ),
         (
-            json!({"validations": [{"expression": "x", "message": "a\nb", "reason": "other"}]}),
+            json!({"validations": [{"expression": "true", "message": "a\nb", "reason": "other"}]}),
             "[spec.validations[0].message: Invalid value: \"a\\nb\": must not contain line breaks, spec.validations[0].reason: Unsupported value: \"other\": supported values: \"Forbidden\", \"Invalid\", \"RequestEntityTooLarge\"]",
         ),
         (
@@ -169,7 +169,7 @@ fn policies_are_checked() {
 #[test]
 fn mutating_policies_and_bindings_are_checked() {
     let row = policies::mutating();
-    let spec = json!({"mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}, "applyConfiguration": {}}], "reinvocationPolicy": "Never"});
+    let spec = json!({"mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[JSONPatch{op: 'remove', path: '/a'}]"}, "applyConfiguration": {}}], "reinvocationPolicy": "Never"});
     assert_eq!(
         create(&row, policy(spec)),
         "spec.mutations[0].applyConfiguration: Invalid value: \"{applyConfiguration}\": must not be specified when patchType is JSONPatch"
@@ -188,5 +188,74 @@ fn mutating_policies_and_bindings_are_checked() {
             )
         ),
         "spec.paramRef: Required value: one of name or selector must be specified"
+    );
+}
+
+#[test]
+fn expressions_must_compile_and_give_what_is_asked() {
+    const OPEN: &str = "object.x in [1, 2,";
+    let condition =
+        |expression: &str| hook(json!({"matchConditions": [{"name": "c", "expression": expression}]}));
+    let row = webhooks::mutating();
+    for (expression, want) in [
+        ("object.metadata.name != 'skip-me'", ""),
+        ("request.operation == 'CREATE' && authorizer.group('').resource('pods').check('get').allowed()", ""),
+        (
+            OPEN,
+            "Invalid value: \"object.x in [1, 2,\": compilation failed: ERROR: <input>:1:19: Syntax error: missing ']' at '<EOF>'",
+        ),
+        ("6", "Invalid value: \"6\": must evaluate to bool but got int"),
+        ("... [] bad expression", "Invalid value: \"... [] bad expression\": compilation failed"),
+        ("params.x == 1", "undeclared reference to 'params'"),
+    ] {
+        let found = create(&row, condition(expression));
+        assert!(found.contains(want) && found.is_empty() == want.is_empty(), "{expression}: {found}");
+        assert!(
+            want.is_empty()
+                || found.starts_with("webhooks[0].matchConditions[0].expression: Invalid value: ")
+        );
+    }
+    let row = policies::validating();
+    let variables = |variable: &str| {
+        json!({"variables": [{"name": "foo", "expression": variable}],
+        "validations": [{"expression": "variables.foo == 1"}, {"expression": "variables.replicas == 2"}]})
+    };
+    for (spec, wants) in [
+        (
+            json!({"validations": [{"expression": "true", "messageExpression": "0 == 0"}]}),
+            vec![
+                "spec.validations[0].messageExpression: Invalid value: \"0 == 0\": must evaluate to string but got bool",
+            ],
+        ),
+        (
+            json!({"auditAnnotations": [{"key": "k", "valueExpression": "true"}]}),
+            vec![
+                "spec.auditAnnotations[0].valueExpression: Invalid value: \"true\": must evaluate to one of [string null_type] but got bool",
+            ],
+        ),
+        (
+            variables("114 + '514'"),
+            vec![
+                "spec.variables[0].expression: Invalid value: \"114 + '514'\": compilation failed: ERROR: <input>:1:5: found no matching overload for '_+_' applied to '(int, string)'",
+                "spec.validations[1].expression: Invalid value: \"variables.replicas == 2\": compilation failed: ERROR: <input>:1:10: undefined field 'replicas'",
+            ],
+        ),
+        (
+            json!({"validations": [{"expression": "variables.foo"}]}),
+            vec!["undeclared reference to 'variables'"],
+        ),
+    ] {
+        let found = create(&row, policy(spec));
+        assert!(wants.iter().all(|w| found.contains(w)), "{found}");
+    }
+    let row = policies::mutating();
+    let spec = |expression: &str| {
+        json!({"reinvocationPolicy": "Never", "mutations": [
+        {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": expression}}]})
+    };
+    assert_eq!(create(&row, policy(spec("Object{spec: Object.spec{replicas: 1}}"))), "");
+    assert_eq!(
+        create(&row, policy(spec("1 < 2"))),
+        "spec.mutations[0].applyConfiguration.expression: Invalid value: \"1 < 2\": must evaluate to Object but got bool"
     );
 }

@@ -166,7 +166,7 @@ impl Webhooks {
         }
         rest::webhook_client(&hook["clientConfig"], &at.child("clientConfig"), errors);
         if !options.ignore_match_conditions {
-            match_conditions(items(hook, "matchConditions"), &at.child("matchConditions"), errors);
+            match_conditions(items(hook, "matchConditions"), false, &at.child("matchConditions"), errors);
         }
     }
 }

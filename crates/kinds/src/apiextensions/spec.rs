@@ -118,6 +118,7 @@ fn options(spec: &Value, old: Option<&Value>) -> Options {
         require_pruned_defaults: none(&has_unpruned),
         require_atomic_sets: none(&schema_errors::has_non_atomic_set),
         require_map_keys: none(&bad_keys),
+        unchanged: false,
     }
 }
 
@@ -153,6 +154,13 @@ impl Context<'_> {
         items(self.spec, "versions")
     }
 
+    /// The options for a version's schema (upstream: `findVersionsWithUnchangedSchemas`).
+    fn options_of(&self, v: &Value) -> Options {
+        let old = self.old.map_or(&[][..], |o| items(o, "versions"));
+        let unchanged = old.iter().any(|o| o["name"] == v["name"] && o["schema"] == v["schema"]);
+        Options { unchanged, ..self.options }
+    }
+
     fn versions(&self, path: &Path, errors: &mut ErrorList) {
         let list = self.list();
         for (i, v) in list.iter().enumerate() {
@@ -163,7 +171,8 @@ impl Context<'_> {
             deprecation(v, &at.child("deprecationWarning"), errors);
             if !shared(list, "schema") {
                 let has_status = v["subresources"]["status"].is_object();
-                schema_errors::check(&v["schema"], has_status, &self.options, &at.child("schema"), errors);
+                let options = self.options_of(v);
+                schema_errors::check(&v["schema"], has_status, &options, &at.child("schema"), errors);
             }
             if !shared(list, "subresources") {
                 subresources(&v["subresources"], &at.child("subresources"), errors);
@@ -191,7 +200,7 @@ impl Context<'_> {
             schema_errors::check(
                 &first["schema"],
                 has_status,
-                &self.options,
+                &self.options_of(first),
                 &path.child("validation"),
                 errors,
             );

@@ -13,12 +13,12 @@ use crate::def::{
 use crate::helpers;
 use crate::rest;
 use crate::validate::{items, text};
-use meta::field::{Error, ErrorList, Path};
+use meta::field::{Error, ErrorList, ErrorType, Path};
 use meta::object;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 const STATUS: &[Subresource] = const { &[status()] };
 const SCALE: &[Subresource] = const { &[scale()] };
@@ -118,6 +118,7 @@ fn custom(spec: &Value, names: &Value, v: &Value, schema: Option<Arc<Structural>
         list_kind,
         raw_schema: Some(v["schema"]["openAPIV3Schema"].clone()).filter(|s| s.is_object() && !preserve),
         schema,
+        rules: OnceLock::new(),
         preserve_unknown_fields: preserve,
         has_status: v["subresources"]["status"].is_object(),
         scale,
@@ -296,6 +297,7 @@ impl Strategy for Strategist {
             object_meta::check(obj, schema, false, &Path::root(), &mut errors);
             list_type::check(obj, schema, &Path::root(), &mut errors);
         }
+        self.rules(obj, None, &mut errors);
         errors
     }
 
@@ -325,6 +327,7 @@ impl Strategy for Strategist {
         if was.is_empty() {
             list_type::check(new, schema, &Path::root(), &mut errors);
         }
+        self.rules(new, Some(old), &mut errors);
         errors
     }
 
@@ -344,7 +347,12 @@ impl Strategy for Strategist {
             object::finalizers(new).into_iter().filter(|f| !known.contains(f)).collect();
         added.sort_unstable();
         added.dedup();
-        added.into_iter().flat_map(finalizer_warnings).collect()
+        let mut out: Vec<String> = added.into_iter().flat_map(finalizer_warnings).collect();
+        // What did not change and breaks a rule is let through, but told.
+        if let (Some(rules), Some(old)) = (self.custom.rules(), old) {
+            out.extend(rules.check(new, Some(old), super::rules::OBJECT_COST_MAX).warnings);
+        }
+        out
     }
 
     fn selected(&self, obj: &Value) -> Vec<(Text, String)> {
@@ -366,6 +374,27 @@ impl Strategy for Strategist {
 }
 
 impl Strategist {
+    /// Rules see objects of the right form only (upstream: `hasBlockingErr`).
+    fn rules(&self, new: &Value, old: Option<&Value>, errors: &mut ErrorList) {
+        let Some(rules) = self.custom.rules() else { return };
+        let blocks = |e: &Error| {
+            matches!(
+                e.kind,
+                ErrorType::NotSupported
+                    | ErrorType::Required
+                    | ErrorType::TooLong
+                    | ErrorType::TooMany
+                    | ErrorType::TypeInvalid
+            )
+        };
+        if errors.iter().any(blocks) {
+            let detail = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+            errors.push(Error::invalid(&Path::root(), Value::Null, detail));
+            return;
+        }
+        errors.extend(rules.check(new, old, super::rules::OBJECT_COST_MAX).errors);
+    }
+
     /// Upstream: `ValidateTypeMeta`.
     fn type_meta(&self, obj: &Value) -> ErrorList {
         let mut errors = Vec::new();

@@ -2,11 +2,12 @@
 //! `pkg/apis/apiextensions/validation/validation.go#ValidateCustomResourceDefinitionOpenAPISchema`,
 //! `pkg/apiserver/schema/defaulting/validation.go`).
 //!
-//! Rules in CEL are checked for their texts alone.
+//! Rules in CEL are compiled where the schema under them has no other errors.
 
 mod defaults;
 mod lists;
 
+use super::rules::{Node, TotalCost};
 use super::structural::Structural;
 use super::{invariants, json_path};
 use crate::validate::{items, text};
@@ -52,6 +53,8 @@ pub struct Options {
     pub require_pruned_defaults: bool,
     pub require_atomic_sets: bool,
     pub require_map_keys: bool,
+    /// The schema did not change: its expressions may cost what they cost before.
+    pub unchanged: bool,
 }
 
 impl Options {
@@ -62,6 +65,7 @@ impl Options {
         require_pruned_defaults: true,
         require_atomic_sets: true,
         require_map_keys: true,
+        unchanged: false,
     };
 }
 
@@ -80,25 +84,40 @@ pub fn check(validation: &Value, has_status: bool, options: &Options, path: &Pat
         let at = path.child("openAPIV3Schema.nullable");
         errors.push(Error::forbidden(&at, "nullable cannot be true at the root"));
     }
-    let mut not_parsed = None;
+    let (mut not_parsed, mut structural) = (None, None);
     if options.require_structural {
         match Structural::parse(schema) {
             Err(why) => not_parsed = Some(Error::invalid(&at, "", why)),
             Ok(s) => {
                 let found = invariants::check(&s, &at);
+                let own = errors.len();
                 if found.is_empty() {
                     defaults::check(&s, options.require_pruned_defaults, &at, errors);
                 } else {
                     errors.extend(found);
                 }
+                // Expressions are looked at where the schema has a structure.
+                structural = (errors.len() == own).then_some(s);
             }
         }
     }
-    let walk = Walk { options, inside_meta: false, no_defaults: None };
-    walk.node(schema, true, &at, errors);
+    let mut found = Found::default();
+    found.total.unchanged = options.unchanged;
+    let rules = structural.as_ref().map(Node::root);
+    let walk = Walk { options, inside_meta: false, no_defaults: None, rules, uncorrelated: None };
+    walk.node(schema, true, &at, errors, &mut found);
+    errors.append(&mut found.rules);
     if errors.len() == before {
         errors.extend(not_parsed);
     }
+    found.total.finish(&at, errors);
+}
+
+/// What is found of rules, which is told after what is found of schemas.
+#[derive(Default)]
+struct Found {
+    rules: ErrorList,
+    total: TotalCost,
 }
 
 /// Whether a predicate holds for a schema or any under it (upstream: `SchemaHas`).
@@ -164,37 +183,27 @@ struct Walk<'a> {
     inside_meta: bool,
     /// Why there may be no defaults here.
     no_defaults: Option<String>,
+    /// The node as its rules see it; `None` where rules are not looked at.
+    rules: Option<Node<'a>>,
+    /// The first part above whose old and new values cannot be told to be the same.
+    uncorrelated: Option<Path>,
 }
 
-impl Walk<'_> {
-    fn node(&self, s: &Value, is_root: bool, path: &Path, errors: &mut ErrorList) {
+impl<'a> Walk<'a> {
+    fn node(&self, s: &Value, is_root: bool, path: &Path, errors: &mut ErrorList, found: &mut Found) {
         if !s.is_object() {
             return;
         }
+        let before = errors.len();
         self.plain(s, path, errors);
         if s["uniqueItems"] == true {
             let detail = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
             errors.push(Error::forbidden(&path.child("uniqueItems"), detail));
         }
-        self.additional(s, path, errors);
-        self.properties(s, is_root, path, errors);
-        self.node(&s["not"], false, &path.child("not"), errors);
-        for field in ["allOf", "oneOf", "anyOf"] {
-            for (i, nested) in items(s, field).iter().enumerate() {
-                self.node(nested, false, &path.child(field).index(i), errors);
-            }
-        }
-        for (name, nested) in s["definitions"].as_object().into_iter().flatten() {
-            self.node(nested, false, &path.child("definitions").key(name), errors);
-        }
-        match &s["items"] {
-            Value::Array(list) => {
-                for (i, nested) in list.iter().enumerate() {
-                    self.node(nested, false, &path.child("items").index(i), errors);
-                }
-            }
-            nested => self.node(nested, false, &path.child("items"), errors),
-        }
+        self.additional(s, path, errors, found);
+        self.properties(s, is_root, path, errors, found);
+        self.nested(s, path, errors, found);
+        self.items(s, path, errors, found);
         if s["x-kubernetes-preserve-unknown-fields"] == false {
             let at = path.child("x-kubernetes-preserve-unknown-fields");
             errors.push(Error::invalid(&at, false, "must be true or undefined"));
@@ -203,9 +212,52 @@ impl Walk<'_> {
         for (i, rule) in items(s, "x-kubernetes-validations").iter().enumerate() {
             rule_texts(rule, s, &path.child("x-kubernetes-validations").index(i), errors);
         }
+        let has_rules = !items(s, "x-kubernetes-validations").is_empty();
+        if let Some(node) = self.rules.filter(|_| has_rules && errors.len() == before) {
+            node.check(&mut found.total, self.uncorrelated.as_ref(), path, &mut found.rules);
+        }
     }
 
-    fn additional(&self, s: &Value, path: &Path, errors: &mut ErrorList) {
+    /// Schemas that say more of the same value; their rules are not looked at.
+    fn nested(&self, s: &Value, path: &Path, errors: &mut ErrorList, found: &mut Found) {
+        let below = self.with(None);
+        below.node(&s["not"], false, &path.child("not"), errors, found);
+        for field in ["allOf", "oneOf", "anyOf"] {
+            for (i, nested) in items(s, field).iter().enumerate() {
+                below.node(nested, false, &path.child(field).index(i), errors, found);
+            }
+        }
+        for (name, nested) in s["definitions"].as_object().into_iter().flatten() {
+            below.node(nested, false, &path.child("definitions").key(name), errors, found);
+        }
+    }
+
+    fn items(&self, s: &Value, path: &Path, errors: &mut ErrorList, found: &mut Found) {
+        let mut below = self.with(self.rules.and_then(|n| n.items()));
+        if s["x-kubernetes-list-type"] != "map" {
+            below.uncorrelated.get_or_insert_with(|| path.clone());
+        }
+        match &s["items"] {
+            Value::Array(list) => {
+                for (i, nested) in list.iter().enumerate() {
+                    below.node(nested, false, &path.child("items").index(i), errors, found);
+                }
+            }
+            nested => below.node(nested, false, &path.child("items"), errors, found),
+        }
+    }
+
+    fn with(&self, rules: Option<Node<'a>>) -> Self {
+        Self {
+            options: self.options,
+            inside_meta: self.inside_meta,
+            no_defaults: self.no_defaults.clone(),
+            rules,
+            uncorrelated: self.uncorrelated.clone(),
+        }
+    }
+
+    fn additional(&self, s: &Value, path: &Path, errors: &mut ErrorList, found: &mut Found) {
         let (a, at) = (&s["additionalProperties"], path.child("additionalProperties"));
         if a.is_null() {
             return;
@@ -214,26 +266,29 @@ impl Walk<'_> {
         if has_properties && *a != true {
             errors.push(Error::forbidden(&at, "additionalProperties and properties are mutual exclusive"));
         }
+        let mut below = self.with(self.rules.and_then(|n| n.additional()));
         if self.inside_meta {
-            let reason = "inside additionalProperties applying to object metadata".to_owned();
-            Walk { no_defaults: Some(reason), ..*self }.node(a, false, &at, errors);
-        } else {
-            self.node(a, false, &at, errors);
+            below.no_defaults = Some("inside additionalProperties applying to object metadata".to_owned());
         }
+        below.node(a, false, &at, errors, found);
     }
 
-    fn properties(&self, s: &Value, is_root: bool, path: &Path, errors: &mut ErrorList) {
+    fn properties(&self, s: &Value, is_root: bool, path: &Path, errors: &mut ErrorList, found: &mut Found) {
+        let correlates = matches!(s["x-kubernetes-map-type"].as_str(), None | Some("granular" | "atomic"));
         let resource = is_root || s["x-kubernetes-embedded-resource"] == true;
         for (name, nested) in s["properties"].as_object().into_iter().flatten() {
             let at = path.child("properties").key(name);
-            if resource && matches!(name.as_str(), "metadata" | "kind" | "apiVersion") {
-                let reason =
-                    if is_root { Some(format!("in top-level {name}")) } else { self.no_defaults.clone() };
-                let inner = Walk { options: self.options, inside_meta: true, no_defaults: reason };
-                inner.node(nested, false, &at, errors);
-            } else {
-                self.node(nested, false, &at, errors);
+            let mut below = self.with(self.rules.and_then(|n| n.property(name)));
+            if !correlates {
+                below.uncorrelated.get_or_insert_with(|| path.clone());
             }
+            if resource && matches!(name.as_str(), "metadata" | "kind" | "apiVersion") {
+                below.inside_meta = true;
+                if is_root {
+                    below.no_defaults = Some(format!("in top-level {name}"));
+                }
+            }
+            below.node(nested, false, &at, errors, found);
         }
     }
 

@@ -11,6 +11,9 @@ pub const MAX_OPERATIONS: usize = 10_000;
 /// Most bytes of JSON that the `copy` operations of a patch may add (upstream: `JSONPatchMaxCopyBytes`).
 pub const MAX_COPY_BYTES: usize = 3 << 20;
 
+/// How a test says that it did not hold.
+const TEST_FAILED: &str = "failed: test failed";
+
 /// Applies a patch.
 ///
 /// # Errors
@@ -41,6 +44,31 @@ pub fn apply(doc: &mut Value, patch: &Value) -> Result<(), Status> {
         })?;
     }
     Ok(())
+}
+
+/// Applies one operation after the other; the text says what is wrong, in upstream's words. An operation that fails leaves
+/// what those before it changed.
+///
+/// # Errors
+/// See [`Failed`].
+pub fn apply_each(doc: &mut Value, operations: &[Value]) -> Result<(), Failed> {
+    if operations.len() > MAX_OPERATIONS {
+        return Err(Failed::Other(format!("more than {MAX_OPERATIONS} operations")));
+    }
+    let mut copied = 0;
+    for op in operations {
+        operation(doc, op, &mut copied)
+            .map_err(|why| if why.ends_with(TEST_FAILED) { Failed::Test } else { Failed::Other(why) })?;
+    }
+    Ok(())
+}
+
+/// Why a patch does not apply.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// A test did not hold.
+    Test,
+    Other(String),
 }
 
 fn undecodable(v: &Value, into: &str) -> Status {
@@ -198,7 +226,7 @@ fn test(doc: &mut Value, path: &str, want: Option<&Value>) -> Result<(), String>
         let (container, key) = find(doc, path).ok_or_else(|| missing("test", path))?;
         get(container, &key)?.unwrap_or(&Value::Null)
     };
-    if same(have, want) { Ok(()) } else { Err(format!("testing value {path} failed: test failed")) }
+    if same(have, want) { Ok(()) } else { Err(format!("testing value {path} {TEST_FAILED}")) }
 }
 
 /// Equality in which 1 equals 1.0.

@@ -1,5 +1,6 @@
 //! Defaults of a schema must be valid, and pruned as values are.
 
+use crate::custom::rules::Validator;
 use crate::custom::structural::Structural;
 use crate::custom::{object_meta, prune, validate};
 use meta::field::{Error, ErrorList, Path, aggregate};
@@ -100,6 +101,9 @@ impl<'a> Walk<'a> {
         object_meta::check(default, s, resource, at, &mut found);
         if found.is_empty() {
             found = validate::check(default, s, at);
+        }
+        if let (true, Some(rules)) = (found.is_empty(), Validator::of_node(s, resource)) {
+            found = rules.check_default(default, at);
         }
         errors.extend(found);
     }
