@@ -196,6 +196,11 @@ impl<'a> Coster<'a> {
 
     fn cost(&mut self, e: &'a Expr) -> CostEstimate {
         match &e.kind {
+            // The name of a type is read like a variable.
+            Kind::Literal(Value::Type(ty)) => {
+                self.paths[e.id] = vec![ty.runtime_name().to_owned()];
+                ACCESS
+            }
             Kind::Literal(_) => CostEstimate::fixed(0),
             Kind::Ident(name) => {
                 self.paths[e.id] =

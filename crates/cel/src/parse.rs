@@ -188,10 +188,13 @@ impl Parser {
     fn need(&mut self, symbol: &str) -> Parse<usize> {
         self.take(symbol).ok_or_else(|| {
             let placed = self.placed();
-            Issue {
-                at: placed.at,
-                message: format!("Syntax error: mismatched input '{}' expecting '{symbol}'", placed.text),
-            }
+            // One token that is not there is told as missing when the text goes on as if it were.
+            let message = if placed.token == Token::End {
+                format!("Syntax error: missing '{symbol}' at '<EOF>'")
+            } else {
+                format!("Syntax error: mismatched input '{}' expecting '{symbol}'", placed.text)
+            };
+            Issue { at: placed.at, message }
         })
     }
 
@@ -356,6 +359,9 @@ impl Parser {
         let at = self.need("{")?;
         let mut fields = Vec::new();
         while self.take("}").is_none() {
+            if self.peek() == &Token::End {
+                self.need("}")?;
+            }
             let optional = self.take("?").is_some();
             let named = self.advance();
             let (Token::Ident(name) | Token::Escaped(name)) = named.token else {
@@ -455,6 +461,9 @@ impl Parser {
     fn list(&mut self, at: usize) -> Parse<Expr> {
         let mut elements = Vec::new();
         while self.take("]").is_none() {
+            if self.peek() == &Token::End {
+                self.need("]")?;
+            }
             let optional = self.take("?").is_some();
             elements.push(Element { value: self.expr()?, optional });
             if self.take(",").is_none() {
@@ -468,6 +477,9 @@ impl Parser {
     fn map(&mut self, at: usize) -> Parse<Expr> {
         let mut entries = Vec::new();
         while self.take("}").is_none() {
+            if self.peek() == &Token::End {
+                self.need("}")?;
+            }
             let optional = self.take("?").is_some();
             let key = self.expr()?;
             self.need(":")?;

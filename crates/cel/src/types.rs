@@ -108,6 +108,16 @@ impl Type {
         }
     }
 
+    /// The name as cel-go's `Type.String` writes it; [`fmt::Display`] is what the checker's messages have.
+    pub fn declared_name(&self) -> String {
+        let params: Vec<String> = self.params().into_iter().map(Self::declared_name).collect();
+        if params.is_empty() {
+            self.runtime_name().to_owned()
+        } else {
+            format!("{}({})", self.runtime_name(), params.join(", "))
+        }
+    }
+
     fn params(&self) -> Vec<&Self> {
         match self {
             Self::List(items) => vec![items],

@@ -165,12 +165,8 @@ fn last_index_of(args: &[Value]) -> Outcome {
     if args.len() == 3 && from >= chars.len() {
         return Ok(Value::Int(-1));
     }
-    let found = chars
-        .windows(wanted.len())
-        .enumerate()
-        .take(from.saturating_add(1))
-        .filter(|(_, w)| *w == wanted)
-        .next_back();
+    let found =
+        chars.windows(wanted.len()).enumerate().take(from.saturating_add(1)).rfind(|(_, w)| *w == wanted);
     Ok(found.map_or(Value::Int(-1), |(i, _)| number(i)))
 }
 

@@ -66,7 +66,8 @@ impl Returns {
         if types.is_empty() || types.contains(got) {
             return None;
         }
-        let texts: Vec<String> = types.iter().map(ToString::to_string).collect();
+        let texts: Vec<String> = types.iter().map(Type::declared_name).collect();
+        let got = got.declared_name();
         Some(match texts.as_slice() {
             [one] => format!("must evaluate to {one} but got {got}"),
             many => format!("must evaluate to one of [{}] but got {got}", many.join(" ")),

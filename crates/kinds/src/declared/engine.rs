@@ -59,7 +59,7 @@ pub struct Failure {
 
 /// Evaluates a program that may cost `limit`; with what it cost.
 pub fn eval(program: &Program, names: &dyn Activation, limit: u64) -> (Result<Value, Failure>, u64) {
-    let mut budget = Budget::new(limit).per_call(limit);
+    let mut budget = Budget::new(limit);
     let outcome = program
         .eval(names, &mut budget)
         .map_err(|e| Failure { over_limit: e.is_cost_exceeded(), text: e.to_string() });
@@ -72,12 +72,12 @@ pub fn value(v: &serde_json::Value) -> Value {
 }
 
 pub fn list(items: Vec<Value>) -> Value {
-    Value::List(items.into())
+    Value::list(items)
 }
 
 /// Of texts to values; also objects, whose keys are their fields.
 pub fn map(entries: impl IntoIterator<Item = (String, Value)>) -> Value {
-    Value::Map(std::sync::Arc::new(entries.into_iter().collect()))
+    Value::map(entries)
 }
 
 pub fn timestamp(at: jiff::Timestamp) -> Value {

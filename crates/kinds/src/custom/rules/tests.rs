@@ -187,7 +187,7 @@ fn messages_reasons_and_paths() {
         json!({"a": {"type": "integer"}, "b": {"type": "integer"}}),
         json!([
             {"rule": "self.a > 1", "message": " too small ", "fieldPath": ".a", "reason": "FieldValueForbidden"},
-            {"rule": "self.b > 1", "messageExpression": "'b is ' + string(self.b)"},
+            {"rule": "self.b > 1", "messageExpression": "self.b > 1 ? 'b is more' : 'b is ' + '1'"},
             {"rule": "self.b > 2", "messageExpression": "' '", "message": "fallback"},
         ]),
     );
