@@ -6,7 +6,8 @@
 pub mod certificates;
 pub mod chain;
 pub mod escalation;
-pub mod matching;
+pub mod limit_ranger;
+mod matching;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod pod_security;
@@ -36,6 +37,7 @@ pub fn default_chain(
     Chain::new(vec![
         Arc::new(certificates::PodCertificateSigning::new(authorizer.clone())),
         Arc::new(namespace_lifecycle::NamespaceLifecycle::new(registry.clone())),
+        Arc::new(limit_ranger::LimitRanger::new(registry.clone())),
         Arc::new(service_account::ServiceAccount::new(registry.clone())),
         Arc::new(node_restriction::NodeRestriction::new(registry.clone(), authorizer.clone())),
         Arc::new(taints::TaintNodesByCondition),

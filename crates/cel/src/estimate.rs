@@ -116,6 +116,42 @@ pub(crate) fn of_call<'a>(
                 None => cost(walk(target)),
             }
         }
+        ("ip", ..) if overload == "cidr_ip" => cost(ONE),
+        (
+            "cidr" | "isIP" | "isCIDR" | "ip" | "quantity" | "isQuantity" | "semver" | "isSemver",
+            _,
+            [text, ..],
+        ) => cost(walk(text)),
+        ("ip.isCanonical", _, [text, ..]) => cost(of(text).scale(2.0 * STRING_FACTOR)),
+        ("containsIP", _, [other, ..]) => {
+            let compare = ADDRESS.add(ADDRESS).scale(STRING_FACTOR);
+            cost(if overload == "cidr_contains_ip_string" { compare.add(walk(other)) } else { compare })
+        }
+        ("containsCIDR", _, [other, ..]) => {
+            let compare =
+                ADDRESS.add(ADDRESS).scale(STRING_FACTOR).add(ADDRESS.scale(STRING_FACTOR)).add(ONE);
+            cost(if overload == "cidr_contains_cidr_string" { compare.add(walk(other)) } else { compare })
+        }
+        ("validate", _, [text, ..]) => {
+            #[allow(clippy::cast_precision_loss)] // a small constant
+            let pattern = PATTERN_LEN_MAX as f64 * REGEX_FACTOR;
+            cost(walk(text).scale(pattern))
+        }
+        ("_==_", _, [a, b]) if a.ty == b.ty => opaque_equality(a, b),
+        _ => of_text(c, function, target, args).or_else(|| of_extension(c, function, target, args)),
+    }
+}
+
+/// What functions on texts cost, that Kubernetes estimates itself.
+fn of_text<'a>(
+    c: &Coster<'_>,
+    function: &str,
+    target: Option<&Node<'a>>,
+    args: &[Node<'a>],
+) -> Option<CallEstimate> {
+    let of = |node: &Node<'_>| size(c, node);
+    let walk = |node: &Node<'_>| size(c, node).scale(STRING_FACTOR);
+    match (function, target, args) {
         ("url" | "jsonpatch.escapeKey", _, [text]) => sized(walk(text), of(text)),
         ("lowerAscii" | "upperAscii" | "substring" | "trim", Some(target), _) => {
             sized(walk(target), of(target))
@@ -143,29 +179,7 @@ pub(crate) fn of_call<'a>(
             let made = n.add(Size::fixed(1)).scale(STRING_FACTOR).multiply(of(pattern).scale(REGEX_FACTOR));
             sized(made, Size { min: 0, max: n.max })
         }
-        ("ip", ..) if overload == "cidr_ip" => cost(ONE),
-        (
-            "cidr" | "isIP" | "isCIDR" | "ip" | "quantity" | "isQuantity" | "semver" | "isSemver",
-            _,
-            [text, ..],
-        ) => cost(walk(text)),
-        ("ip.isCanonical", _, [text, ..]) => cost(of(text).scale(2.0 * STRING_FACTOR)),
-        ("containsIP", _, [other, ..]) => {
-            let compare = ADDRESS.add(ADDRESS).scale(STRING_FACTOR);
-            cost(if overload == "cidr_contains_ip_string" { compare.add(walk(other)) } else { compare })
-        }
-        ("containsCIDR", _, [other, ..]) => {
-            let compare =
-                ADDRESS.add(ADDRESS).scale(STRING_FACTOR).add(ADDRESS.scale(STRING_FACTOR)).add(ONE);
-            cost(if overload == "cidr_contains_cidr_string" { compare.add(walk(other)) } else { compare })
-        }
-        ("validate", _, [text, ..]) => {
-            #[allow(clippy::cast_precision_loss)] // a small constant
-            let pattern = PATTERN_LEN_MAX as f64 * REGEX_FACTOR;
-            cost(walk(text).scale(pattern))
-        }
-        ("_==_", _, [a, b]) if a.ty == b.ty => opaque_equality(a, b),
-        _ => of_extension(c, function, target, args),
+        _ => None,
     }
 }
 
