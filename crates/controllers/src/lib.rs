@@ -9,6 +9,7 @@ pub mod common;
 pub mod cronjob;
 pub mod custom_resources;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoint_slice;
 pub mod garbage;
 pub mod job;

@@ -144,6 +144,7 @@ pub fn start(
         crate::job::start(&setup),
         crate::cronjob::start(&setup),
         crate::ttl_after_finished::start(&setup),
+        crate::disruption::start(&setup),
         crate::endpoint_slice::start(&setup),
         crate::custom_resources::start(&setup),
         crate::policy_status::start(&setup),

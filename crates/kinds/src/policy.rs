@@ -45,6 +45,48 @@ fn shown(v: &Value) -> Value {
     }
 }
 
+/// Sets one of a list of conditions; its transition time is `now` where the status changes, and the old one's otherwise
+/// (upstream: apimachinery `pkg/api/meta/conditions.go#SetStatusCondition`).
+pub fn set_condition(list: &mut Vec<Value>, mut condition: Value, now: &str) {
+    let old = list.iter_mut().find(|c| c["type"] == condition["type"]);
+    condition["lastTransitionTime"] = match &old {
+        Some(old) if old["status"] == condition["status"] => old["lastTransitionTime"].clone(),
+        _ => now.into(),
+    };
+    match old {
+        Some(old) => *old = condition,
+        None => list.push(condition),
+    }
+}
+
+/// The condition that tells whether a budget's status lets a pod be disrupted
+/// (upstream: component-helpers `apps/poddisruptionbudget/helpers.go#UpdateDisruptionAllowedCondition`).
+pub fn tell_disruption_allowed(status: &mut Value, now: &str) {
+    let (value, reason) = match status["disruptionsAllowed"].as_i64().unwrap_or(0) {
+        1.. => ("True", "SufficientPods"),
+        _ => ("False", "InsufficientPods"),
+    };
+    tell_disruption(status, value, reason, "", now);
+}
+
+/// As [`tell_disruption_allowed`], with a reason of the caller's.
+pub fn tell_disruption(status: &mut Value, value: &str, reason: &str, message: &str, now: &str) {
+    let mut condition =
+        json!({"type": DISRUPTION_ALLOWED, "status": value, "reason": reason, "message": message});
+    if let Some(generation) = status["observedGeneration"].as_i64().filter(|g| *g != 0) {
+        condition["observedGeneration"] = generation.into();
+    }
+    if !status["conditions"].is_array() {
+        status["conditions"] = json!([]);
+    }
+    if let Some(list) = status["conditions"].as_array_mut() {
+        set_condition(list, condition, now);
+    }
+}
+
+/// The type of a budget's one condition.
+pub const DISRUPTION_ALLOWED: &str = "DisruptionAllowed";
+
 struct Budget;
 
 fn empty_status() -> Value {
@@ -102,5 +144,25 @@ impl Strategy for Budget {
             non_negative(&new["status"], field, &at, &mut errors);
         }
         errors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_keeps_its_time_until_its_status_changes() {
+        let mut status = json!({"disruptionsAllowed": 1, "observedGeneration": 2});
+        tell_disruption_allowed(&mut status, "t1");
+        status["disruptionsAllowed"] = json!(2);
+        tell_disruption_allowed(&mut status, "t2");
+        let want = json!({"type": "DisruptionAllowed", "status": "True", "reason": "SufficientPods", "message": "",
+            "observedGeneration": 2, "lastTransitionTime": "t1"});
+        assert_eq!(status["conditions"], json!([want]));
+        status["disruptionsAllowed"] = json!(0);
+        tell_disruption_allowed(&mut status, "t3");
+        let got = &status["conditions"][0];
+        assert_eq!((&got["reason"], &got["lastTransitionTime"]), (&json!("InsufficientPods"), &json!("t3")));
     }
 }
