@@ -3,6 +3,7 @@
 mod body;
 pub mod connect;
 mod delete;
+mod eviction;
 mod fields;
 mod patch;
 mod read;

@@ -1,6 +1,6 @@
 //! Subresources: which code answers each.
 
-use super::{body, connect, patch, scale, write};
+use super::{body, connect, eviction, patch, scale, write};
 use crate::context::{Admission, Context};
 use crate::reply::Reply;
 use crate::tokens;
@@ -21,7 +21,7 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     match (info.resource.as_str(), info.subresource.as_str(), info.verb.as_str()) {
         (_, "scale", _) => scale::dispatch(ctx, kind).await,
         ("pods", "binding", "create") => bind(ctx, kind).await,
-        ("pods", "eviction", "create") => evict(ctx, kind).await,
+        ("pods", "eviction", "create") => eviction::create(ctx, kind).await,
         ("pods", "log" | "exec" | "attach" | "portforward" | "proxy", _) => connect::pod(ctx, kind).await,
         ("nodes", "proxy", _) => connect::node(ctx, kind).await,
         ("serviceaccounts", "token", "create") => tokens::request(ctx, kind).await,
@@ -115,22 +115,4 @@ fn bound(ctx: &Context, old: &Value, binding: &Value, node: &str, now: &str) -> 
         }
     }
     Ok(new)
-}
-
-/// Evicts a pod: a delete that asks for permission first (upstream: `pkg/registry/core/pod/storage/eviction.go`).
-async fn evict(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
-    let eviction = body::of_type(ctx, "policy/v1", "Eviction", "io.k8s.api.policy.v1.Eviction")?;
-    body::record_request(ctx, &eviction);
-    let name = object::name(&eviction);
-    if !name.is_empty() && name != ctx.info.name {
-        return Err(Status::bad_request("name in URL does not match name in Eviction object"));
-    }
-    let options = eviction.get("deleteOptions").cloned().unwrap_or_else(|| json!({}));
-    let mut options = registry::DeleteOptions::from_value(&options)?;
-    options.dry_run |= ctx.dry_run()?;
-    let admit = Admission { ctx, kind, dry_run: options.dry_run };
-    ctx.server.registry.delete(&ctx.write(kind, &ctx.info.name, &admit), &options).await?;
-    let value =
-        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    Ok(Reply::Document { code: 201, value })
 }
