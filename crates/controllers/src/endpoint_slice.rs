@@ -3,11 +3,11 @@
 //! Invariant: slices are changed only when our copy shows all that was written before for the same Service.
 //! upstream: `pkg/controller/endpointslice`, `k8s.io/endpointslice`
 
-mod plan;
-mod ports;
+pub(crate) mod plan;
+pub(crate) mod ports;
 #[cfg(test)]
 mod tests;
-mod tracker;
+pub(crate) mod tracker;
 
 pub use plan::{Plan, World, plan};
 
@@ -77,35 +77,12 @@ pub(crate) fn start(setup: &Setup) -> Handle {
                 }
             }
         })
-        .watches(&pods, move |c, q| for_pods.services_of(c).into_iter().for_each(|k| q.add(k)))
+        .watches(&pods, move |c, q| services_of(&for_pods.services, c).into_iter().for_each(|k| q.add(k)))
         .needs(&nodes)
         .start(setup.cancel.clone())
 }
 
 impl SliceController {
-    /// The Services whose endpoints a change of a pod may change.
-    fn services_of(&self, change: &Change<Pod>) -> Vec<ObjectKey> {
-        if let (Some(old), Some(new)) = (&change.old, &change.new)
-            && facts(old) == facts(new)
-        {
-            return Vec::new();
-        }
-        let labels: Vec<_> =
-            change.old.iter().chain(&change.new).map(|p| p.metadata.labels.as_ref()).collect();
-        let Some(pod) = change.latest() else { return Vec::new() };
-        let fits = |s: &&Arc<Service>| {
-            let selector = s.spec.as_ref().and_then(|s| s.selector.as_ref());
-            labels.iter().any(|l| select::matches_set(selector, *l))
-        };
-        self.services
-            .store()
-            .by_namespace(pod.namespace())
-            .iter()
-            .filter(fits)
-            .map(|s| ObjectKey::of(&**s))
-            .collect()
-    }
-
     async fn write(&self, key: &ObjectKey, service: &Service, plan: Plan) -> Result<(), Status> {
         for slice in plan.create {
             match self.client.create(&slice).await {
@@ -130,6 +107,23 @@ impl SliceController {
         }
         Ok(())
     }
+}
+
+/// The Services whose endpoints a change of a pod may change.
+pub(crate) fn services_of(services: &Informer<Service>, change: &Change<Pod>) -> Vec<ObjectKey> {
+    if let (Some(old), Some(new)) = (&change.old, &change.new)
+        && facts(old) == facts(new)
+    {
+        return Vec::new();
+    }
+    let labels: Vec<_> = change.old.iter().chain(&change.new).map(|p| p.metadata.labels.as_ref()).collect();
+    let Some(pod) = change.latest() else { return Vec::new() };
+    let fits = |s: &&Arc<Service>| {
+        let selector = s.spec.as_ref().and_then(|s| s.selector.as_ref());
+        labels.iter().any(|l| select::matches_set(selector, *l))
+    };
+    let all = services.store().by_namespace(pod.namespace());
+    all.iter().filter(fits).map(|s| ObjectKey::of(&**s)).collect()
 }
 
 /// What of a pod shows in endpoints.

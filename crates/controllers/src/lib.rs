@@ -11,6 +11,8 @@ pub mod custom_resources;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoint_slice;
+pub mod endpoint_slice_mirroring;
+pub mod endpoints;
 pub mod garbage;
 pub mod job;
 pub mod namespace;

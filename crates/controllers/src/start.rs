@@ -146,6 +146,8 @@ pub fn start(
         crate::ttl_after_finished::start(&setup),
         crate::disruption::start(&setup),
         crate::endpoint_slice::start(&setup),
+        crate::endpoints::start(&setup),
+        crate::endpoint_slice_mirroring::start(&setup),
         crate::custom_resources::start(&setup),
         crate::policy_status::start(&setup),
         crate::garbage::start(&setup),

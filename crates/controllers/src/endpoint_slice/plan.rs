@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 /// Most endpoints in a slice (upstream: `--max-endpoints-per-slice`).
 const MAX_ENDPOINTS: usize = 100;
-const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
-const TRIGGER: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+pub(crate) const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+pub(crate) const TRIGGER: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// What the decision depends on.
 pub struct World<'a> {
@@ -290,7 +290,7 @@ fn endpoint(pod: &Pod, service: &Service, family: &str, zone: Option<String>) ->
 }
 
 /// What makes two endpoints the same one (upstream: `hashEndpoint`).
-fn identity(e: &Endpoint) -> String {
+pub(crate) fn identity(e: &Endpoint) -> String {
     let mut addresses = e.addresses.clone();
     addresses.sort_unstable();
     let target = e.target_ref.as_ref();

@@ -5,7 +5,7 @@ use k8s_openapi::api::discovery::v1::EndpointPort;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 /// The ports of a pod for a Service; those that the pod does not name are left out.
-pub(super) fn of_pod(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
+pub(crate) fn of_pod(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
     let ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
     let one = |p: &ServicePort| {
         Some(EndpointPort {
@@ -19,14 +19,14 @@ pub(super) fn of_pod(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
 }
 
 /// What groups endpoints into slices: equal sets of ports, in any order.
-pub(super) fn key(ports: &[EndpointPort]) -> Vec<String> {
+pub(crate) fn key(ports: &[EndpointPort]) -> Vec<String> {
     let mut all: Vec<String> = ports.iter().map(|p| serde_json::to_string(p).unwrap_or_default()).collect();
     all.sort_unstable();
     all
 }
 
 /// Upstream: `FindPort`: names are looked for in containers and sidecars.
-fn number(pod: &Pod, port: &ServicePort) -> Option<i32> {
+pub(crate) fn number(pod: &Pod, port: &ServicePort) -> Option<i32> {
     let name = match &port.target_port {
         None => return Some(port.port),
         Some(IntOrString::Int(0)) => return Some(port.port),

@@ -15,24 +15,24 @@ type Expected = HashMap<String, Option<u64>>;
 
 /// Writes not yet seen, per Service (upstream: `EndpointSliceTracker`).
 #[derive(Default)]
-pub(super) struct Tracker(Mutex<HashMap<ObjectKey, Expected>>);
+pub(crate) struct Tracker(Mutex<HashMap<ObjectKey, Expected>>);
 
 impl Tracker {
-    pub(super) fn wrote(&self, key: &ObjectKey, slice: &EndpointSlice) {
+    pub(crate) fn wrote(&self, key: &ObjectKey, slice: &EndpointSlice) {
         let version = slice.resource_version().parse().unwrap_or(0);
         self.0.lock().entry(key.clone()).or_default().insert(slice.uid().to_owned(), Some(version));
     }
 
-    pub(super) fn deleted(&self, key: &ObjectKey, slice: &EndpointSlice) {
+    pub(crate) fn deleted(&self, key: &ObjectKey, slice: &EndpointSlice) {
         self.0.lock().entry(key.clone()).or_default().insert(slice.uid().to_owned(), None);
     }
 
-    pub(super) fn forget(&self, key: &ObjectKey) {
+    pub(crate) fn forget(&self, key: &ObjectKey) {
         self.0.lock().remove(key);
     }
 
     /// Whether the slices seen lack a write. What was seen is not expected any more.
-    pub(super) fn is_stale(&self, key: &ObjectKey, seen: &[EndpointSlice]) -> bool {
+    pub(crate) fn is_stale(&self, key: &ObjectKey, seen: &[EndpointSlice]) -> bool {
         let mut all = self.0.lock();
         let Some(expected) = all.get_mut(key) else { return false };
         expected.retain(|uid, version| {
@@ -53,7 +53,7 @@ impl Tracker {
     }
 
     /// A slice went away by somebody else's hand, so it will not be seen.
-    pub(super) fn gone(&self, key: &ObjectKey, uid: &str) {
+    pub(crate) fn gone(&self, key: &ObjectKey, uid: &str) {
         if let Some(expected) = self.0.lock().get_mut(key) {
             expected.remove(uid);
         }
@@ -68,11 +68,11 @@ struct Times {
 
 /// When the changes happened that led to a write (upstream: `TriggerTimeTracker`).
 #[derive(Default)]
-pub(super) struct TriggerTimes(Mutex<HashMap<ObjectKey, Times>>);
+pub(crate) struct TriggerTimes(Mutex<HashMap<ObjectKey, Times>>);
 
 impl TriggerTimes {
     /// The earliest change since the last call for this Service; `None` when none has a time.
-    pub(super) fn of_change(
+    pub(crate) fn of_change(
         &self,
         key: &ObjectKey,
         service: &Service,
@@ -91,7 +91,7 @@ impl TriggerTimes {
         of_pods.chain(of_service).min()
     }
 
-    pub(super) fn forget(&self, key: &ObjectKey) {
+    pub(crate) fn forget(&self, key: &ObjectKey) {
         self.0.lock().remove(key);
     }
 }
