@@ -15,6 +15,7 @@ pub mod policy;
 pub mod priority;
 pub mod runtime_class;
 pub mod service_account;
+pub mod storage;
 pub mod taints;
 #[cfg(test)]
 mod testing;
@@ -44,11 +45,15 @@ pub fn default_chain(
         Arc::new(pod_security::PodSecurity::new(registry.clone())),
         Arc::new(priority::Priority::new(registry.clone())),
         Arc::new(taints::DefaultTolerationSeconds),
+        Arc::new(storage::DefaultStorageClass::new(registry.clone())),
+        Arc::new(storage::StorageObjectInUseProtection),
+        Arc::new(storage::PersistentVolumeClaimResize::new(registry.clone())),
         Arc::new(runtime_class::RuntimeClass::new(registry.clone())),
         Arc::new(certificates::Signers::approval(authorizer)),
         Arc::new(certificates::Signers::signing(authorizer)),
         Arc::new(certificates::Signers::attest(authorizer)),
         Arc::new(certificates::SubjectRestriction),
+        Arc::new(storage::DefaultIngressClass::new(registry.clone())),
         Arc::new(escalation::Escalation::new(registry.clone(), authorizer.clone())),
         Arc::new(policy::MutatingPolicies::new(registry, authorizer, cancel)),
         Arc::new(webhook::Webhooks::mutating(registry, authorizer, caller.clone(), cancel.clone())),

@@ -25,5 +25,6 @@ pub mod root_ca;
 pub mod service_account;
 mod start;
 pub mod ttl_after_finished;
+pub mod volume_protection;
 
 pub use start::{Clients, Config, Handles, start};

@@ -156,6 +156,7 @@ pub fn start(
         clean::start(&setup),
         pod_requests::start(&setup),
     ];
+    handles.extend(crate::volume_protection::start(&setup));
     handles.extend([sign::start(&setup), trust_bundle::start(&setup)].into_iter().flatten());
     Handles(handles)
 }

@@ -38,7 +38,7 @@ pub(crate) fn repack(subsets: &[EndpointSubset]) -> Vec<EndpointSubset> {
         by_addresses.entry(addresses).or_default().extend(port);
     }
     let some = |list: Vec<EndpointAddress>| Some(list).filter(|l| !l.is_empty());
-    let subsets = by_addresses.into_values().map(|(addresses, ports)| {
+    let subsets = by_addresses.into_iter().map(|(addresses, ports)| {
         let of = |ready: bool| {
             let keys = addresses.iter().filter(|(_, r)| **r == ready).map(|(k, _)| k);
             keys.filter_map(|k| known.get(k).cloned()).collect()
