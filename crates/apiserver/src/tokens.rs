@@ -3,8 +3,11 @@
 
 use crate::context::Context;
 use crate::reply::Reply;
-use auth::tokens::{Live, Objects, Signer, TokenRequest, token_request};
+use auth::tokens::{INVALID_SINCE_LABEL, Live, Objects, Signer, TokenRequest, TokenSecret, token_request};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use kinds::KindDef;
+use meta::object;
 use meta::status::Result;
 use registry::Registry;
 use serde_json::Value;
@@ -57,6 +60,19 @@ impl Objects for Stored {
 
     fn node(&self, name: &str) -> Option<Live> {
         self.live("nodes", "", name)
+    }
+
+    fn token_secret(&self, namespace: &str, name: &str) -> Option<TokenSecret> {
+        let secret = self.get("secrets", namespace, name)?;
+        let account = object::annotation(&secret, "kubernetes.io/service-account.name").unwrap_or("");
+        let account = self.get("serviceaccounts", namespace, account).unwrap_or_default();
+        let named = account["secrets"].as_array();
+        Some(TokenSecret {
+            token: STANDARD.decode(secret["data"]["token"].as_str()?).ok()?,
+            deleting: object::is_deleting(&secret),
+            invalid: object::label(&secret, INVALID_SINCE_LABEL).is_some_and(|since| !since.is_empty()),
+            of_account: named.into_iter().flatten().any(|s| s["name"] == name),
+        })
     }
 }
 

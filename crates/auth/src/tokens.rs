@@ -4,8 +4,10 @@
 //! Invariants: only ES256 by one of our keys is accepted, whatever a token says of itself; nothing of a token is used
 //! before its signature was checked but its issuer and key id.
 
+mod legacy;
 mod request;
 
+pub use legacy::{INVALID_SINCE_LABEL, LEGACY_ISSUER, TokenSecret};
 pub use request::{Answer, EXTENDED_SECONDS, TokenRequest, token_request};
 
 use crate::identity::{
@@ -51,6 +53,11 @@ pub trait Objects {
     fn pod(&self, namespace: &str, name: &str) -> Option<Live>;
     fn secret(&self, namespace: &str, name: &str) -> Option<Live>;
     fn node(&self, name: &str) -> Option<Live>;
+
+    /// A Secret that holds a token of its own. Who does not keep Secrets knows no such tokens.
+    fn token_secret(&self, _namespace: &str, _name: &str) -> Option<TokenSecret> {
+        None
+    }
 }
 
 /// An object that a token names.
@@ -272,10 +279,17 @@ impl Signer {
         objects: &dyn Objects,
         now: Timestamp,
     ) -> Result<Verified, Rejected> {
-        if token.len() > TOKEN_BYTES_MAX || !self.is_ours(token) {
+        if token.len() > TOKEN_BYTES_MAX {
             return Err(Rejected::Unknown);
         }
-        let mut claims = self.signed_claims(token)?;
+        match named_issuer(token) {
+            Some(issuer) if issuer == self.issuer => {}
+            Some(issuer) if issuer == LEGACY_ISSUER => {
+                return legacy::verify(self, token, audiences, own_audiences, objects);
+            }
+            _ => return Err(Rejected::Unknown),
+        }
+        let mut claims: Claims = self.signed_claims(token)?;
         if claims.iss != self.issuer {
             return Err(bad(format!("token issuer {:?} is invalid", claims.iss)));
         }
@@ -300,21 +314,8 @@ impl Signer {
         Ok(Verified { identity, audiences: matched, expires, annotations })
     }
 
-    /// Whether an unverified token names our issuer (upstream: `hasCorrectIssuer`).
-    fn is_ours(&self, token: &str) -> bool {
-        let mut parts = token.split('.');
-        let (Some(_), Some(payload), Some(_), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return false;
-        };
-        let payload = URL_SAFE_NO_PAD.decode(payload).ok();
-        let value = payload.and_then(|p| serde_json::from_slice::<Value>(&p).ok());
-        value.is_some_and(|v| v["iss"] == self.issuer.as_str())
-    }
-
     /// The claims of a token signed by one of our keys.
-    fn signed_claims(&self, token: &str) -> Result<Claims, Rejected> {
+    fn signed_claims<C: serde::de::DeserializeOwned>(&self, token: &str) -> Result<C, Rejected> {
         let header = jsonwebtoken::decode_header(token).map_err(|_| Rejected::Unknown)?;
         let named = header.kid.as_deref().unwrap_or("");
         let mut validation = Validation::new(Algorithm::ES256);
@@ -325,7 +326,7 @@ impl Signer {
         validation.set_required_spec_claims::<&str>(&[]);
         let mut error = bad("invalid signature, no keys found");
         for key in self.keys.iter().filter(|k| named.is_empty() || k.id == named) {
-            match jsonwebtoken::decode::<Claims>(token, &key.decoding, &validation) {
+            match jsonwebtoken::decode::<C>(token, &key.decoding, &validation) {
                 Ok(data) => return Ok(data.claims),
                 Err(e) => error = bad(format!("the token cannot be verified: {e}")),
             }
@@ -346,6 +347,23 @@ impl Signer {
         let key = |k: &PublicKey| json!({"use": "sig", "kty": "EC", "kid": k.id, "crv": "P-256", "alg": "ES256", "x": k.point.0, "y": k.point.1});
         json!({"keys": self.keys.iter().map(key).collect::<Vec<_>>()})
     }
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Signer").field("issuer", &self.issuer).finish_non_exhaustive()
+    }
+}
+
+/// The issuer that a token names, before anything of it was verified (upstream: `hasCorrectIssuer`).
+fn named_issuer(token: &str) -> Option<String> {
+    let mut parts = token.split('.');
+    let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return None;
+    };
+    let value: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
+    value["iss"].as_str().map(str::to_owned)
 }
 
 fn check_times(claims: &Claims, now: Timestamp) -> Result<(), Rejected> {

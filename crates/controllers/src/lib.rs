@@ -24,6 +24,7 @@ pub mod replicaset;
 pub mod root_ca;
 pub mod service_account;
 mod start;
+pub mod token_secrets;
 pub mod ttl_after_finished;
 pub mod volume_protection;
 

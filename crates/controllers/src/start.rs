@@ -2,6 +2,7 @@
 
 use crate::certificates::{approve, clean, pod_requests, sign, trust_bundle};
 use auth::signing::Authority;
+use auth::tokens::Signer;
 use base::clock::SharedClock;
 use base::rng::Rng;
 use client::Client;
@@ -15,7 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Makes the client of a controller, as `system:serviceaccount:kube-system:NAME`.
+/// Makes the client of a controller, as `system:serviceaccount:kube-system:NAME`; that of `tokens-controller`, which
+/// works before there are accounts, as the controller manager itself.
 pub trait Clients: Send + Sync {
     fn for_controller(&self, name: &str) -> Client;
 }
@@ -44,6 +46,8 @@ pub struct Config {
     pub ended_pods_kept: usize,
     /// Who signs approved certificate requests (`--cluster-signing-cert-file`, `-key-file`); `None`: nobody.
     pub signing: Option<Arc<Authority>>,
+    /// Who signs the tokens of Secrets (`--service-account-private-key-file`); `None`: they get none.
+    pub tokens: Option<Arc<Signer>>,
     /// The longest that a signed certificate lives (`--cluster-signing-duration`).
     pub signing_duration: SignedDuration,
 }
@@ -59,6 +63,7 @@ impl Default for Config {
             node_period: Duration::from_secs(5),
             ended_pods_kept: 12_500,
             signing: None,
+            tokens: None,
             signing_duration: SignedDuration::from_hours(365 * 24),
         }
     }
@@ -134,6 +139,7 @@ pub fn start(
     let mut handles = vec![
         crate::namespace::start(&setup),
         crate::service_account::start(&setup),
+        crate::token_secrets::start(&setup),
         crate::root_ca::start(&setup),
         crate::cluster_role::start(&setup),
         crate::node_ipam::start(&setup),

@@ -381,7 +381,10 @@ fn start_controllers(
 ) -> Result<controllers::Handles, String> {
     let of_server = server.clone();
     let clients = move |name: &str| {
-        let identity = Identity::service_account("kube-system", name);
+        let identity = match name {
+            "tokens-controller" => Identity::system(CONTROLLER_MANAGER, &[]),
+            name => Identity::service_account("kube-system", name),
+        };
         Client::new(InProcess::new(of_server.clone(), identity, name))
     };
     // Copies of objects are shared by all controllers, under the controller manager's own name.
@@ -395,6 +398,7 @@ fn start_controllers(
     let config = controllers::Config {
         root_ca_pem: pki.ca_pem().to_owned(),
         signing: Some(Arc::new(pki.authority().map_err(|e| e.to_string())?)),
+        tokens: Some(server.tokens.signer.clone()),
         cluster_cidrs,
         ..controllers::Config::default()
     };
