@@ -22,6 +22,7 @@ pub mod request_info;
 mod reviews;
 pub mod server;
 pub mod services;
+pub mod serving;
 pub mod table;
 pub mod tokens;
 mod verbs;

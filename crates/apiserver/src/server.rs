@@ -8,6 +8,7 @@ use crate::health::Check;
 use crate::kubelet::KubeletClient;
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
+use crate::serving::ServingThreads;
 use crate::tokens::Tokens;
 use admission::Chain;
 use auth::authenticate::Authenticator;
@@ -126,7 +127,12 @@ impl Server {
     }
 
     /// Serves a bound listener until the server drains.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, tls: Arc<ServerConfig>) {
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tls: Arc<ServerConfig>,
+        threads: Arc<ServingThreads>,
+    ) {
         let acceptor = TlsAcceptor::from(tls);
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let local = listener.local_addr().map(|a| a.to_string()).unwrap_or_default();
@@ -141,10 +147,13 @@ impl Server {
                 Ok((stream, peer)) => {
                     let server = self.clone();
                     let acceptor = acceptor.clone();
-                    tokio::spawn(async move {
+                    let serve = move |stream| async move {
                         server.connection(stream, peer, acceptor).await;
                         drop(slot);
-                    });
+                    };
+                    if let Err(error) = threads.hand_over(stream, serve).await {
+                        warn!(%peer, %error, "a connection could not be served");
+                    }
                 }
                 Err(error) => {
                     // Out of descriptors: accepting again at once would spin.
@@ -155,8 +164,17 @@ impl Server {
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, acceptor: TlsAcceptor) {
+    async fn connection(
+        self: Arc<Self>,
+        stream: std::net::TcpStream,
+        peer: SocketAddr,
+        acceptor: TlsAcceptor,
+    ) {
         let _ = stream.set_nodelay(true);
+        let stream = match TcpStream::from_std(stream) {
+            Ok(stream) => stream,
+            Err(error) => return warn!(%peer, %error, "a connection could not be served"),
+        };
         let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
         let stream = match handshake {
             Ok(Ok(stream)) => stream,

@@ -10,6 +10,7 @@ use apiserver::health::Check;
 use apiserver::inprocess::InProcess;
 use apiserver::kubelet::KubeletClient;
 use apiserver::services::{Range, Services};
+use apiserver::serving::ServingThreads;
 use apiserver::tokens::{Stored, Tokens};
 use apiserver::{Server, ServerOptions};
 use auth::authenticate::token_file;
@@ -126,9 +127,11 @@ impl ControlPlane {
             PermitMaker::take().ok_or("the permit maker is already taken")?,
         );
         let tls = server_tls(&pki, &names(options, &ranges, addresses), &proxy_authorities)?;
+        let threads = ServingThreads::start().map_err(|e| format!("cannot start threads that serve: {e}"))?;
+        let threads = Arc::new(threads);
         let mut serving = Vec::new();
         for listener in listeners {
-            serving.push(tokio::spawn(server.clone().serve(listener, tls.clone())));
+            serving.push(tokio::spawn(server.clone().serve(listener, tls.clone(), threads.clone())));
         }
         steps.done(&format!("API server on port {}", options.secure_port), at);
 

@@ -10,6 +10,7 @@ use http::Request;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,7 @@ pub struct Settings {
 pub struct Webhook {
     sender: Arc<Sender>,
     queue: mpsc::Sender<Vec<u8>>,
+    runtime: Handle,
 }
 
 struct Sender {
@@ -58,7 +60,7 @@ impl Webhook {
         let (queue, events) = mpsc::channel(settings.buffer_events.max(1));
         let sender = Arc::new(Sender { api, path, settings, lost: AtomicU64::new(0) });
         tokio::spawn(batches(sender.clone(), events, cancel));
-        Self { sender, queue }
+        Self { sender, queue, runtime: Handle::current() }
     }
 
     /// Takes an event; `false` when a strict sink could not send it.
@@ -79,10 +81,21 @@ impl Webhook {
             }
             return true;
         }
+        self.send_and_wait(line) || !self.sender.settings.strict
+    }
+
+    /// Sends on the runtime of this sink, whichever thread asks.
+    fn send_and_wait(&self, line: Vec<u8>) -> bool {
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
         let sender = self.sender.clone();
-        let handle = tokio::runtime::Handle::current();
-        let sent = tokio::task::block_in_place(move || handle.block_on(sender.send(vec![line])));
-        sent || !self.sender.settings.strict
+        self.runtime.spawn(async move {
+            let _ = tell.send(sender.send(vec![line]).await);
+        });
+        let wait = move || told.recv().unwrap_or(false);
+        match Handle::current().runtime_flavor() {
+            RuntimeFlavor::MultiThread => tokio::task::block_in_place(wait),
+            _ => wait(),
+        }
     }
 
     /// Events that were dropped or could not be sent.
