@@ -18,6 +18,8 @@ use tokio_util::task::TaskTracker;
 
 /// Connections that wait for their thread to take them; more wait in the kernel's accept queue.
 const HANDED_OVER_MAX: usize = 256;
+/// A timer that is due before all others wakes its runtime; while this one is always due first, those of requests do not.
+const TICK: Duration = Duration::from_secs(10);
 /// How long connections may go on after the last was handed over.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -77,8 +79,12 @@ impl Thread {
         std::thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
             runtime.block_on(async {
                 let tasks = TaskTracker::new();
-                while let Some((stream, start)) = handed_over.recv().await {
-                    tasks.spawn(start(stream));
+                loop {
+                    match tokio::time::timeout(TICK, handed_over.recv()).await {
+                        Ok(Some((stream, start))) => drop(tasks.spawn(start(stream))),
+                        Ok(None) => break,
+                        Err(_tick) => {}
+                    }
                 }
                 tasks.close();
                 let _ = tokio::time::timeout(END_TIMEOUT, tasks.wait()).await;

@@ -4,6 +4,8 @@
 //! A custom resource is a [`KindDef`] made at run time; nothing above this crate tells the two apart.
 
 pub mod admissionregistration;
+pub mod amounts;
+
 pub mod apiextensions;
 pub mod apiregistration;
 pub mod apps;
@@ -27,8 +29,10 @@ pub mod node;
 pub mod node_selector;
 pub mod openapi;
 pub mod pod_defaults;
+pub mod pod_resources;
 pub mod pod_warnings;
 pub mod policy;
+pub mod quota;
 pub mod rbac;
 pub mod resource;
 pub mod resources;

@@ -48,7 +48,10 @@ pub fn run(options: &UpOptions) -> Result<(), String> {
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| "TLS is set up twice".to_owned())?;
+    // Requests have threads of their own; a second worker would mostly be woken to find nothing to do.
+    let workers = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start the async runtime: {e}"))?;
