@@ -13,6 +13,7 @@ pub mod node_restriction;
 pub mod pod_security;
 pub mod policy;
 pub mod priority;
+pub mod resource_quota;
 pub mod runtime_class;
 pub mod service_account;
 pub mod storage;
@@ -22,8 +23,10 @@ mod testing;
 pub mod webhook;
 
 pub use chain::{Attributes, Call, Chain, Notes, Plugin};
+pub use resource_quota::Loopback;
 
 use auth::Authorizer;
+use base::clock::SharedClock;
 use registry::Registry;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +36,8 @@ pub fn default_chain(
     registry: &Arc<Registry>,
     authorizer: &Arc<Authorizer>,
     caller: &Arc<webhook::Caller>,
+    loopback: &Loopback,
+    clock: &SharedClock,
     cancel: &CancellationToken,
 ) -> Chain {
     Chain::new(vec![
@@ -59,5 +64,6 @@ pub fn default_chain(
         Arc::new(webhook::Webhooks::mutating(registry, authorizer, caller.clone(), cancel.clone())),
         Arc::new(policy::ValidatingPolicies::new(registry, authorizer, cancel)),
         Arc::new(webhook::Webhooks::validating(registry, authorizer, caller.clone(), cancel.clone())),
+        Arc::new(resource_quota::ResourceQuota::new(registry.clone(), loopback.clone(), clock.clone())),
     ])
 }

@@ -3,12 +3,13 @@
 
 use crate::chain::{Attributes, Plugin};
 use async_trait::async_trait;
+use kinds::amounts::Amounts;
+use kinds::pod_resources::{self, Side};
 use meta::object;
 use meta::quantity::Quantity;
 use meta::status::{Result, Status};
 use registry::{ListQuery, Match, Operation, Registry, Selectors};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Says which defaults were set.
@@ -132,13 +133,6 @@ fn set_defaults(pod: &mut Value, range: &Value) {
     }
 }
 
-type Amounts = BTreeMap<String, Quantity>;
-
-fn amounts(v: &Value) -> Amounts {
-    let read = |(k, v): (&String, &Value)| Some((k.clone(), Quantity::parse(v.as_str()?).ok()?));
-    v.as_object().into_iter().flatten().filter_map(read).collect()
-}
-
 /// What is asked for and what is allowed at most.
 struct Usage {
     requests: Amounts,
@@ -147,20 +141,20 @@ struct Usage {
 
 impl Usage {
     fn of(resources: &Value) -> Self {
-        Self { requests: amounts(&resources["requests"]), limits: amounts(&resources["limits"]) }
+        Self { requests: Amounts::of(&resources["requests"]), limits: Amounts::of(&resources["limits"]) }
     }
 
     fn check(&self, limit: &Value, errors: &mut Vec<String>) {
         let ty = text(limit, "type");
-        let found = |name: &String| (self.requests.get(name), self.limits.get(name));
-        for (name, bound) in amounts(&limit["min"]) {
-            errors.extend(least(ty, &name, &bound, found(&name)));
+        let found = |name: &str| (self.requests.get(name), self.limits.get(name));
+        for (name, bound) in Amounts::of(&limit["min"]).iter() {
+            errors.extend(least(ty, name, bound, found(name)));
         }
-        for (name, bound) in amounts(&limit["max"]) {
-            errors.extend(most(ty, &name, &bound, found(&name)));
+        for (name, bound) in Amounts::of(&limit["max"]).iter() {
+            errors.extend(most(ty, name, bound, found(name)));
         }
-        for (name, bound) in amounts(&limit["maxLimitRequestRatio"]) {
-            errors.extend(ratio(ty, &name, &bound, found(&name)));
+        for (name, bound) in Amounts::of(&limit["maxLimitRequestRatio"]).iter() {
+            errors.extend(ratio(ty, name, bound, found(name)));
         }
     }
 }
@@ -238,7 +232,10 @@ fn pod_errors(pod: &Value, range: &Value) -> Vec<String> {
                 }
             }
             Some("Pod") => {
-                let usage = Usage { requests: of_pod(pod, "requests"), limits: of_pod(pod, "limits") };
+                let usage = Usage {
+                    requests: pod_resources::of_spec(pod, Side::Requests),
+                    limits: pod_resources::of_spec(pod, Side::Limits),
+                };
                 usage.check(limit, &mut errors);
             }
             _ => {}
@@ -250,60 +247,17 @@ fn pod_errors(pod: &Value, range: &Value) -> Vec<String> {
 /// Upstream: `PersistentVolumeClaimValidateLimitFunc`.
 fn claim_errors(claim: &Value, range: &Value) -> Vec<String> {
     let mut errors = Vec::new();
-    let requests = amounts(&claim["spec"]["resources"]["requests"]);
+    let requests = Amounts::of(&claim["spec"]["resources"]["requests"]);
     for limit in limits(range).filter(|l| l["type"] == "PersistentVolumeClaim") {
         let ty = text(limit, "type");
-        for (name, bound) in amounts(&limit["min"]) {
-            errors.extend(least(ty, &name, &bound, (requests.get(&name), None)));
+        for (name, bound) in Amounts::of(&limit["min"]).iter() {
+            errors.extend(least(ty, name, bound, (requests.get(name), None)));
         }
-        for (name, bound) in amounts(&limit["max"]) {
-            errors.extend(most_requested(ty, &name, &bound, requests.get(&name)));
+        for (name, bound) in Amounts::of(&limit["max"]).iter() {
+            errors.extend(most_requested(ty, name, bound, requests.get(name)));
         }
     }
     errors
-}
-
-fn add(to: &mut Amounts, more: &Amounts) {
-    for (name, amount) in more {
-        to.entry(name.clone()).or_insert_with(|| Quantity::new(0, amount.format())).add(amount);
-    }
-}
-
-fn raise(to: &mut Amounts, other: &Amounts) {
-    for (name, amount) in other {
-        match to.get_mut(name) {
-            Some(own) if *own >= *amount => {}
-            _ => drop(to.insert(name.clone(), amount.clone())),
-        }
-    }
-}
-
-/// What a pod takes: all containers and sidecars together, or what one init container needs, if that is more; what the
-/// pod itself says counts before that (upstream: `podRequests`, `podLimits`).
-fn of_pod(pod: &Value, list: &str) -> Amounts {
-    let spec = &pod["spec"];
-    let of = |container: &Value| amounts(&container["resources"][list]);
-    let mut sum = Amounts::new();
-    for container in spec["containers"].as_array().into_iter().flatten() {
-        add(&mut sum, &of(container));
-    }
-    let (mut sidecars, mut init) = (Amounts::new(), Amounts::new());
-    for container in spec["initContainers"].as_array().into_iter().flatten() {
-        let own = of(container);
-        if container["restartPolicy"] == "Always" {
-            add(&mut sum, &own);
-            add(&mut sidecars, &own);
-            raise(&mut init, &sidecars);
-        } else {
-            let mut at_once = own;
-            add(&mut at_once, &sidecars);
-            raise(&mut init, &at_once);
-        }
-    }
-    raise(&mut sum, &init);
-    let whole = |name: &String| name == "cpu" || name == "memory" || name.starts_with("hugepages-");
-    sum.extend(amounts(&spec["resources"][list]).into_iter().filter(|(name, _)| whole(name)));
-    sum
 }
 
 #[cfg(test)]
@@ -372,7 +326,7 @@ mod tests {
             "initContainers": [
                 {"restartPolicy": "Always", "resources": {"requests": {"cpu": "50m"}}},
                 {"resources": {"requests": {"cpu": "400m"}}}]}});
-        assert_eq!(of_pod(&pod, "requests")["cpu"].to_string(), "450m");
+        assert_eq!(pod_resources::of_spec(&pod, Side::Requests).to_string(), "cpu=450m");
         let range = range(json!({"type": "Pod", "max": {"cpu": "1"}, "min": {"cpu": "500m"}}));
         assert_eq!(
             pod_errors(&pod, &range),

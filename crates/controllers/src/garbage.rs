@@ -11,6 +11,7 @@ mod tests;
 
 pub use graph::{Graph, Identity, Work};
 
+use crate::all_kinds::AllKinds;
 use crate::start::Setup;
 use act::Collector;
 use client::ApiResource;
@@ -39,6 +40,7 @@ pub(crate) fn start(setup: &Setup) -> Handle {
     let queue = Arc::new(Queue::new(setup.clock.clone(), RateLimiter::default()));
     let collector = Arc::new(Collector::new(client.clone(), graph.clone(), queue.clone()));
     let (cancel, clock, rng) = (setup.cancel.clone(), setup.clock.clone(), setup.rng.clone());
+    let all = setup.all_kinds.clone();
     let task = tokio::spawn(async move {
         let feeds = Arc::new(Mutex::new(Feeds::new()));
         let work = async {
@@ -48,7 +50,7 @@ pub(crate) fn start(setup: &Setup) -> Handle {
                     Ok(found) => {
                         let complete = found.failures.is_empty();
                         collector.set_resources(&found.resources);
-                        let new = watch(&feeds, &informers, found.resources, complete, &graph, &queue);
+                        let new = watch(&feeds, &informers, found.resources, complete, &graph, &queue, &all);
                         for informer in new {
                             informer.synced().await;
                         }
@@ -92,6 +94,7 @@ fn watch(
     complete: bool,
     graph: &Arc<Mutex<Graph>>,
     queue: &Arc<Queue<Work>>,
+    all: &Arc<AllKinds>,
 ) -> Vec<Informer<MetaObject>> {
     let watched = |r: &ApiResource| {
         let ignored = IGNORED.contains(&(r.group.as_str(), r.plural.as_str()));
@@ -104,6 +107,7 @@ fn watch(
             let keep = wanted.contains(r);
             if !keep {
                 feed.abort();
+                all.remove(r);
                 let work = graph.lock().forget_kind(&r.api_version(), &r.kind);
                 work.into_iter().for_each(|w| queue.add(w));
             }
@@ -116,7 +120,8 @@ fn watch(
             continue;
         }
         let informer = informers.metadata_of(&r);
-        let feed = tokio::spawn(feed(r.clone(), informer.clone(), graph.clone(), queue.clone()));
+        all.add(&r, informer.clone());
+        let feed = tokio::spawn(feed(r.clone(), informer.clone(), graph.clone(), queue.clone(), all.clone()));
         feeds.insert(r, feed);
         new.push(informer);
     }
@@ -129,12 +134,16 @@ async fn feed(
     informer: Informer<MetaObject>,
     graph: Arc<Mutex<Graph>>,
     queue: Arc<Queue<Work>>,
+    all: Arc<AllKinds>,
 ) {
     let (api_version, mut subscription) = (r.api_version(), informer.subscribe());
     while let Some(event) = subscription.next().await {
         let work = match event {
             Event::Applied(o) => graph.lock().apply(&api_version, &r.kind, &o.metadata),
-            Event::Deleted(o) => graph.lock().remove(o.metadata.uid.as_deref().unwrap_or("")),
+            Event::Deleted(o) => {
+                all.tell_deleted(&r, o.metadata.namespace.as_deref().unwrap_or(""));
+                graph.lock().remove(o.metadata.uid.as_deref().unwrap_or(""))
+            }
             Event::Resync => {
                 let all = informer.store().list();
                 let mut graph = graph.lock();

@@ -3,6 +3,7 @@
 //! A folder per controller: a pure `plan` from a view of the world to actions, its wiring to informers and the one
 //! control loop, and its cases. Constants, messages and conditions are upstream's.
 
+mod all_kinds;
 pub mod certificates;
 pub mod cluster_role;
 pub mod common;
@@ -21,6 +22,7 @@ pub mod node_lifecycle;
 pub mod pod_gc;
 pub mod policy_status;
 pub mod replicaset;
+mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
 mod start;

@@ -1,5 +1,6 @@
 //! Starting all controllers, and stopping them together.
 
+use crate::all_kinds::AllKinds;
 use crate::certificates::{approve, clean, pod_requests, sign, trust_bundle};
 use auth::signing::Authority;
 use auth::tokens::Signer;
@@ -75,6 +76,8 @@ pub(crate) struct Setup {
     /// The API server's own client, for the controllers that run as it.
     pub(crate) system: Client,
     pub(crate) informers: Informers,
+    /// Filled by the garbage collector.
+    pub(crate) all_kinds: Arc<AllKinds>,
     pub(crate) config: Config,
     pub(crate) clock: SharedClock,
     pub(crate) rng: Arc<Rng>,
@@ -101,6 +104,7 @@ impl Setup {
             clients: Arc::new(move |_: &str| for_all.clone()),
             informers: Informers::new(client.clone(), clock.clone()),
             system: client,
+            all_kinds: Arc::default(),
             config: Config::default(),
             clock,
             rng: Arc::new(Rng::seeded(1)),
@@ -135,7 +139,8 @@ pub fn start(
     rng: Arc<Rng>,
     cancel: CancellationToken,
 ) -> Handles {
-    let setup = Setup { clients, system, informers, config, clock, rng, cancel };
+    let all_kinds = Arc::default();
+    let setup = Setup { clients, system, informers, all_kinds, config, clock, rng, cancel };
     let mut handles = vec![
         crate::namespace::start(&setup),
         crate::service_account::start(&setup),
@@ -156,6 +161,7 @@ pub fn start(
         crate::endpoint_slice_mirroring::start(&setup),
         crate::custom_resources::start(&setup),
         crate::policy_status::start(&setup),
+        crate::resource_quota::start(&setup),
         crate::garbage::start(&setup),
         crate::pod_gc::start(&setup),
         approve::start(&setup),

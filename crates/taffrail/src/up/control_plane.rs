@@ -104,10 +104,18 @@ impl ControlPlane {
         let advertise = SocketAddr::new(own, options.secure_port).to_string();
         let flow = super::flow::follow(options, &registry, &clock, &cancel);
         let bootstrapped = Arc::new(AtomicBool::new(false));
+        let loopback = admission::Loopback::default();
         let server = Server::new(
             ServerOptions {
                 registry: registry.clone(),
-                admission: admission::default_chain(&registry, &authorizer, &webhooks, &cancel),
+                admission: admission::default_chain(
+                    &registry,
+                    &authorizer,
+                    &webhooks,
+                    &loopback,
+                    &clock,
+                    &cancel,
+                ),
                 authenticator,
                 authorizer,
                 audit,
@@ -126,6 +134,12 @@ impl ControlPlane {
             },
             PermitMaker::take().ok_or("the permit maker is already taken")?,
         );
+        let system = Client::new(InProcess::new(
+            server.clone(),
+            Identity::system(APISERVER, &[SYSTEM_MASTERS]),
+            "apiserver",
+        ));
+        let _ = loopback.set(system.clone());
         let tls = server_tls(&pki, &names(options, &ranges, addresses), &proxy_authorities)?;
         let threads = ServingThreads::start().map_err(|e| format!("cannot start threads that serve: {e}"))?;
         let threads = Arc::new(threads);
@@ -136,11 +150,6 @@ impl ControlPlane {
         steps.done(&format!("API server on port {}", options.secure_port), at);
 
         let at = Instant::now();
-        let system = Client::new(InProcess::new(
-            server.clone(),
-            Identity::system(APISERVER, &[SYSTEM_MASTERS]),
-            "apiserver",
-        ));
         first_objects(options, &system, &server, &ranges, addresses).await?;
         bootstrapped.store(true, Ordering::Release);
         steps.done("first objects", at);
