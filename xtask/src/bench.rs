@@ -7,7 +7,7 @@
 
 mod load;
 mod pods;
-mod side;
+pub mod side;
 
 use serde::Serialize;
 use serde_json::json;
@@ -75,7 +75,7 @@ struct Figure {
 
 pub fn run(args: &Args) -> Result<(), String> {
     let amounts = if args.quick { QUICK } else { FULL };
-    let ours = Side::taffrail(&args.program)?;
+    let ours = Side::taffrail(&args.program, &[])?;
     let mut figures = vec![
         Figure { what: "start to /readyz", value: ours.ready_ms, unit: "ms", bar: 1000.0 },
         Figure {

@@ -1,6 +1,7 @@
 //! Project tasks.
 
 mod bench;
+mod compare;
 mod schema;
 mod tidy;
 
@@ -18,6 +19,8 @@ struct Cli {
 enum Task {
     /// Measures a release build, beside the real control plane if wanted
     Bench(bench::Args),
+    /// Prints what differs from the real control plane
+    Compare(compare::Args),
     /// Derives the type table from the published Kubernetes API
     Schema(schema::Args),
     /// Checks the rules of the house: layers, docs, sizes, leftovers, rustfmt, clippy
@@ -27,6 +30,7 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Bench(args) => bench::run(&args),
+        Task::Compare(args) => compare::run(&args),
         Task::Schema(args) => schema::run(&args),
         Task::Tidy(args) => tidy::run(&args),
     };

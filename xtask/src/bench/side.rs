@@ -32,16 +32,23 @@ enum Kind {
 }
 
 impl Side {
-    pub fn taffrail(program: &Path) -> Result<Self, String> {
+    pub fn taffrail(program: &Path, flags: &[&str]) -> Result<Self, String> {
         let program = std::fs::canonicalize(program)
             .map_err(|e| format!("{}: {e}; build it with cargo build --release", program.display()))?;
         let home = home()?;
         let data = home.path().join("data");
+        if !flags.is_empty() {
+            // without a node of its own it leaves the network, loopback too, as it is
+            runtime()?
+                .block_on(default_route(home.path()))
+                .map_err(|e| format!("prepare the namespace: {e}"))?;
+        }
         let started = Instant::now();
         let process = inside(home.path(), || {
             Command::new(&program)
                 .args(["up", "--no-kubeconfig", "--data-dir"])
                 .arg(&data)
+                .args(flags)
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
@@ -81,13 +88,16 @@ impl Side {
         let started = self.started;
         self.ready_ms = self.with(async |side: &Self| {
             loop {
-                if let Ok(mut c) = super::load::Connection::open(side).await
-                    && c.get("/readyz").await.is_ok()
-                {
-                    return Ok(started.elapsed().as_secs_f64() * 1000.0);
-                }
-                if started.elapsed() > START_TIMEOUT {
-                    return Err("the server did not become ready".to_owned());
+                let asked = match super::load::Connection::open(side).await {
+                    Ok(mut c) => c.get("/readyz").await,
+                    Err(e) => Err(e),
+                };
+                match asked {
+                    Ok(_) => return Ok(started.elapsed().as_secs_f64() * 1000.0),
+                    Err(e) if started.elapsed() > START_TIMEOUT => {
+                        return Err(format!("the server on {} did not become ready: {e}", side.address));
+                    }
+                    Err(_) => {}
                 }
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }

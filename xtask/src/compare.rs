@@ -1,0 +1,81 @@
+//! What differs between Taffrail and the real control plane: discovery, OpenAPI, and the answers to odd requests.
+//!
+//! Invariant: every difference is printed, or listed with its reason in `compare/accepted.yaml`; what is listed and no
+//! longer seen is told.
+
+mod accepted;
+mod diff;
+mod documents;
+mod http;
+mod requests;
+
+use crate::bench::side::Side;
+use accepted::Accepted;
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The program to compare.
+    #[arg(long, default_value = "target/release/taffrail")]
+    program: PathBuf,
+    /// A script that starts and stops the real control plane.
+    #[arg(long)]
+    peers: PathBuf,
+    /// Only these: discovery, openapi, requests.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only requests of cases whose names contain this.
+    #[arg(long, default_value = "")]
+    case: String,
+    /// Differences that are printed of one document or request.
+    #[arg(long, default_value_t = 20)]
+    each: usize,
+}
+
+/// One difference.
+pub struct Finding {
+    /// Document or case, and the place in it.
+    pub place: String,
+    /// What the real one has and what ours.
+    pub text: String,
+}
+
+pub fn run(args: &Args) -> Result<(), String> {
+    let alike = ["--nodes", "0", "--service-cluster-ip-range", "10.0.0.0/24"];
+    let real = Side::peers(&args.peers)?;
+    let ours = Side::taffrail(&args.program, &alike)?;
+    let wanted = |part: &str| args.only.is_empty() || args.only.iter().any(|o| o == part);
+    let mut findings = Vec::new();
+    if wanted("discovery") {
+        findings.extend(documents::discovery(&real, &ours)?);
+    }
+    if wanted("openapi") {
+        findings.extend(documents::openapi(&real, &ours)?);
+    }
+    if wanted("requests") {
+        findings.extend(requests::all(&real, &ours, &args.case)?);
+    }
+    drop((real, ours));
+    let mut accepted = Accepted::load()?;
+    findings.retain(|f| !accepted.holds(&f.place));
+    print(&findings, args.each);
+    if args.only.is_empty() && args.case.is_empty() {
+        accepted.unused().for_each(|place| println!("no longer seen, but accepted: {place}"));
+    }
+    match findings.len() {
+        0 => Ok(()),
+        n => Err(format!("{n} differences")),
+    }
+}
+
+fn print(findings: &[Finding], each: usize) {
+    let document = |f: &Finding| f.place.split_once(": ").map_or(f.place.clone(), |(d, _)| d.to_owned());
+    for group in findings.chunk_by(|a, b| document(a) == document(b)) {
+        for finding in group.iter().take(each) {
+            println!("{}: {}", finding.place, finding.text);
+        }
+        if group.len() > each {
+            println!("{}: … and {} more", document(&group[0]), group.len() - each);
+        }
+    }
+}

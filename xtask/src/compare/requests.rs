@@ -1,0 +1,203 @@
+//! The same odd requests to both servers.
+
+use super::http::{Answer, Ask, Connection};
+use super::{Finding, diff};
+use crate::bench::side::Side;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+const FILES: [&str; 4] = [
+    include_str!("requests/protocol.yaml"),
+    include_str!("requests/validation.yaml"),
+    include_str!("requests/writes.yaml"),
+    include_str!("requests/extensions.yaml"),
+];
+const NAMESPACE: &str = "compare";
+/// Fields whose values come by chance or from the clock.
+const CHANCE: [&str; 9] = [
+    "uid",
+    "resourceVersion",
+    "creationTimestamp",
+    "time",
+    "lastTransitionTime",
+    "remainingItemCount",
+    "continue",
+    "token",
+    "expirationTimestamp",
+];
+/// Depth of nesting of an answer.
+const DEPTH_MAX: usize = 64;
+
+/// Steps that build on each other.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    case: String,
+    steps: Vec<Step>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Step {
+    /// Method and path.
+    r: String,
+    /// The body, as JSON.
+    b: Option<Value>,
+    /// The body, as it is.
+    raw: Option<String>,
+    /// The raw body so many times.
+    times: Option<usize>,
+    /// Headers; an empty one is left out.
+    #[serde(default)]
+    h: BTreeMap<String, String>,
+}
+
+impl Step {
+    fn ask(&self) -> Ask {
+        let (method, path) = self.r.split_once(' ').unwrap_or(("GET", &self.r));
+        let body = match (&self.b, &self.raw) {
+            (Some(tree), _) => tree.to_string(),
+            (None, Some(text)) => text.repeat(self.times.unwrap_or(1)),
+            (None, None) => String::new(),
+        };
+        Ask {
+            method: method.to_owned(),
+            path: path.to_owned(),
+            headers: self.h.iter().map(|(n, v)| (n.clone(), v.clone())).collect(),
+            body: Bytes::from(body),
+        }
+    }
+}
+
+pub fn all(real: &Side, ours: &Side, only: &str) -> Result<Vec<Finding>, String> {
+    let mut cases = Vec::new();
+    for file in FILES {
+        let read: Vec<Case> = serde_saphyr::from_str(file).map_err(|e| format!("requests: {e}"))?;
+        cases.extend(read.into_iter().filter(|c| c.case.contains(only)));
+    }
+    let (theirs, mine) = (answers(real, &cases)?, answers(ours, &cases)?);
+    let mut out = Vec::new();
+    let mut at = theirs.iter().zip(&mine);
+    let mut asked = 0;
+    for case in &cases {
+        for (step, (theirs, mine)) in case.steps.iter().zip(&mut at) {
+            asked += 1;
+            diff::documents(&format!("{} | {}", case.case, step.r), theirs, mine, &mut out);
+        }
+    }
+    println!("{} cases, {asked} requests", cases.len());
+    Ok(out)
+}
+
+fn answers(side: &Side, cases: &[Case]) -> Result<Vec<Value>, String> {
+    side.with(async |side| {
+        let mut connection = Connection::new(side);
+        let namespace = json!({"metadata": {"name": NAMESPACE}});
+        let made = Ask {
+            method: "POST".into(),
+            body: namespace.to_string().into(),
+            ..Ask::get("/api/v1/namespaces")
+        };
+        connection.send(&made).await?;
+        wait_for_account(&mut connection).await?;
+        let mut out = Vec::new();
+        for step in cases.iter().flat_map(|c| &c.steps) {
+            out.push(match connection.send(&step.ask()).await {
+                Ok(answer) => told(answer),
+                Err(error) => json!({ "error": error }),
+            });
+        }
+        Ok(out)
+    })
+}
+
+/// Pods can be made once their namespace has its service account.
+async fn wait_for_account(connection: &mut Connection<'_>) -> Result<(), String> {
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default");
+    for _ in 0..300 {
+        if connection.send(&Ask::get(&path)).await?.code == 200 {
+            return Ok(());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    Err("the namespace got no service account".into())
+}
+
+fn told(answer: Answer) -> Value {
+    let mut body = answer.document();
+    hide(&mut body, 0);
+    let warnings: Vec<Value> = answer.warnings.into_iter().map(Value::from).collect();
+    json!({"code": answer.code, "type": answer.content_type, "warnings": warnings, "body": body})
+}
+
+fn hide(v: &mut Value, depth: usize) {
+    if depth > DEPTH_MAX {
+        return;
+    }
+    match v {
+        Value::Object(map) => {
+            for (key, value) in map.iter_mut() {
+                if CHANCE.contains(&key.as_str()) && (value.is_string() || value.is_number()) {
+                    *value = "*".into();
+                } else {
+                    hide(value, depth + 1);
+                }
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(|v| hide(v, depth + 1)),
+        Value::String(text) => *text = plain(text),
+        _ => {}
+    }
+}
+
+/// A text without what looks like a uid, a time or an address of chance.
+fn plain(text: &str) -> String {
+    let is_uid = |w: &str| {
+        w.len() == 36 && w.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') && w.matches('-').count() == 4
+    };
+    let is_time = |w: &str| w.len() >= 20 && w.starts_with("20") && w.contains('T') && w.contains(':');
+    let mut out = String::with_capacity(text.len());
+    let mut word = String::new();
+    for c in text.chars().chain([' ']) {
+        if c.is_ascii_alphanumeric() || matches!(c, '-' | ':' | '.') {
+            word.push(c);
+            continue;
+        }
+        if is_uid(&word) || is_time(&word) {
+            out.push('*');
+        } else {
+            out.push_str(&word);
+        }
+        word.clear();
+        out.push(c);
+    }
+    out.pop();
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cases_are_well_formed() {
+        let mut names = std::collections::HashSet::new();
+        for file in FILES {
+            let cases: Vec<Case> = serde_saphyr::from_str(file).expect("cases");
+            for case in cases {
+                assert!(!case.steps.is_empty() && names.insert(case.case.clone()), "{}", case.case);
+                for step in &case.steps {
+                    assert!(step.r.contains(" /"), "{}: {}", case.case, step.r);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn chance_is_hidden() {
+        let text = "a 0b1f8a52-3c1d-4e5f-8a9b-0c1d2e3f4a5b at 2026-01-01T00:00:00Z, \"x\"";
+        assert_eq!(plain(text), "a * at *, \"x\"");
+    }
+}
