@@ -141,12 +141,7 @@ impl ControlPlane {
         ));
         let _ = loopback.set(system.clone());
         let tls = server_tls(&pki, &names(options, &ranges, addresses), &proxy_authorities)?;
-        let threads = ServingThreads::start().map_err(|e| format!("cannot start threads that serve: {e}"))?;
-        let threads = Arc::new(threads);
-        let mut serving = Vec::new();
-        for listener in listeners {
-            serving.push(tokio::spawn(server.clone().serve(listener, tls.clone(), threads.clone())));
-        }
+        let serving = serve(&server, listeners, &tls)?;
         steps.done(&format!("API server on port {}", options.secure_port), at);
 
         let at = Instant::now();
@@ -187,6 +182,18 @@ impl ControlPlane {
         self.trail.close();
         self.backend.store().close();
     }
+}
+
+/// Serves all listeners with the same threads.
+fn serve(
+    server: &Arc<Server>,
+    listeners: Vec<TcpListener>,
+    tls: &Arc<rustls::ServerConfig>,
+) -> Result<Vec<tokio::task::JoinHandle<()>>, String> {
+    let threads = ServingThreads::start().map_err(|e| format!("cannot start threads that serve: {e}"))?;
+    let threads = Arc::new(threads);
+    let serve = |listener| tokio::spawn(server.clone().serve(listener, tls.clone(), threads.clone()));
+    Ok(listeners.into_iter().map(serve).collect())
 }
 
 /// The tokens of the token file, and the administrator's.
