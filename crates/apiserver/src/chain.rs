@@ -55,7 +55,7 @@ pub async fn serve(server: Arc<Server>, from: Arc<Connection>, request: Request<
         match Limited::new(body, BODY_BYTES_MAX).collect().await {
             Ok(all) => Ok(all.to_bytes()),
             Err(e) if e.is::<http_body_util::LengthLimitError>() => {
-                Err(Status::too_large(format!("limit is {BODY_BYTES_MAX}")))
+                Err(Status::too_large(format!("Request entity too large: limit is {BODY_BYTES_MAX}")))
             }
             Err(e) => Err(Status::bad_request(format!("unable to read the request body: {e}"))),
         }

@@ -76,7 +76,7 @@ impl Context {
         let asked: Vec<&str> = self.info.query.all("dryRun").collect();
         if asked.iter().any(|d| *d != "All") {
             let error =
-                meta::field::Error::not_supported(&meta::field::Path::new("dryRun"), asked[0], &["All"]);
+                meta::field::Error::not_supported(&meta::field::Path::new("dryRun"), asked.clone(), &["All"]);
             let gk = meta::GroupKind { group: "meta.k8s.io".into(), kind: "CreateOptions".into() };
             return Err(meta::Status::invalid(&gk, "", &vec![error]));
         }

@@ -141,7 +141,8 @@ fn resources(kinds: &Kinds, group: &str, version: &str) -> Option<Result<Reply>>
                 "name": format!("{}/{}", row.plural, sub.name), "singularName": "", "namespaced": row.namespaced(),
                 "kind": sub.body.map_or(&*row.kind, |b| b.2), "verbs": sub.verbs,
             });
-            if let Some((group, version, _)) = sub.body {
+            if let Some((group, version, _)) = sub.body.filter(|b| (b.0, b.1) != (&*row.group, &*row.version))
+            {
                 entry["group"] = group.into();
                 entry["version"] = version.into();
             }
@@ -156,10 +157,26 @@ fn resources(kinds: &Kinds, group: &str, version: &str) -> Option<Result<Reply>>
     Some(Ok(Reply::Document { code: 200, value }))
 }
 
+/// Kinds that upstream still stores in an older version, which clients see in the hash. Ours are stored as they are served.
+const UPSTREAM_STORES: [(&str, &str); 5] = [
+    ("ClusterTrustBundle", "v1beta1"),
+    ("CustomResourceDefinition", "v1beta1"),
+    ("DeviceTaintRule", "v1beta2"),
+    ("PodCertificateRequest", "v1beta1"),
+    ("StorageVersionMigration", "v1beta1"),
+];
+
 /// Upstream: `discovery.StorageVersionHash`, the first 8 bytes of the SHA-256 of `group/version/kind`.
 fn storage_hash(row: &KindDef) -> String {
     use base64::Engine as _;
-    let text = format!("{}/{}/{}", row.group, row.version, row.kind);
+    let (group, version) = match (&row.stored_as, UPSTREAM_STORES.iter().find(|(kind, _)| *kind == row.kind))
+    {
+        _ if row.is_custom() => (&*row.group, &*row.version),
+        (_, Some((_, version))) => (&*row.group, *version),
+        (Some((group, version)), None) => (&**group, &**version),
+        (None, None) => (&*row.group, &*row.version),
+    };
+    let text = format!("{group}/{version}/{}", row.kind);
     let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
     base64::engine::general_purpose::STANDARD.encode(&digest.as_ref()[..8])
 }
@@ -190,8 +207,12 @@ fn aggregated_group(kinds: &Kinds, group: &str) -> Value {
 }
 
 fn aggregated_resource(row: &KindDef) -> Value {
-    let kind =
-        |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    // upstream leaves out what is that of the document; not so for custom resources
+    let kind = |group: &str, version: &str, kind: &str| {
+        let own = !row.is_custom() && (group, version) == (&*row.group, &*row.version);
+        let (group, version) = if own { ("", "") } else { (group, version) };
+        json!({"group": group, "version": version, "kind": kind})
+    };
     let scope = if row.namespaced() { "Namespaced" } else { "Cluster" };
     let mut out = json!({
         "resource": row.plural, "responseKind": kind(&row.group, &row.version, &row.kind), "scope": scope,

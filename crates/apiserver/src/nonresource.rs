@@ -10,18 +10,17 @@ use serde_json::json;
 pub async fn dispatch(ctx: &Context) -> Result<Reply> {
     let path = ctx.info.path.as_str();
     if !matches!(ctx.info.verb.as_str(), "get" | "head") {
-        return Err(Status::new(
-            405,
-            meta::Reason::MethodNotAllowed,
-            "the server does not allow this method on the requested resource",
-        ));
+        return Err(Status::method_not_allowed());
     }
     if let Some(reply) = discovery::serve(ctx, path) {
         return reply;
     }
     match path {
         "/" => Ok(Reply::Document { code: 200, value: json!({"paths": root_paths(ctx)}) }),
-        "/version" | "/version/" => Ok(Reply::Document { code: 200, value: version::document() }),
+        "/version" | "/version/" => {
+            json_only(ctx)?;
+            Ok(Reply::Document { code: 200, value: version::document() })
+        }
         "/metrics" => {
             let body = Bytes::from(ctx.server.metrics.render(ctx));
             Ok(Reply::Text { code: 200, content_type: "text/plain; version=0.0.4; charset=utf-8", body })
@@ -46,6 +45,19 @@ pub async fn dispatch(ctx: &Context) -> Result<Reply> {
             })
         }
     }
+}
+
+/// Paths of the router that have one representation.
+fn json_only(ctx: &Context) -> Result<()> {
+    let accept = ctx.headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let media = |part: &str| part.split(';').next().unwrap_or("").trim().to_owned();
+    if accept.is_empty() || accept.split(',').any(|p| matches!(&*media(p), "*/*" | "application/json")) {
+        return Ok(());
+    }
+    let text = "406: Not Acceptable\n\nAvailable representations: application/json";
+    let mut status = Status::new(406, meta::Reason::NotAcceptable, text);
+    status.details = Some(meta::status::Details::default());
+    Err(status)
 }
 
 fn json_text(content_type: &'static str, text: String) -> Reply {

@@ -219,7 +219,7 @@ impl Services {
         let held: Vec<IpAddr> = old.map(|o| addresses(o).collect()).unwrap_or_default();
         let mut ips = Vec::new();
         for (i, family) in families.iter().enumerate() {
-            let at = Path::new("spec").child("clusterIPs").index(i);
+            let at = Path::new("spec").child("clusterIPs");
             let Some(range) = self.range(family) else { continue };
             let ip = match asked.get(i).map(|a| a.parse::<IpAddr>()) {
                 Some(Ok(ip)) if held.contains(&ip) => ip,
@@ -250,10 +250,7 @@ impl Services {
 
     fn take_address(&self, range: &Range, ip: IpAddr) -> std::result::Result<(), String> {
         if !range.contains(ip) {
-            return Err(format!(
-                "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}/{}",
-                range.base, range.prefix
-            ));
+            return Err("the provided network does not match the current range".to_owned());
         }
         if self.pools.lock().addresses.insert(ip) {
             Ok(())

@@ -27,18 +27,20 @@ pub async fn dispatch(ctx: &Context) -> Result<Reply> {
         return Err(Status::no_such_resource());
     };
     if kind.namespaced() == info.namespace.is_empty() && !all_namespaces(ctx, &kind) {
-        return Err(Status::no_such_resource());
+        let listed = kind.namespaced() && info.name.is_empty() && kind.verbs.contains(&"list");
+        return Err(if listed { Status::method_not_allowed() } else { Status::no_such_resource() });
     }
+    let served = !info.subresource.is_empty() || routed(&kind, &info.verb, &info.name);
     let deprecated = kind.custom.as_ref().and_then(|c| c.deprecation_warning.as_deref());
-    if let Some(warning) = kind.deprecated.or(deprecated) {
+    if let Some(warning) = kind.deprecated.or(deprecated).filter(|_| served) {
         ctx.warnings.add(warning);
         ctx.audit.annotate("k8s.io/deprecated", "true");
     }
     if !info.subresource.is_empty() {
         return subresources::dispatch(ctx, &kind).await;
     }
-    if !kind.verbs.contains(&info.verb.as_str()) {
-        return Err(Status::method_not_supported(&kind.group_resource(), &info.verb));
+    if !served {
+        return Err(Status::method_not_allowed());
     }
     if kind.storage.is_empty() {
         return reviews::create(ctx, &kind).await;
@@ -52,8 +54,18 @@ pub async fn dispatch(ctx: &Context) -> Result<Reply> {
         "patch" => patch::patch(ctx, &kind).await,
         "delete" => delete::delete(ctx, &kind).await,
         "deletecollection" => delete::delete_collection(ctx, &kind).await,
-        other => Err(Status::method_not_supported(&kind.group_resource(), other)),
+        _ => Err(Status::method_not_allowed()),
     }
+}
+
+/// Whether a verb is one of the collection's or the object's that the path names.
+fn routed(kind: &KindDef, verb: &str, name: &str) -> bool {
+    let path_fits = match verb {
+        "create" => name.is_empty(),
+        "get" | "update" | "patch" | "delete" => !name.is_empty(),
+        _ => true,
+    };
+    path_fits && kind.verbs.contains(&verb)
 }
 
 /// A request's body as an object of a review's row.

@@ -77,9 +77,10 @@ fn check(config: &Value, o: &Options<'_>) -> Result<(), ApplyError> {
         return Err(ApplyError::BadRequest("metadata.managedFields must be nil".to_owned()));
     }
     validate::validate(config, o.view.root()).map_err(|e| {
+        let slashed = if version.contains('/') { version.clone() } else { format!("/{version}") };
         let metadata = |name: &str| text(config.get("metadata").and_then(|m| m.get(name)));
         ApplyError::Other(format!(
-            "failed to create typed patch object ({}/{}; {version}, Kind={}): {e}",
+            "failed to create typed patch object ({}/{}; {slashed}, Kind={}): {e}",
             metadata("namespace"),
             metadata("name"),
             text(config.get("kind")),

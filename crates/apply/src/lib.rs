@@ -8,6 +8,7 @@ mod element;
 mod last_applied;
 mod managers;
 mod overlay;
+pub mod scale;
 mod schema;
 mod set;
 mod typed;

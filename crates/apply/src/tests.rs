@@ -281,7 +281,7 @@ fn what_does_not_fit_the_type_is_refused() {
     config["more"] = json!(1);
     assert_eq!(
         refuse(config).to_string(),
-        "failed to create typed patch object (d/a; v1, Kind=ConfigMap): .more: field not declared in schema"
+        "failed to create typed patch object (d/a; /v1, Kind=ConfigMap): .more: field not declared in schema"
     );
     let mut config = config_map(json!({}));
     config["metadata"]["managedFields"] = json!([]);

@@ -130,7 +130,7 @@ pub fn qualified_name_errors(value: &str) -> Vec<String> {
         _ => {
             let text = regex_error(QUALIFIED_NAME_TEXT, QUALIFIED_NAME, &["MyName", "my.name", "123-abc"]);
             return vec![format!(
-                "a qualified name {text} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+                "a valid label key {text} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
             )];
         }
     };

@@ -174,6 +174,13 @@ impl Status {
         Self::of(405, Reason::MethodNotAllowed, gr, "", message)
     }
 
+    /// 405 for a path that other methods have (upstream: the router's own answer).
+    pub fn method_not_allowed() -> Self {
+        let text = "the server does not allow this method on the requested resource";
+        let status = Self::new(405, Reason::MethodNotAllowed, text);
+        Self { details: Some(Details::default()), ..status }
+    }
+
     /// 410: the resourceVersion asked for is older than what is kept.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::new(410, Reason::Expired, message)

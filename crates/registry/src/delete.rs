@@ -206,7 +206,8 @@ impl Registry {
     }
 
     fn check_preconditions(&self, r: &Request<'_>, obj: &Value, p: &Preconditions) -> Result<()> {
-        let gr = meta::GroupResource::new(&r.kind.group, &r.kind.plural);
+        // upstream names the kind here, not the resource
+        let gr = meta::GroupResource::new(&r.kind.group, &r.kind.kind);
         if let Some(uid) = p.uid.as_deref().filter(|u| *u != object::uid(obj)) {
             let why = format!(
                 "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",

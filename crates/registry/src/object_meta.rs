@@ -7,6 +7,9 @@ use serde_json::Value;
 
 /// Upstream: `TotalAnnotationSizeLimitB`.
 const ANNOTATION_BYTES_MAX: usize = 256 << 10;
+/// Groups whose metadata is checked by the library's rules only, without those of Kubernetes itself.
+const CHECKED_BY_LIBRARY_ALONE: [&str; 3] =
+    ["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io"];
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
@@ -49,7 +52,20 @@ pub fn validate(kind: &KindDef, obj: &Value) -> ErrorList {
     annotations(object::meta_map(obj, "annotations"), &path.child("annotations"), &mut errors);
     owners(obj, &path.child("ownerReferences"), &mut errors);
     finalizers(obj, &path.child("finalizers"), &mut errors);
+    if !kind.is_custom() && !CHECKED_BY_LIBRARY_ALONE.contains(&&*kind.group) {
+        kube_finalizers(obj, &path.child("finalizers"), &mut errors);
+    }
     errors
+}
+
+/// Finalizers of upstream's own are plain words, all others have a prefix (upstream: `validateKubeFinalizerName`).
+fn kube_finalizers(obj: &Value, path: &Path, errors: &mut ErrorList) {
+    let detail = "name is neither a standard finalizer name nor is it fully qualified";
+    for (i, f) in object::finalizers(obj).into_iter().enumerate() {
+        if !f.contains('/') && !matches!(f, "kubernetes" | ORPHAN | FOREGROUND) {
+            errors.push(Error::invalid(&path.index(i), f, detail));
+        }
+    }
 }
 
 /// Errors of a change of metadata (upstream: `ValidateObjectMetaAccessorUpdate`).
@@ -136,12 +152,30 @@ fn owners(obj: &Value, path: &Path, errors: &mut ErrorList) {
                     let detail = format!(
                         "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
                     );
-                    errors.push(Error::invalid(path, Value::Array(refs.to_vec()), detail));
+                    errors.push(Error::invalid(
+                        path,
+                        refs.iter().map(whole_reference).collect::<Value>(),
+                        detail,
+                    ));
                 }
                 None => controller = Some(this),
             }
         }
     }
+}
+
+/// A reference as upstream's type writes it: these four are always there.
+fn whole_reference(reference: &Value) -> Value {
+    let mut whole = serde_json::json!({});
+    for field in ["apiVersion", "kind", "name", "uid"] {
+        whole[field] = reference[field].as_str().unwrap_or("").into();
+    }
+    for field in ["controller", "blockOwnerDeletion"] {
+        if !reference[field].is_null() {
+            whole[field] = reference[field].clone();
+        }
+    }
+    whole
 }
 
 fn finalizers(obj: &Value, path: &Path, errors: &mut ErrorList) {

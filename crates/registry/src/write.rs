@@ -72,6 +72,10 @@ impl Registry {
 
     async fn create_once(&self, r: &Request<'_>, mut obj: Value) -> Result<Written> {
         match_namespace(r, &mut obj)?;
+        if !matches!(object::resource_version(&obj), "" | "0") {
+            let text = "resourceVersion should not be set on objects to be created";
+            return Err(Status::new(500, meta::Reason::Unknown, text));
+        }
         wipe_system_fields(&mut obj);
         let asked_name = object::name(&obj).to_owned();
         r.admit.mutate(Operation::Create, &asked_name, &mut obj, None).await?;
@@ -109,7 +113,11 @@ impl Registry {
             if self.store.get(&key).is_some() {
                 return Err(Status::already_exists(&r.kind.group_resource(), name));
             }
-            return Ok(Written { bytes: value.bytes.into(), created: true, deleted: false, warnings });
+            // what is not stored has no revision
+            let mut shown: Value = serde_json::from_slice(&value.bytes).map_err(Status::internal)?;
+            object::remove_meta(&mut shown, "resourceVersion");
+            let bytes = Bytes::from(shown.to_string());
+            return Ok(Written { bytes, created: true, deleted: false, warnings });
         }
         let op = Op::Put { key, value, expect: Expect::Absent };
         match self.commit(r, op).await? {
@@ -319,6 +327,10 @@ fn pinned_version(r: &Request<'_>, new: &Value, old: &Value) -> Result<bool> {
         let error = meta::field::Error::invalid(&field, 0, "must be specified for an update");
         let gk = meta::GroupKind { group: r.kind.group.to_string(), kind: r.kind.plural.to_string() };
         return Err(Status::invalid(&gk, r.name, &vec![error]));
+    }
+    if asked.parse::<u64>().is_err() {
+        let text = format!("strconv.ParseUint: parsing {asked:?}: invalid syntax");
+        return Err(Status::new(500, meta::Reason::Unknown, text));
     }
     if asked != object::resource_version(old) {
         return Err(Status::modified(&r.kind.group_resource(), r.name));

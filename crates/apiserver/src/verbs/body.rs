@@ -24,11 +24,14 @@ pub fn object(ctx: &Context, kind: &KindDef, bytes: &[u8]) -> Result<Value> {
         return Err(Status::unsupported_media_type(&["application/json", "application/yaml"]));
     }
     if ctx.content_type() == PROTOBUF {
-        let value = protobuf(bytes, &kind.schema).map_err(|e| unrecognized(kind, &e, bytes))?;
+        let value = protobuf(bytes, &kind.schema).map_err(|e| unread(kind, &e, bytes))?;
         let obj = decode(ctx, kind, check_type(kind, value, bytes)?, Vec::new(), None)?;
         return Ok(defaulted(kind, obj));
     }
-    let (value, duplicates) = parse(ctx, bytes).map_err(|e| unrecognized(kind, &e, bytes))?;
+    let (value, duplicates) = parse(ctx, bytes).map_err(|e| match ctx.content_type() {
+        "application/yaml" => unread(kind, &e, bytes),
+        _ => unrecognized(kind, &e, bytes),
+    })?;
     let value = check_type(kind, value, bytes)?;
     let json = !matches!(ctx.content_type(), "application/yaml" | CBOR);
     let obj = decode(ctx, kind, value, duplicates, json.then_some(bytes))?;
@@ -97,8 +100,16 @@ pub fn delete_options(ctx: &Context) -> Result<Value> {
     let mut value = if ctx.content_type() == PROTOBUF {
         protobuf(&ctx.body, ty).map_err(Status::bad_request)?
     } else {
-        parse(ctx, &ctx.body).map_err(Status::bad_request)?.0
+        let wrong = |e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}"));
+        parse(ctx, &ctx.body).map_err(wrong)?.0
     };
+    let text = |field: &str| value[field].as_str().unwrap_or("").to_owned();
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    if !kind.is_empty() && kind != "DeleteOptions" {
+        return Err(Status::bad_request(format!(
+            "no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:111\""
+        )));
+    }
     if ctx.audit.wants_request() {
         let mut shown = value.clone();
         if let Some(map) = shown.as_object_mut() {
@@ -155,6 +166,9 @@ fn check_content_type(ctx: &Context) -> Result<()> {
 
 /// The body's own kind and version must be the row's; absent ones are taken from it.
 fn check_type(kind: &KindDef, mut value: Value, bytes: &[u8]) -> Result<Value> {
+    if value.is_null() {
+        value = Value::Object(serde_json::Map::new());
+    }
     let Some(map) = value.as_object_mut() else {
         let e = format!(
             "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
@@ -165,18 +179,49 @@ fn check_type(kind: &KindDef, mut value: Value, bytes: &[u8]) -> Result<Value> {
     let text = |f: &str| map.get(f).and_then(Value::as_str).unwrap_or("").to_owned();
     let (api_version, name) = (text("apiVersion"), text("kind"));
     let gv = kind.group_version();
-    if !api_version.is_empty() && GroupVersion::parse(&api_version) != Some(gv.clone()) {
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({api_version}) does not match the expected API version ({gv})"
-        )));
+    let other_version = !api_version.is_empty() && GroupVersion::parse(&api_version) != Some(gv.clone());
+    if !other_version && (name.is_empty() || name == kind.kind) {
+        return Ok(value);
     }
-    if !name.is_empty() && name != kind.kind {
-        return Err(Status::bad_request(format!(
-            "{name} in version {:?} cannot be handled as a {}: converting ({}.{name}) to ({}.{}): unknown conversion",
-            gv.version, kind.kind, gv.version, gv.version, kind.kind
-        )));
+    Err(Status::bad_request(other_type(kind, &api_version, &name)))
+}
+
+/// Why an object of another type cannot be taken. Built-in kinds are looked for in all that are known, custom ones are
+/// only compared.
+fn other_type(kind: &KindDef, api_version: &str, name: &str) -> String {
+    let expected = kind.group_version();
+    let version_in_data = || {
+        format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({expected})"
+        )
+    };
+    let name = if name.is_empty() { &*kind.kind } else { name };
+    let api_version = if api_version.is_empty() { expected.to_string() } else { api_version.to_owned() };
+    let Some(gv) = GroupVersion::parse(&api_version) else { return version_in_data() };
+    if kind.is_custom() {
+        return match gv == expected {
+            false => version_in_data(),
+            true => format!(
+                "{name} in version {:?} cannot be handled as a {}: no kind {name:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:111\"",
+                gv.version, kind.kind
+            ),
+        };
     }
-    Ok(value)
+    let head = format!("{name} in version {:?} cannot be handled as a {}:", gv.version, kind.kind);
+    let known = kinds::KINDS.iter().map(|row| row()).any(|r| r.group_version() == gv && r.kind == name);
+    if !known {
+        return format!(
+            "{head} no kind {name:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:111\""
+        );
+    }
+    if gv.group == expected.group && name == kind.kind {
+        return version_in_data();
+    }
+    let package = match kind.group.split('.').next() {
+        None | Some("") => "core",
+        Some(first) => first,
+    };
+    format!("{head} converting ({}.{name}) to ({package}.{}): unknown conversion", gv.version, kind.kind)
 }
 
 /// `json` is the text that the value was read from: it tells problems in the order in which they stand.
@@ -232,16 +277,35 @@ fn strictness(ctx: &Context) -> Result<Strictness> {
 }
 
 fn unrecognized(kind: &KindDef, why: &str, bytes: &[u8]) -> Status {
-    let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(SUMMARY_BYTES)]);
-    let more = if bytes.len() > SUMMARY_BYTES { " ..." } else { "" };
     let why = if why.starts_with("couldn't") {
         why.to_owned()
     } else {
         format!("couldn't get version/kind; json parse error: {why}")
     };
-    let text =
-        format!("the object provided is unrecognized (must be of type {}): {why} ({shown}{more})", kind.kind);
-    Status::bad_request(text)
+    unread(kind, &why, bytes)
+}
+
+/// The body is not even of its own format.
+fn unread(kind: &KindDef, why: &str, bytes: &[u8]) -> Status {
+    let shown = summary(bytes);
+    let kind = &kind.kind;
+    Status::bad_request(format!(
+        "the object provided is unrecognized (must be of type {kind}): {why} ({shown})"
+    ))
+}
+
+/// The begin of a body, as text when it looks like JSON (upstream: `runtime.summarizeData`).
+fn summary(bytes: &[u8]) -> String {
+    let begin = &bytes[..bytes.len().min(SUMMARY_BYTES)];
+    let more = if bytes.len() > SUMMARY_BYTES { " ..." } else { "" };
+    match bytes.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(begin)),
+        Some(_) => {
+            let hex: String = begin.iter().map(|b| format!("{b:02x}")).collect();
+            format!("{hex}{more}")
+        }
+    }
 }
 
 /// Go's name for the kind of a JSON value, as its decoder prints it.

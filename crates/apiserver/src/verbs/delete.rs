@@ -5,7 +5,7 @@ use crate::context::{Admission, Context};
 use crate::reply::Reply;
 use kinds::KindDef;
 use meta::object;
-use meta::status::Result;
+use meta::status::{Result, Status};
 use registry::{DeleteOptions, Deleted, Listed};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -51,8 +51,10 @@ pub fn options(ctx: &Context) -> Result<DeleteOptions> {
     }
     let q = &ctx.info.query;
     let mut value = json!({});
-    if let Ok(seconds) = q.get("gracePeriodSeconds").parse::<i64>() {
-        value["gracePeriodSeconds"] = seconds.into();
+    if q.has("gracePeriodSeconds") {
+        let seconds = q.get("gracePeriodSeconds");
+        let wrong = |_| Status::bad_request(format!("strconv.ParseInt: parsing {seconds:?}: invalid syntax"));
+        value["gracePeriodSeconds"] = seconds.parse::<i64>().map_err(wrong)?.into();
     }
     if q.has("propagationPolicy") {
         value["propagationPolicy"] = q.get("propagationPolicy").into();

@@ -79,6 +79,13 @@ pub fn track(ctx: &Context, kind: &KindDef, old: Option<&Value>, new: &mut Value
 /// The object after an applied configuration.
 pub fn apply(ctx: &Context, kind: &KindDef, old: Option<&Value>, config: &Value) -> Result<Value> {
     let api_version = kind.api_version();
+    let text = |field: &str| config[field].as_str().unwrap_or("");
+    let (given, named) = (text("apiVersion"), text("kind"));
+    if given != api_version || named != kind.kind {
+        // upstream: managedfields `versioncheck.go`
+        let slash = if given.contains('/') { "" } else { "/" };
+        return Err(Status::bad_request(format!("invalid object type: {slash}{given}, Kind={named}")));
+    }
     let force = ctx.info.query.flag("force");
     let reset = reset(kind, &ctx.info.subresource);
     ::apply::apply(old, config, &options(ctx, kind, &api_version, &reset), force).map_err(|e| match e {

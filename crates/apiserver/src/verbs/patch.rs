@@ -64,9 +64,13 @@ pub fn read(ctx: &Context) -> Result<Patch> {
         return read_config(ctx, &content_type);
     }
     if !matches!(content_type.as_str(), JSON | MERGE | STRATEGIC) {
-        return Err(Status::unsupported_media_type(&[JSON, MERGE, STRATEGIC, APPLY]));
+        // the router's own answer
+        let mut status = Status::unsupported_media_type(&[]);
+        status.message = "415: Unsupported Media Type".into();
+        status.details = Some(meta::status::Details::default());
+        return Err(status);
     }
-    let value: Value = body::json(&ctx.body).map_err(Status::bad_request)?;
+    let value: Value = body::json(&ctx.body).map_err(|_| Status::bad_request("invalid JSON patch"))?;
     ctx.audit.request_object(&ctx.body);
     Ok(match content_type.as_str() {
         JSON => Patch::Json(value),
@@ -86,7 +90,7 @@ fn read_config(ctx: &Context, content_type: &str) -> Result<Patch> {
 }
 
 /// The object after an applied configuration, checked like one that was sent.
-fn applied(
+pub fn applied(
     ctx: &Context,
     kind: &KindDef,
     old: Option<&Value>,
@@ -123,10 +127,7 @@ pub fn apply(patch: &Patch, old: &Value, kind: &KindDef) -> Result<Value> {
     let mut new = old.clone();
     match patch {
         Patch::Json(p) => meta::patch::json::apply(&mut new, p)?,
-        Patch::Apply(config, _) => {
-            // Only objects that are not stored themselves (a Scale) come here: they have no fields of others.
-            meta::patch::merge::apply(&mut new, config);
-        }
+        Patch::Apply(..) => return Err(Status::internal("an applied configuration is no patch")),
         Patch::Merge(p) => {
             if !p.is_object() {
                 return Err(Status::bad_request(format!(
@@ -145,7 +146,7 @@ pub fn apply(patch: &Patch, old: &Value, kind: &KindDef) -> Result<Value> {
 }
 
 /// A patched object goes through the same decoding as one that was sent.
-fn checked(ctx: &Context, kind: &KindDef, patched: Value, old: &Value) -> Result<Value> {
+pub fn checked(ctx: &Context, kind: &KindDef, patched: Value, old: &Value) -> Result<Value> {
     let same_kind = patched["kind"] == old["kind"] && patched["apiVersion"] == old["apiVersion"];
     if !same_kind {
         return Err(Status::bad_request(format!(
@@ -161,12 +162,21 @@ fn checked(ctx: &Context, kind: &KindDef, patched: Value, old: &Value) -> Result
             ctx.info.name
         )));
     }
-    body::typed(ctx, kind, patched).map_err(|mut s| {
+    let text = patched.to_string();
+    body::typed(ctx, kind, patched).map_err(|s| {
         // Upstream calls a patch that makes an object of the wrong shape unprocessable.
-        if s.code == 400 && !s.message.starts_with("strict decoding") {
-            s.code = 422;
-            s.reason = meta::Reason::Invalid;
+        let head = format!("cannot be handled as a {}: ", kind.kind);
+        match s.message.split_once(&head) {
+            Some((_, why)) if s.code == 400 => {
+                let at = meta::field::Path::new("patch");
+                let error = meta::field::Error::invalid(&at, text, why);
+                Status::invalid(
+                    &meta::GroupKind { group: String::new(), kind: String::new() },
+                    "",
+                    &vec![error],
+                )
+            }
+            _ => s,
         }
-        s
     })
 }

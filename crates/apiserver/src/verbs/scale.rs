@@ -1,9 +1,11 @@
 //! The scale subresource of workloads: their replica count as an `autoscaling/v1` Scale
 //! (upstream: `pkg/registry/apps/deployment/storage/storage.go#ScaleREST`).
 
+use super::patch::Patch;
 use super::{body, patch};
 use crate::context::{Admission, Context};
 use crate::reply::Reply;
+use ::apply::Element;
 use kinds::KindDef;
 use meta::field::{Error, Path};
 use meta::object;
@@ -36,6 +38,7 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         Some(_) => Value::Null,
         None => {
             let scale = body::of_type(ctx, "autoscaling/v1", "Scale", SCALE)?;
+            super::write::check_name(ctx, &scale)?;
             body::record_request(ctx, &scale);
             scale
         }
@@ -43,18 +46,40 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let row = scale_row();
     let transform = |old: Option<&Value>| {
         let old = old.ok_or_else(|| Status::not_found(&kind.group_resource(), &info.name))?;
+        // Who owns the count is told in the Scale, and back in the object.
+        let path = replicas_path(kind);
+        let managed = &old["metadata"]["managedFields"];
+        let mut was = scale_of(kind, old)?;
+        let owned = ::apply::scale::to_scale(managed, &path).map_err(Status::internal)?;
+        object::set_meta(&mut was, "managedFields", owned);
         let scale = match &patch {
-            Some(p) => body::typed(ctx, &row, patch::apply(p, &scale_of(kind, old)?, &row)?)?,
-            None => sent.clone(),
+            Some(Patch::Apply(config, problems)) => patch::applied(ctx, &row, Some(&was), config, problems)?,
+            patch => {
+                let mut scale = match patch {
+                    Some(p) => patch::checked(ctx, &row, patch::apply(p, &was, &row)?, &was)?,
+                    None => sent.clone(),
+                };
+                super::fields::track(ctx, &row, Some(&was), &mut scale);
+                scale
+            }
         };
         let mut new = scaled(kind, old, &scale, patch.is_some())?;
-        super::fields::track(ctx, kind, Some(old), &mut new);
+        let owners = &scale["metadata"]["managedFields"];
+        let owners = ::apply::scale::to_parent(managed, owners, &path, &kind.api_version());
+        object::set_meta(&mut new, "managedFields", owners.map_err(Status::internal)?);
         Ok(new)
     };
     let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
     let written = ctx.server.registry.update(&ctx.write(kind, &info.name, &admit), &transform, false).await?;
     let obj = ctx.server.registry.decode(kind, &written.bytes).await?;
     Ok(Reply::Document { code: 200, value: scale_of(kind, &obj)? })
+}
+
+/// Where the object keeps the count.
+fn replicas_path(kind: &KindDef) -> Vec<Element> {
+    let custom = kind.custom.as_ref().and_then(|c| c.scale.as_ref());
+    let path = custom.map_or(".spec.replicas", |scale| &scale.spec_replicas);
+    path.trim_start_matches('.').split('.').map(Element::field).collect()
 }
 
 fn scale_row() -> KindDef {

@@ -39,7 +39,7 @@ pub async fn update(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
 }
 
 /// The body's name must be the URL's (upstream: `scopeNamer.ObjectName` checks in `update.go`).
-fn check_name(ctx: &Context, obj: &Value) -> Result<()> {
+pub fn check_name(ctx: &Context, obj: &Value) -> Result<()> {
     let name = object::name(obj);
     if name.is_empty() || name == ctx.info.name {
         return Ok(());

@@ -113,6 +113,18 @@ pub fn has_node_ports(spec: &Value) -> bool {
     }
 }
 
+/// Whether it is reached from outside by what it says itself (upstream: `ExternallyAccessible`).
+fn is_external(spec: &Value) -> bool {
+    let kind = text(spec, "type");
+    matches!(kind, "NodePort" | "LoadBalancer")
+        || kind == "ClusterIP" && !items(spec, "externalIPs").is_empty()
+}
+
+/// Upstream: `NeedsHealthCheck`.
+fn needs_health_check(spec: &Value) -> bool {
+    text(spec, "type") == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local"
+}
+
 /// Whether the Service has addresses of its own.
 pub fn needs_cluster_ip(spec: &Value) -> bool {
     text(spec, "type") != "ExternalName" && text(spec, "clusterIP") != "None"
@@ -146,10 +158,10 @@ impl Strategy for Service {
             }
         }
         let kind = text(&obj["spec"], "type").to_owned();
-        if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+        if is_external(&obj["spec"]) {
             default_at(obj, spec, "externalTrafficPolicy", "Cluster");
         }
-        if kind != "ExternalName" {
+        if matches!(kind.as_str(), "NodePort" | "LoadBalancer" | "ClusterIP") {
             default_at(obj, spec, "internalTrafficPolicy", "Cluster");
         }
         if kind == "LoadBalancer" {
@@ -160,21 +172,31 @@ impl Strategy for Service {
 
     fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
         obj["status"] = json!({"loadBalancer": {}});
+        // one address given is the first of the list
+        let one = text(&obj["spec"], "clusterIP").to_owned();
+        if !one.is_empty() && items(&obj["spec"], "clusterIPs").is_empty() {
+            obj["spec"]["clusterIPs"] = json!([one]);
+        }
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
         shared::split(new, old, ctx);
         if ctx.subresource != "status" {
+            normalize(new, old);
             inherit(new, old);
         }
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        validation::service(obj)
+        validation::service(obj, None)
     }
 
     fn validate_update(&self, new: &Value, old: &Value, ctx: &Ctx) -> ErrorList {
         if ctx.subresource == "status" { Vec::new() } else { validation::update(new, old) }
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        validation::warnings(new)
     }
 
     fn returns_deleted(&self) -> bool {
@@ -189,7 +211,23 @@ impl Strategy for Service {
     }
 
     fn name_errors(&self, name: &str, prefix: bool) -> Vec<String> {
-        helpers::dns1035_label_errors(name, prefix)
+        helpers::dns_label_errors(name, prefix)
+    }
+}
+
+/// The list follows the one address, for clients that know only that (upstream: `normalizeClusterIPs`).
+fn normalize(new: &mut Value, old: &Value) {
+    let (n, o) = (&new["spec"], &old["spec"]);
+    let (had, has) = (text(o, "clusterIP"), text(n, "clusterIP"));
+    let same = items(n, "clusterIPs") == items(o, "clusterIPs");
+    if has == had && items(n, "clusterIPs").is_empty() && !items(o, "clusterIPs").is_empty() {
+        new["spec"]["clusterIPs"] = o["clusterIPs"].clone();
+    } else if has != had && same {
+        if has.is_empty() {
+            object::map_at(new, &["spec"]).map(|m| m.remove("clusterIPs"));
+        } else {
+            new["spec"]["clusterIPs"] = json!([has]);
+        }
     }
 }
 
@@ -218,6 +256,20 @@ fn inherit(new: &mut Value, old: &Value) {
             }
         }
     }
+    let balancer = |s: &Value| text(&s["spec"], "type") == "LoadBalancer";
+    if balancer(old) && !balancer(new) {
+        for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
+            if new["spec"][field] == old["spec"][field] {
+                object::map_at(new, &["spec"]).map(|m| m.remove(field));
+            }
+        }
+    }
+    if needs_health_check(&old["spec"])
+        && !needs_health_check(&new["spec"])
+        && new["spec"]["healthCheckNodePort"] == old["spec"]["healthCheckNodePort"]
+    {
+        object::map_at(new, &["spec"]).map(|m| m.remove("healthCheckNodePort"));
+    }
     let keeps_ports = has_node_ports(&new["spec"]);
     let had_ports = has_node_ports(&old["spec"]);
     let old_ports = items(&old["spec"], "ports").to_vec();
@@ -231,8 +283,8 @@ fn inherit(new: &mut Value, old: &Value) {
             p.as_object_mut().map(|m| m.remove("nodePort"));
         }
     }
-    let external = matches!(text(&new["spec"], "type"), "NodePort" | "LoadBalancer");
-    if !external && new["spec"]["externalTrafficPolicy"] == old["spec"]["externalTrafficPolicy"] {
+    let leaves = is_external(&old["spec"]) && !is_external(&new["spec"]);
+    if leaves && new["spec"]["externalTrafficPolicy"] == old["spec"]["externalTrafficPolicy"] {
         object::map_at(new, &["spec"]).map(|m| m.remove("externalTrafficPolicy"));
     }
 }

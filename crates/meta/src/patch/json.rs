@@ -23,7 +23,7 @@ pub fn apply(doc: &mut Value, patch: &Value) -> Result<(), Status> {
     let operations = match patch {
         Value::Null => return Ok(()),
         Value::Array(a) => a,
-        other => return Err(undecodable(other, "jsonpatch.Patch")),
+        other => return Err(undecodable(other, "[]handlers.jsonPatchOp")),
     };
     if let Some(odd) = operations.iter().find(|o| !o.is_object() && !o.is_null()) {
         return Err(undecodable(odd, "jsonpatch.Operation"));
@@ -73,7 +73,9 @@ pub enum Failed {
 
 fn undecodable(v: &Value, into: &str) -> Status {
     let what = crate::schema::go_kind(v);
-    Status::bad_request(format!("json: cannot unmarshal {what} into Go value of type {into}"))
+    Status::bad_request(format!(
+        "error decoding patch: json: cannot unmarshal {what} into Go value of type {into}"
+    ))
 }
 
 /// One operation; the text says what is wrong, in upstream's words.
@@ -303,7 +305,10 @@ mod tests {
             assert_eq!(e.message, "the server rejected our request due to an error in our request");
         }
         let e = run(json!({}), json!({})).unwrap_err();
-        assert_eq!(e.message, "json: cannot unmarshal object into Go value of type jsonpatch.Patch");
+        assert_eq!(
+            e.message,
+            "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp"
+        );
     }
 
     #[test]
