@@ -4,7 +4,7 @@
 use crate::context::{Context, Warnings};
 use crate::filters::flow::Slot;
 use crate::filters::{audit, authentication, authorization, impersonation};
-use crate::negotiate::{self, Accepted};
+use crate::negotiate::{self, Accepted, View};
 use crate::nonresource;
 use crate::reply::{self, Rendered, Rendering, Reply};
 use crate::request_info::RequestInfo;
@@ -249,6 +249,18 @@ async fn authorized(
 }
 
 async fn answer(ctx: &Context) -> Result<Reply> {
+    let timeout = ctx.info.query.get("timeout");
+    if !timeout.is_empty() && meta::time::parse_duration(timeout).is_err() {
+        return Err(Status::bad_request(format!(
+            "invalid timeout specified in the request URL - time: invalid duration {timeout:?}"
+        )));
+    }
+    let object = ctx.info.query.get("includeObject");
+    if ctx.accepted.view == View::Table && !matches!(object, "" | "None" | "Metadata" | "Object") {
+        return Err(Status::bad_request(format!(
+            "Unable to convert to Table as requested: includeObject: Invalid value: {object:?}: must be 'Metadata', 'Object', 'None', or empty"
+        )));
+    }
     if ctx.info.is_resource { verbs::dispatch(ctx).await } else { nonresource::dispatch(ctx).await }
 }
 

@@ -2,6 +2,7 @@
 //! (upstream: apiserver `pkg/endpoints/discovery`).
 
 use crate::context::Context;
+use crate::negotiate;
 use crate::reply::Reply;
 use bytes::Bytes;
 use kinds::KindDef;
@@ -41,6 +42,9 @@ pub fn serve(ctx: &Context, path: &str) -> Option<Result<Reply>> {
     let kinds = ctx.server.registry.kinds();
     let parts: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
     let aggregated = accepts_aggregated(ctx);
+    if matches!(parts.as_slice(), ["api"] | ["apis"]) && !aggregated && only_other_forms(ctx) {
+        return Some(Err(Status::not_acceptable(negotiate::OBJECT_TYPES)));
+    }
     let value = match parts.as_slice() {
         ["api"] if aggregated => return Some(Ok(aggregated_reply(&kinds, true))),
         ["apis"] if aggregated => return Some(Ok(aggregated_reply(&kinds, false))),
@@ -59,6 +63,7 @@ pub fn serve(ctx: &Context, path: &str) -> Option<Result<Reply>> {
             value
         }
         ["api", version] => return resources(&kinds, "", version),
+        ["apis", name, _] if !kinds.has_group(name) => return None,
         ["apis", name, version] => return resources(&kinds, name, version),
         _ => return None,
     };
@@ -74,6 +79,12 @@ fn accepts_aggregated(ctx: &Context) -> bool {
             && has("v=v2")
             && has("as=APIGroupDiscoveryList")
     })
+}
+
+/// Every clause asks for some form of the document that there is not.
+fn only_other_forms(ctx: &Context) -> bool {
+    let accept = ctx.headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    !accept.is_empty() && accept.split(',').all(|clause| clause.contains("as="))
 }
 
 /// Named groups that are served, in order.
@@ -121,7 +132,7 @@ fn resources(kinds: &Kinds, group: &str, version: &str) -> Option<Result<Reply>>
     for row in &rows {
         let mut entry = json!({
             "name": row.plural, "singularName": row.singular, "namespaced": row.namespaced(),
-            "kind": row.kind, "verbs": row.verbs,
+            "kind": row.kind, "verbs": verbs_of(row),
         });
         let (short, categories) = (row.short_names(), row.category_names());
         if !short.is_empty() {
@@ -135,7 +146,7 @@ fn resources(kinds: &Kinds, group: &str, version: &str) -> Option<Result<Reply>>
         }
         list.push(entry);
         let mut subs: Vec<_> = row.subresources.iter().collect();
-        subs.sort_by_key(|s| s.name);
+        subs.sort_by_key(|s| order_of(row, s.name));
         for sub in subs {
             let mut entry = json!({
                 "name": format!("{}/{}", row.plural, sub.name), "singularName": "", "namespaced": row.namespaced(),
@@ -206,6 +217,21 @@ fn aggregated_group(kinds: &Kinds, group: &str) -> Value {
     json!({"metadata": metadata, "versions": versions})
 }
 
+/// Subresources come by name, those of custom resources as upstream lists them.
+fn order_of<'a>(row: &KindDef, name: &'a str) -> (bool, &'a str) {
+    (row.is_custom() && name == "scale", name)
+}
+
+/// Verbs in the order in which upstream tells them.
+fn verbs_of(row: &KindDef) -> Vec<&'static str> {
+    const CUSTOM: [&str; 8] =
+        ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
+    match row.is_custom() {
+        true => CUSTOM.into_iter().filter(|v| row.verbs.contains(v)).collect(),
+        false => row.verbs.to_vec(),
+    }
+}
+
 fn aggregated_resource(row: &KindDef) -> Value {
     // upstream leaves out what is that of the document; not so for custom resources
     let kind = |group: &str, version: &str, kind: &str| {
@@ -216,7 +242,7 @@ fn aggregated_resource(row: &KindDef) -> Value {
     let scope = if row.namespaced() { "Namespaced" } else { "Cluster" };
     let mut out = json!({
         "resource": row.plural, "responseKind": kind(&row.group, &row.version, &row.kind), "scope": scope,
-        "singularResource": row.singular, "verbs": row.verbs,
+        "singularResource": row.singular, "verbs": verbs_of(row),
     });
     let (short, categories) = (row.short_names(), row.category_names());
     if !short.is_empty() {
@@ -227,7 +253,7 @@ fn aggregated_resource(row: &KindDef) -> Value {
     }
     if !row.subresources.is_empty() {
         let mut subs: Vec<_> = row.subresources.iter().collect();
-        subs.sort_by_key(|s| s.name);
+        subs.sort_by_key(|s| order_of(row, s.name));
         let subs: Vec<Value> = subs
             .into_iter()
             .map(|s| {

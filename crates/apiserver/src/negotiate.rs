@@ -69,10 +69,18 @@ pub fn accept(headers: &HeaderMap) -> Result<Accepted> {
     }
     let mut clauses: Vec<Clause> = header.split(',').map(clause).collect();
     clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality));
-    let mut first = clauses.iter().find_map(serve).ok_or_else(|| Status::not_acceptable(OBJECT_TYPES))?;
+    let mut first = clauses.iter().find_map(serve).ok_or_else(|| refusal(&clauses))?;
     first.or_json =
         clauses.iter().filter_map(serve).any(|a| a.format == Format::Json && a.view == first.view);
     Ok(first)
+}
+
+/// Nothing that the client takes is served: not even a media type, or no form of one.
+fn refusal(clauses: &[Clause<'_>]) -> Status {
+    match clauses.iter().any(|c| format(c.media).is_some()) {
+        true => Status::not_acceptable(OBJECT_TYPES),
+        false => Status::no_representation(OBJECT_TYPES),
+    }
 }
 
 /// As [`accept`], for what can only be shown as it is (upstream: a scope without table conversion).
@@ -93,14 +101,18 @@ fn clause(text: &str) -> Clause<'_> {
     Clause { media, params, quality }
 }
 
+fn format(media: &str) -> Option<Format> {
+    match media {
+        "application/json" | "*/*" | "application/*" => Some(Format::Json),
+        "application/yaml" => Some(Format::Yaml),
+        "application/vnd.kubernetes.protobuf" => Some(Format::Protobuf),
+        "application/cbor" | "application/cbor-seq" => Some(Format::Cbor),
+        _ => None,
+    }
+}
+
 fn serve(c: &Clause) -> Option<Accepted> {
-    let format = match c.media {
-        "application/json" | "*/*" | "application/*" => Format::Json,
-        "application/yaml" => Format::Yaml,
-        "application/vnd.kubernetes.protobuf" => Format::Protobuf,
-        "application/cbor" | "application/cbor-seq" => Format::Cbor,
-        _ => return None,
-    };
+    let format = format(c.media)?;
     let param = |name: &str| c.params.iter().find(|(k, _)| *k == name).map(|(_, v)| *v);
     let view = match (param("as"), param("g"), param("v")) {
         (None, _, _) => View::Object,

@@ -54,10 +54,7 @@ fn json_only(ctx: &Context) -> Result<()> {
     if accept.is_empty() || accept.split(',').any(|p| matches!(&*media(p), "*/*" | "application/json")) {
         return Ok(());
     }
-    let text = "406: Not Acceptable\n\nAvailable representations: application/json";
-    let mut status = Status::new(406, meta::Reason::NotAcceptable, text);
-    status.details = Some(meta::status::Details::default());
-    Err(status)
+    Err(Status::no_representation(&["application/json"]))
 }
 
 fn json_text(content_type: &'static str, text: String) -> Reply {

@@ -3,7 +3,7 @@
 use crate::context::Context;
 use crate::reply::Reply;
 use bytes::Bytes;
-use meta::status::{Result, Status};
+use meta::status::Result;
 use parking_lot::Mutex;
 use registry::Kinds;
 use std::collections::BTreeMap;
@@ -48,7 +48,10 @@ pub fn serve(ctx: &Context, path: &str) -> Result<Reply> {
     let rest = path.strip_prefix("/openapi/v3").unwrap_or("");
     let body = match rest.trim_start_matches('/') {
         "" => v3.index.clone(),
-        key => v3.by_path.get(key).cloned().ok_or_else(Status::no_such_resource)?,
+        key => match v3.by_path.get(key) {
+            Some(body) => body.clone(),
+            None => return Ok(Reply::Text { code: 404, content_type: "", body: Bytes::new() }),
+        },
     };
     Ok(Reply::Text { code: 200, content_type: "application/json", body })
 }

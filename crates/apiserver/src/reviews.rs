@@ -6,15 +6,21 @@ use crate::reply::Reply;
 use crate::verbs;
 use auth::review;
 use kinds::KindDef;
+use meta::object;
 use meta::status::{Result, Status};
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     crate::negotiate::accept_object(&ctx.headers)?;
-    let asked = verbs::object_of(ctx, kind)?;
+    if &*kind.kind == "ComponentStatus" {
+        return component_status(ctx);
+    }
+    let mut asked = verbs::object_of(ctx, kind)?;
     verbs::record(ctx, &asked);
+    verbs::track(ctx, kind, &mut asked);
     let (server, user, now) = (&ctx.server, &ctx.user, ctx.server.clock.now());
-    let answer = match &*kind.kind {
+    let mut answer = match &*kind.kind {
         "TokenReview" => server.authenticator.token_review(&asked, now).await?,
         "SelfSubjectReview" => review::self_subject_review(user, now),
         "SubjectAccessReview" => {
@@ -30,5 +36,35 @@ pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         "SelfSubjectRulesReview" => review::self_subject_rules_review(&asked, user, &server.authorizer)?,
         _ => return Err(Status::no_such_resource()),
     };
+    if let Some(managed) = asked["metadata"].get("managedFields") {
+        object::set_meta(&mut answer, "managedFields", managed.clone());
+    }
     Ok(Reply::Document { code: 201, value: answer })
+}
+
+/// How the parts of the control plane are (upstream: `pkg/registry/core/componentstatus/rest.go`). They are one program:
+/// all that answer are as well as the store is.
+fn component_status(ctx: &Context) -> Result<Reply> {
+    let healthy = ctx.server.checks.iter().filter(|c| c.live).all(|c| (c.run)().is_ok());
+    let one = |name: &str, kind: bool| {
+        let (status, message) = if healthy { ("True", "ok") } else { ("False", "the store does not answer") };
+        let mut out = json!({"metadata": {"name": name},
+            "conditions": [{"type": "Healthy", "status": status, "message": message}]});
+        if kind {
+            out["kind"] = "ComponentStatus".into();
+            out["apiVersion"] = "v1".into();
+        }
+        out
+    };
+    let names = ["scheduler", "controller-manager", "etcd-0"];
+    let asked = ctx.info.name.as_str();
+    if ctx.info.verb == "list" {
+        let items: Vec<Value> = names.iter().map(|n| one(n, false)).collect();
+        let list = json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": items});
+        return Ok(Reply::Document { code: 200, value: list });
+    }
+    if !names.contains(&asked) {
+        return Err(Status::not_found(&meta::GroupResource::new("", "componentstatus"), asked));
+    }
+    Ok(Reply::Document { code: 200, value: one(asked, true) })
 }

@@ -78,6 +78,11 @@ pub fn of_type(ctx: &Context, api_version: &str, kind: &str, schema: &str) -> Re
     body::of_type(ctx, api_version, kind, schema)
 }
 
+/// Writes down who set the fields of a new object.
+pub fn track(ctx: &Context, kind: &KindDef, obj: &mut serde_json::Value) {
+    fields::track(ctx, kind, None, obj);
+}
+
 /// Puts a decoded body on the audit record.
 pub fn record(ctx: &Context, obj: &serde_json::Value) {
     body::record_request(ctx, obj);

@@ -1,10 +1,11 @@
 //! The group `coordination.k8s.io`.
 
 use crate::columns::{AGE, NAME, column};
-use crate::def::{KindDef, Strategy, StrategyRef};
+use crate::def::{Ctx, KindDef, Strategy, StrategyRef};
 use crate::helpers;
 use crate::validate::text;
 use meta::field::{Error, ErrorList, Path};
+use meta::object;
 use serde_json::Value;
 
 pub fn lease() -> KindDef {
@@ -39,6 +40,16 @@ impl Strategy for Lease {
         false
     }
 
+    fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
+        without_coordination(obj);
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value, _: &Ctx) {
+        if old["spec"]["strategy"].is_null() && old["spec"]["preferredHolder"].is_null() {
+            without_coordination(new);
+        }
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = Vec::new();
         let spec = Path::new("spec");
@@ -65,6 +76,13 @@ impl Strategy for Lease {
 }
 
 /// Upstream: `ValidateCoordinatedLeaseStrategy`, which names the field twice.
+/// Fields of a feature that is off by default (upstream: `CoordinatedLeaderElection`).
+fn without_coordination(obj: &mut Value) {
+    for field in ["strategy", "preferredHolder"] {
+        object::map_at(obj, &["spec"]).map(|spec| spec.remove(field));
+    }
+}
+
 fn lease_strategy(strategy: &str, path: &Path, errors: &mut ErrorList) {
     let at = path.child("strategy");
     if strategy.contains('/') {

@@ -3,8 +3,9 @@
 
 use crate::columns::NAME;
 use crate::core::event;
-use crate::def::{KindDef, Strategy, StrategyRef};
-use meta::field::ErrorList;
+use crate::def::{Ctx, KindDef, Strategy, StrategyRef};
+use crate::validate::text;
+use meta::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
 pub fn kind() -> KindDef {
@@ -49,7 +50,18 @@ impl Strategy for Event {
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut stored = obj.clone();
         self.to_storage(&mut stored);
-        event::Event.validate(&stored)
+        let mut errors = event::Event.validate(&stored);
+        strict(&stored, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Ctx) -> ErrorList {
+        let stored = [new, old].map(|o| {
+            let mut o = o.clone();
+            self.to_storage(&mut o);
+            o
+        });
+        event::Event.validate_update(&stored[0], &stored[1], ctx)
     }
 
     fn decode_stored(&self, obj: &mut Value) {
@@ -72,6 +84,27 @@ impl Strategy for Event {
             other => other,
         };
         event::fields(&stored).into_iter().map(|(f, v)| (named(f), v)).collect()
+    }
+}
+
+/// What is new in this group (upstream: `ValidateEventCreate`).
+fn strict(stored: &Value, errors: &mut ErrorList) {
+    if stored["eventTime"].is_null() {
+        errors.push(Error::required(&Path::new("eventTime"), ""));
+    }
+    let kind = text(stored, "type");
+    if !matches!(kind, "Normal" | "Warning") {
+        errors.push(Error::invalid(&Path::new("type"), "", format!("has invalid value: {kind}")));
+    }
+    let source = &stored["source"];
+    let old = [
+        ("firstTimestamp", !stored["firstTimestamp"].is_null()),
+        ("lastTimestamp", !stored["lastTimestamp"].is_null()),
+        ("count", stored["count"].as_i64().unwrap_or(0) != 0),
+        ("source", ["component", "host"].iter().any(|f| !text(source, f).is_empty())),
+    ];
+    for (field, _) in old.iter().filter(|(_, is_set)| *is_set) {
+        errors.push(Error::invalid(&Path::new(field), "", "needs to be unset"));
     }
 }
 

@@ -8,13 +8,13 @@ mod definitions;
 mod paths;
 
 use crate::KindDef;
-use definitions::Definitions;
+use definitions::{Definitions, META, VERSION_INFO};
 use meta::schema::Schema;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The Kubernetes version whose API this is.
-pub const VERSION: &str = "v1.37.0";
+pub const VERSION: &str = "1.37";
 
 /// Which form of OpenAPI is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,13 @@ impl Dialect {
 /// The document of `/openapi/v2`.
 pub fn v2(rows: &[&KindDef], schema: &Schema) -> Value {
     let mut defs = Definitions::new(Dialect::V2, schema, rows);
-    let paths = paths::build(rows, &mut defs);
+    let mut paths = paths::build(rows, &mut defs);
+    for (key, rows) in by_group_version(rows) {
+        root(&key, rows.iter().all(|r| r.is_custom()), &mut defs, &mut paths);
+    }
+    for key in apis(rows) {
+        about(&key, &mut defs, &mut paths);
+    }
     json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": VERSION},
@@ -49,21 +55,105 @@ pub fn v2(rows: &[&KindDef], schema: &Schema) -> Value {
 
 /// The documents under `/openapi/v3`, by path without the leading slash (`api/v1`, `apis/apps/v1`).
 pub fn v3(rows: &[&KindDef], schema: &Schema) -> BTreeMap<String, Value> {
+    let mut out: BTreeMap<String, Value> = by_group_version(rows)
+        .into_iter()
+        .map(|(key, rows)| (key.clone(), v3_of(&key, &rows, schema)))
+        .collect();
+    for key in apis(rows) {
+        let mut defs = Definitions::new(Dialect::V3, schema, &[]);
+        let mut paths = Map::new();
+        about(&key, &mut defs, &mut paths);
+        out.insert(key, v3_document(defs, paths));
+    }
+    out
+}
+
+/// Rows by the path of their group version, without the leading slash.
+fn by_group_version<'a>(rows: &[&'a KindDef]) -> BTreeMap<String, Vec<&'a KindDef>> {
     let mut groups: BTreeMap<String, Vec<&KindDef>> = BTreeMap::new();
     for row in rows {
         groups.entry(base(row).trim_start_matches('/').to_owned()).or_default().push(row);
     }
-    groups.into_iter().map(|(key, rows)| (key, v3_document(&rows, schema))).collect()
+    groups
 }
 
-fn v3_document(rows: &[&KindDef], schema: &Schema) -> Value {
+/// Paths of documents about the API itself.
+fn apis(rows: &[&KindDef]) -> Vec<String> {
+    let fixed = ["api", "apis", "version", "openid/v1/jwks", ".well-known/openid-configuration"];
+    let mut out: Vec<String> = fixed.map(str::to_owned).into();
+    let groups: BTreeSet<&str> =
+        rows.iter().filter(|r| !r.is_custom() && !r.group.is_empty()).map(|r| &*r.group).collect();
+    out.extend(groups.into_iter().map(|group| format!("apis/{group}")));
+    out
+}
+
+/// The operation that lists the resources of a group version. Custom ones are described without it.
+fn root(key: &str, custom: bool, defs: &mut Definitions, paths: &mut Map<String, Value>) {
+    if custom {
+        return;
+    }
+    let (group, version) = match key.split('/').collect::<Vec<_>>()[..] {
+        ["apis", group, version] => (group, version),
+        _ => ("", "v1"),
+    };
+    let row = KindDef { group: group.to_owned().into(), version: version.to_owned().into(), ..KindDef::BASE };
+    let id = format!("get{}APIResources", paths::group_part(&row));
+    let path = format!("/{key}/");
+    let answer = defs.reference(&format!("{META}.APIResourceList"));
+    paths::about(paths, &path, &id, &paths::tag_of(&path), &answer, paths::OBJECT, defs.dialect);
+}
+
+/// A document about the API itself.
+fn about(key: &str, defs: &mut Definitions, paths: &mut Map<String, Value>) {
+    let (path, dialect) = (format!("/{key}/"), defs.dialect);
+    let text = json!({"type": "string"});
+    match key {
+        "openid/v1/jwks" => {
+            let id = "getServiceAccountIssuerOpenIDKeyset";
+            paths::about(paths, &path, id, "openid", &text, &["application/jwk-set+json"], dialect);
+        }
+        ".well-known/openid-configuration" => {
+            let id = "getServiceAccountIssuerOpenIDConfiguration";
+            paths::about(paths, &path, id, "WellKnown", &text, &["application/json"], dialect);
+        }
+        "version" => {
+            let answer = defs.reference(VERSION_INFO);
+            paths::about(paths, &path, "getCodeVersion", "version", &answer, &["application/json"], dialect);
+        }
+        _ => {
+            let group = key.strip_prefix("apis/");
+            let (id, tag, ty) = match (key, group) {
+                ("api", _) => ("getCoreAPIVersions".to_owned(), "core".to_owned(), "APIVersions"),
+                (_, Some(group)) => {
+                    let tag = paths::lower_first(&paths::group_name(group));
+                    (format!("get{}APIGroup", paths::group_name(group)), tag, "APIGroup")
+                }
+                _ => ("getAPIVersions".to_owned(), "apis".to_owned(), "APIGroupList"),
+            };
+            let answer = defs.reference(&format!("{META}.{ty}"));
+            paths::about(paths, &path, &id, &tag, &answer, paths::OBJECT, dialect);
+        }
+    }
+}
+
+fn v3_of(key: &str, rows: &[&KindDef], schema: &Schema) -> Value {
     let mut defs = Definitions::new(Dialect::V3, schema, rows);
-    let paths = paths::build(rows, &mut defs);
+    let mut paths = paths::build(rows, &mut defs);
+    root(key, rows.iter().all(|r| r.is_custom()), &mut defs, &mut paths);
+    v3_document(defs, paths)
+}
+
+fn v3_document(defs: Definitions, paths: Map<String, Value>) -> Value {
+    let mut components = json!({"securitySchemes": {"BearerToken": security()}});
+    let schemas = defs.finish();
+    if schemas.as_object().is_some_and(|s| !s.is_empty()) {
+        components["schemas"] = schemas;
+    }
     json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": VERSION},
         "paths": paths,
-        "components": {"schemas": defs.finish(), "securitySchemes": {"BearerToken": security()}},
+        "components": components,
     })
 }
 
@@ -150,7 +240,14 @@ mod tests {
         assert_eq!(foo["properties"]["spec"]["properties"]["x"], json!({"type": "string"}));
         assert_eq!(foo["x-kubernetes-group-version-kind"], json!([gvk("a.com", "v1", "Foo")]));
         let patch = &doc["paths"]["/apis/a.com/v1/namespaces/{namespace}/foos/{name}"]["patch"];
-        assert_eq!(patch["consumes"], json!(["application/json-patch+json", "application/merge-patch+json"]));
+        assert_eq!(
+            patch["consumes"],
+            json!([
+                "application/json-patch+json",
+                "application/merge-patch+json",
+                "application/apply-patch+yaml"
+            ])
+        );
         let docs = v3(&[&row], crate::schema::schema());
         let doc = &docs["apis/a.com/v1"];
         check_refs(doc, doc);

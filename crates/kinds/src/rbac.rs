@@ -128,7 +128,7 @@ impl Strategy for Role {
 fn rule_errors(rule: &Value, namespaced: bool, at: &Path, errors: &mut ErrorList) {
     let has = |f: &str| !items(rule, f).is_empty();
     if !has("verbs") {
-        errors.push(Error::required(&at.child("verbs"), "verbs must contain at least one value"));
+        errors.push(Error::required(&at.child("verbs"), ""));
     }
     if has("nonResourceURLs") {
         if namespaced {

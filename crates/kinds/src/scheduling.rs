@@ -35,6 +35,11 @@ pub fn priority_class() -> KindDef {
     }
 }
 
+/// The value that a class of the system has.
+fn system_value(name: &str) -> i64 {
+    if name == "system-node-critical" { 2_000_001_000 } else { 2_000_000_000 }
+}
+
 struct PriorityClass;
 
 impl Strategy for PriorityClass {
@@ -51,7 +56,15 @@ impl Strategy for PriorityClass {
             ("system-node-critical", 2_000_001_000) | ("system-cluster-critical", 2_000_000_000)
         );
         if name.starts_with("system-") && !system {
-            let detail = "priority class names with 'system-' prefix are reserved for system use only. error: only predefined names may be used".to_owned();
+            let why = match name {
+                "system-node-critical" | "system-cluster-critical" => {
+                    format!("value of {name} PriorityClass must be {}", system_value(name))
+                }
+                _ => format!("{name} is not a known system priority class"),
+            };
+            let detail = format!(
+                "priority class names with 'system-' prefix are reserved for system use only. error: {why}"
+            );
             errors.push(Error::forbidden(&Path::new("metadata").child("name"), detail));
         } else if value > USER_PRIORITY_MAX && !system {
             let detail = format!("maximum allowed value of a user defined priority is {USER_PRIORITY_MAX}");

@@ -60,6 +60,12 @@ pub struct Field {
     /// The OpenAPI `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default: Option<serde_json::Value>,
+    /// The published default is the zero of the type although the field can be absent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shows_zero: bool,
+    /// The only values of a text, or of the texts in a list or map.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<String>,
     /// `x-kubernetes-patch-strategy`, comma separated (`merge`, `replace`, `retainKeys`).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub patch_strategy: String,
@@ -96,6 +102,8 @@ impl Field {
             pointer: true,
             omitempty: true,
             default: None,
+            shows_zero: false,
+            values: Vec::new(),
             patch_strategy: String::new(),
             patch_merge_key: String::new(),
             list_type: String::new(),
@@ -108,6 +116,15 @@ impl Field {
         }
     }
 
+    /// The zero of the type, which is published as the default of every field that cannot be absent.
+    pub fn zero_default(&self) -> Option<Value> {
+        match &self.ty {
+            Ty::Ref(_) if !self.pointer => Some(serde_json::json!({})),
+            _ if self.pointer || self.omitempty => None,
+            ty => ty.zero(),
+        }
+    }
+
     /// The Go type of the field as errors print it.
     pub fn go_type(&self) -> Cow<'_, str> {
         if self.go.is_empty() { Cow::Owned(self.ty.go()) } else { Cow::Borrowed(&self.go) }
@@ -115,6 +132,16 @@ impl Field {
 }
 
 impl Ty {
+    /// The zero of a plain type.
+    pub fn zero(&self) -> Option<Value> {
+        match self {
+            Self::String => Some("".into()),
+            Self::Int32 | Self::Int64 => Some(0.into()),
+            Self::Bool => Some(false.into()),
+            _ => None,
+        }
+    }
+
     /// The Go type as errors print it, when it has no name of its own: `[]v1.Container`.
     pub fn go(&self) -> String {
         match self {
@@ -167,6 +194,9 @@ pub struct TypeDef {
     /// `x-kubernetes-map-type` of the struct itself (`atomic` for selectors and references).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub map_type: String,
+    /// `x-kubernetes-unions`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unions: Option<Value>,
 }
 
 /// All types by OpenAPI definition name (`io.k8s.api.core.v1.Pod`).

@@ -169,11 +169,6 @@ impl Status {
         s
     }
 
-    pub fn method_not_supported(gr: &GroupResource, verb: &str) -> Self {
-        let message = format!("{verb} is not supported on resources of kind {:?}", gr.to_string());
-        Self::of(405, Reason::MethodNotAllowed, gr, "", message)
-    }
-
     /// 405 for a path that other methods have (upstream: the router's own answer).
     pub fn method_not_allowed() -> Self {
         let text = "the server does not allow this method on the requested resource";
@@ -200,6 +195,14 @@ impl Status {
         let list = accepted.join(", ");
         let message = format!("only the following media types are accepted: {list}");
         Self::new(406, Reason::NotAcceptable, message)
+    }
+
+    /// 406 of the router, for media types that it does not know at all.
+    pub fn no_representation(available: &[&str]) -> Self {
+        let list = available.join(", ");
+        let text = format!("406: Not Acceptable\n\nAvailable representations: {list}");
+        let status = Self::new(406, Reason::NotAcceptable, text);
+        Self { details: Some(Details::default()), ..status }
     }
 
     pub fn unsupported_media_type(accepted: &[&str]) -> Self {

@@ -31,7 +31,14 @@ impl Cursor {
     /// Reads a client's token; the error is upstream's text.
     pub fn decode(text: &str) -> Result<Self, String> {
         const INVALID: &str = "continue key is not valid";
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|e| format!("{INVALID}: {e}"))?;
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|e| {
+            let at = match e {
+                base64::DecodeError::InvalidByte(at, _) => at,
+                // what is left over begins at the last whole group of four
+                _ => text.len() / 4 * 4,
+            };
+            format!("{INVALID}: illegal base64 data at input byte {at}")
+        })?;
         let token: Token = serde_json::from_slice(&bytes).map_err(|e| format!("{INVALID}: {e}"))?;
         if token.v != "meta.k8s.io/v1" {
             return Err(format!("{INVALID}: server does not recognize this encoded version {}", token.v));

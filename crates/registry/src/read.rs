@@ -107,12 +107,13 @@ impl Selectors {
         for field in self.fields.keys() {
             let known = is_meta_field(field) || kind.selects_by(field);
             if !known {
-                return Err(Status::bad_request(format!(
-                    "Unable to find {:?} that match label selector {:?}, field selector {:?}: field label not supported: {field}",
-                    format!("{}, Resource={}", kind.group_version(), kind.plural),
-                    self.labels.to_string(),
-                    self.fields.to_string(),
-                )));
+                let plain = kind.selectable.is_empty() && !kind.is_custom();
+                return Err(Status::bad_request(match plain {
+                    true => format!(
+                        "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                    ),
+                    false => format!("field label not supported: {field}"),
+                }));
             }
         }
         Ok(())
@@ -159,6 +160,7 @@ impl Registry {
             Some(ns) if kind.namespaced() => format!("{all}{ns}/"),
             _ => all,
         };
+        parse_revision(&query.resource_version)?;
         self.fresh(&query.resource_version).await?;
         let mut at = self.list_revision(query)?;
         let mut after = None;
@@ -224,7 +226,7 @@ impl Registry {
     /// Waits until the store shows what must be seen: everything that was acknowledged anywhere, or the version that the
     /// client names. `0` takes what is there.
     pub(crate) async fn fresh(&self, resource_version: &str) -> Result<()> {
-        let asked = parse_revision(resource_version)?;
+        let asked = parse_own_revision(resource_version)?;
         if resource_version.is_empty() {
             return self.consistent().await;
         }
@@ -274,7 +276,18 @@ pub fn parse_revision(text: &str) -> Result<Revision> {
             text,
             format!("strconv.ParseUint: parsing {text:?}: invalid syntax"),
         );
-        Status::bad_request(format!("resourceVersion: {}", error.body()))
+        Status::bad_request(format!("invalid resource version: resourceVersion: {}", error.body()))
+    })
+}
+
+/// As [`parse_revision`], of reads that answer with the storage's own error (upstream: get and watch).
+///
+/// # Errors
+/// It is no number.
+fn parse_own_revision(text: &str) -> Result<Revision> {
+    parse_revision(text).map_err(|e| {
+        let text = e.message.strip_prefix("invalid resource version: ").unwrap_or(&e.message).to_owned();
+        Status::new(500, meta::Reason::Unknown, text)
     })
 }
 

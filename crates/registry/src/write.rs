@@ -113,11 +113,7 @@ impl Registry {
             if self.store.get(&key).is_some() {
                 return Err(Status::already_exists(&r.kind.group_resource(), name));
             }
-            // what is not stored has no revision
-            let mut shown: Value = serde_json::from_slice(&value.bytes).map_err(Status::internal)?;
-            object::remove_meta(&mut shown, "resourceVersion");
-            let bytes = Bytes::from(shown.to_string());
-            return Ok(Written { bytes, created: true, deleted: false, warnings });
+            return Ok(Written { bytes: value.bytes.into(), created: true, deleted: false, warnings });
         }
         let op = Op::Put { key, value, expect: Expect::Absent };
         match self.commit(r, op).await? {

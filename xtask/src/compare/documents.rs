@@ -78,8 +78,27 @@ pub fn openapi(real: &Side, ours: &Side) -> Result<Vec<Finding>, String> {
 
 /// What schemas say to people is not compared, nor the order of what has none.
 fn described(document: &mut Value) {
+    // kube-apiserver names parameters of v2 apart, by their whole text
+    if let Some(named) = document.as_object_mut().and_then(|d| d.remove("parameters")) {
+        resolve(document, &named, 0);
+    }
     hide(document, &["description", "summary"]);
     sort(document, 0);
+}
+
+fn resolve(v: &mut Value, named: &Value, depth: usize) {
+    if depth > DEPTH_MAX {
+        return;
+    }
+    if let Some(name) = v.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix("#/parameters/")) {
+        *v = named[name].clone();
+        return;
+    }
+    match v {
+        Value::Object(map) => map.values_mut().for_each(|v| resolve(v, named, depth + 1)),
+        Value::Array(list) => list.iter_mut().for_each(|v| resolve(v, named, depth + 1)),
+        _ => {}
+    }
 }
 
 fn hide(document: &mut Value, fields: &[&str]) {

@@ -1,7 +1,7 @@
 //! Just enough of Go's syntax: type declarations, struct fields with tags, imports.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -36,6 +36,23 @@ impl GoField {
 pub struct Package {
     pub types: BTreeMap<String, Decl>,
     pub imports: HashMap<String, String>,
+    /// Types marked `+enum`.
+    enums: HashSet<String>,
+    /// Constants: their type and value.
+    constants: Vec<(String, String)>,
+}
+
+impl Package {
+    /// The values of a type marked `+enum`, sorted.
+    pub fn values(&self, ty: &str) -> Vec<String> {
+        let mut out = Vec::new();
+        if self.enums.contains(ty) {
+            out.extend(self.constants.iter().filter(|(of, _)| of == ty).map(|(_, value)| value.clone()));
+            out.sort();
+            out.dedup();
+        }
+        out
+    }
 }
 
 /// The source trees, read package by package when asked.
@@ -99,8 +116,14 @@ fn read_file(text: &str, package: &mut Package) {
     let mut lines = text.lines();
     let mut importing = false;
     let mut comment = false;
+    let mut marked = false;
     while let Some(line) = lines.next() {
         let line = line.trim_end();
+        if let Some(said) = line.trim_start().strip_prefix("//") {
+            marked |= said.trim() == "+enum";
+            continue;
+        }
+        package.constants.extend(constant(line));
         if comment || line.starts_with("/*") {
             comment = !line.contains("*/");
             continue;
@@ -112,8 +135,12 @@ fn read_file(text: &str, package: &mut Package) {
             }
             continue;
         }
+        let was_marked = std::mem::take(&mut marked);
         let Some(rest) = line.strip_prefix("type ") else { continue };
         let Some((name, rest)) = rest.split_once(' ') else { continue };
+        if was_marked {
+            package.enums.insert(name.to_owned());
+        }
         if name.contains('[') || name == "(" {
             continue;
         }
@@ -128,6 +155,20 @@ fn read_file(text: &str, package: &mut Package) {
         };
         package.types.insert(name.to_owned(), decl);
     }
+}
+
+/// `Name Type = "value"` or `Name = Type("value")`, in a block or after `const`.
+fn constant(line: &str) -> Option<(String, String)> {
+    let line = line.trim_start();
+    let (declared, value) = line.strip_prefix("const ").unwrap_or(line).split_once('=')?;
+    let words: Vec<&str> = declared.split_whitespace().collect();
+    let (ty, value) = match words[..] {
+        [_, ty] => (ty, value.trim()),
+        [_] => value.trim().split_once('(')?,
+        _ => return None,
+    };
+    let value = value.strip_prefix('"')?.split('"').next()?;
+    Some((ty.to_owned(), value.to_owned()))
 }
 
 fn import(line: &str) -> Option<(String, String)> {

@@ -50,6 +50,8 @@ impl Docs {
         let v2 = &self.v2["definitions"][name];
         let text = |v: &Value, key: &str| v[key].as_str().unwrap_or("").to_owned();
         def.map_type = text(v2, "x-kubernetes-map-type");
+        let unions = self.v3.get(name).map(|d| &d["x-kubernetes-unions"]);
+        def.unions = unions.filter(|u| !u.is_null()).cloned();
         let required: Vec<&str> =
             v2["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         for (key, field) in &mut def.fields {
@@ -66,6 +68,9 @@ impl Docs {
                 .collect();
             let default = self.v3.get(name).map(|d| &d["properties"][key]["default"]);
             field.default = default.filter(|d| !is_zero(d)).cloned();
+            // a nothing that the field's type does not tell
+            let zero = default.filter(|d| is_zero(d) && !d.is_null());
+            field.shows_zero = zero.is_some() && field.zero_default().is_none();
         }
     }
 }

@@ -27,6 +27,8 @@ struct Resolved {
     go: String,
     /// Go kind struct: `omitempty` never leaves it out.
     is_struct: bool,
+    /// The only values, of texts.
+    values: Vec<String>,
 }
 
 /// The embedded structs between a type and a field.
@@ -57,7 +59,7 @@ pub fn build(sources: &Sources, name: &str) -> Result<TypeDef, String> {
     let import = import_path(package);
     let mut fields = BTreeMap::new();
     collect(sources, &import, ty, &Embed::default(), &mut fields).map_err(|e| format!("{name}: {e}"))?;
-    Ok(TypeDef { fields, go_name: ty.to_owned(), map_type: String::new() })
+    Ok(TypeDef { fields, go_name: ty.to_owned(), ..TypeDef::default() })
 }
 
 /// `io.k8s.api.core.v1` to `k8s.io/api/core/v1`.
@@ -120,6 +122,7 @@ fn field(
         patch_merge_key: f.tag("patchMergeKey").unwrap_or("").to_owned(),
         proto,
         go,
+        values: r.values,
         embed: embed.names.clone(),
         embed_proto: embed.numbers.clone(),
         ..Field::of(r.ty)
@@ -139,7 +142,8 @@ fn locate(sources: &Sources, import: &str, text: &str) -> Result<(String, String
 }
 
 fn resolve(sources: &Sources, import: &str, text: &str) -> Result<Resolved, String> {
-    let plain = |ty: Ty, go: &str| Ok(Resolved { ty, go: go.to_owned(), is_struct: false });
+    let plain =
+        |ty: Ty, go: &str| Ok(Resolved { ty, go: go.to_owned(), is_struct: false, values: Vec::new() });
     match text {
         "string" => return plain(Ty::String, text),
         "bool" => return plain(Ty::Bool, text),
@@ -156,25 +160,34 @@ fn resolve(sources: &Sources, import: &str, text: &str) -> Result<Resolved, Stri
     }
     if let Some(inner) = text.strip_prefix("[]") {
         let r = resolve(sources, import, inner)?;
-        return Ok(Resolved { ty: Ty::List(Box::new(r.ty)), go: format!("[]{}", r.go), is_struct: false });
+        return Ok(Resolved {
+            ty: Ty::List(Box::new(r.ty)),
+            go: format!("[]{}", r.go),
+            is_struct: false,
+            ..r
+        });
     }
     if let Some((key, value)) = text.strip_prefix("map[").and_then(|r| r.split_once(']')) {
         let (key, value) = (resolve(sources, import, key)?, resolve(sources, import, value)?);
         let go = format!("map[{}]{}", key.go, value.go);
-        return Ok(Resolved { ty: Ty::Map(Box::new(value.ty)), go, is_struct: false });
+        return Ok(Resolved { ty: Ty::Map(Box::new(value.ty)), go, is_struct: false, values: value.values });
     }
     let (path, name) = locate(sources, import, text)?;
     let go = format!("{}.{name}", path.rsplit('/').next().unwrap_or(""));
     let full = format!("{path}.{name}");
     if let Some((_, ty)) = SPECIAL.iter().find(|(n, _)| *n == full) {
-        return Ok(Resolved { ty: ty.clone(), go, is_struct: true });
+        return Ok(Resolved { ty: ty.clone(), go, is_struct: true, values: Vec::new() });
     }
     let package = sources.package(&path)?;
     match package.types.get(&name) {
-        Some(Decl::Struct(_)) => Ok(Resolved { ty: Ty::Ref(definition(&path, &name)), go, is_struct: true }),
+        Some(Decl::Struct(_)) => {
+            Ok(Resolved { ty: Ty::Ref(definition(&path, &name)), go, is_struct: true, values: Vec::new() })
+        }
         Some(Decl::Named(under)) => {
             let r = resolve(sources, &path, under)?;
-            Ok(Resolved { ty: r.ty, go, is_struct: r.is_struct })
+            let own = package.values(&name);
+            let values = if own.is_empty() { r.values } else { own };
+            Ok(Resolved { ty: r.ty, go, is_struct: r.is_struct, values })
         }
         None => Err(format!("{full} is not declared")),
     }

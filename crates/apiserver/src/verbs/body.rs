@@ -61,9 +61,12 @@ fn decode_custom(
     let mut strict = duplicates;
     strict.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
     match strictness {
-        Strictness::Strict if !strict.is_empty() => {
-            Err(Status::bad_request(format!("strict decoding error: {}", strict.join(", "))))
-        }
+        Strictness::Strict if !strict.is_empty() => Err(Status::bad_request(format!(
+            "{0} in version {1:?} cannot be handled as a {0}: strict decoding error: {2}",
+            kind.kind,
+            kind.version,
+            strict.join(", ")
+        ))),
         Strictness::Warn => {
             strict.iter().for_each(|w| ctx.warnings.add(w));
             Ok(obj)
@@ -178,7 +181,18 @@ fn check_type(kind: &KindDef, mut value: Value, bytes: &[u8]) -> Result<Value> {
     };
     let text = |f: &str| map.get(f).and_then(Value::as_str).unwrap_or("").to_owned();
     let (api_version, name) = (text("apiVersion"), text("kind"));
+    if kind.is_custom() && name.is_empty() {
+        let shown = String::from_utf8_lossy(bytes);
+        return Err(unread(kind, &format!("Object 'Kind' is missing in '{}'", shown.trim_end()), bytes));
+    }
     let gv = kind.group_version();
+    // custom resources are checked with the rest of them
+    if kind.is_custom() && GroupVersion::parse(&api_version) == Some(gv.clone()) && name != kind.kind {
+        let at = meta::field::Path::new("kind");
+        let error = meta::field::Error::invalid(&at, name.as_str(), format!("must be {}", kind.kind));
+        let gk = meta::GroupKind { group: kind.group.to_string(), kind: name };
+        return Err(Status::invalid(&gk, meta::object::name(&value), &vec![error]));
+    }
     let other_version = !api_version.is_empty() && GroupVersion::parse(&api_version) != Some(gv.clone());
     if !other_version && (name.is_empty() || name == kind.kind) {
         return Ok(value);

@@ -71,6 +71,7 @@ fn query(ctx: &Context) -> Result<ListQuery> {
         ));
     }
     invalid_options(errors)?;
+    seconds(q.get("timeoutSeconds"))?;
     let limit = match q.get("limit") {
         "" => 0,
         text => text.parse::<i64>().map_err(|_| {
@@ -80,12 +81,16 @@ fn query(ctx: &Context) -> Result<ListQuery> {
     let resume = if token.is_empty() {
         None
     } else {
+        let cursor = Cursor::decode(token);
+        if let Err(e) = &cursor {
+            return Err(Status::bad_request(format!("invalid continue token: {e}")));
+        }
         if !resource_version.is_empty() && resource_version != "0" {
             return Err(Status::bad_request(
                 "specifying resource version is not allowed when using continue",
             ));
         }
-        Some(Cursor::decode(token).map_err(Status::bad_request)?)
+        cursor.ok()
     };
     Ok(ListQuery {
         selectors: selectors(ctx)?,
@@ -94,6 +99,16 @@ fn query(ctx: &Context) -> Result<ListQuery> {
         resource_version,
         matching,
     })
+}
+
+/// A number of seconds, 0 when absent.
+pub fn seconds(text: &str) -> Result<u64> {
+    match text {
+        "" => Ok(0),
+        text => text
+            .parse::<u64>()
+            .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
+    }
 }
 
 pub fn invalid_options(errors: Vec<Error>) -> Result<()> {

@@ -16,7 +16,7 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         return Err(Status::no_such_resource());
     };
     if !sub.verbs.contains(&info.verb.as_str()) {
-        return Err(Status::method_not_supported(&kind.group_resource(), &info.verb));
+        return Err(Status::method_not_allowed());
     }
     match (info.resource.as_str(), info.subresource.as_str(), info.verb.as_str()) {
         (_, "scale", _) => scale::dispatch(ctx, kind).await,
@@ -32,7 +32,7 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         }
         (_, _, "update") => write::update(ctx, kind).await,
         (_, _, "patch") => patch::patch(ctx, kind).await,
-        (_, _, verb) => Err(Status::method_not_supported(&kind.group_resource(), verb)),
+        _ => Err(Status::method_not_allowed()),
     }
 }
 

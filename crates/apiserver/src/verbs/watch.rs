@@ -38,12 +38,7 @@ pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         initial_events,
         bookmarks,
     };
-    let seconds = match q.get("timeoutSeconds") {
-        "" => 0,
-        text => text.parse::<u64>().map_err(|_| {
-            Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
-        })?,
-    };
+    let seconds = super::read::seconds(q.get("timeoutSeconds"))?;
     let timeout = if seconds > 0 {
         Duration::from_secs(seconds)
     } else {

@@ -62,6 +62,12 @@ pub async fn reply(ctx: &Context, kind: &Arc<KindDef>, written: Written) -> Resu
         ctx.warnings.add(w);
     }
     let code = if written.created { 201 } else { 200 };
-    let bytes = ctx.server.registry.in_version(kind, written.bytes).await?;
+    let mut bytes = ctx.server.registry.in_version(kind, written.bytes).await?;
+    if written.created && ctx.dry_run()? {
+        // what was not stored has no revision
+        let mut shown: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
+        object::remove_meta(&mut shown, "resourceVersion");
+        bytes = shown.to_string().into();
+    }
     Ok(Reply::Object { code, kind: Some(kind.clone()), bytes })
 }

@@ -3,6 +3,8 @@
 use crate::columns::{AGE, NAME, column, wide};
 use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef, Subresource, status};
 use crate::helpers;
+use crate::ip;
+use crate::resources;
 use crate::status as shared;
 use crate::validate::{items, text};
 use meta::field::{Error, ErrorList, Path};
@@ -87,6 +89,20 @@ fn info(o: &Value, field: &str) -> String {
     if value.is_empty() { "<unknown>".to_owned() } else { value.to_owned() }
 }
 
+/// Ranges of one family each (upstream: `ValidateNode`).
+fn pod_cidrs(spec: &Value, errors: &mut ErrorList) {
+    let at = Path::new("spec").child("podCIDRs");
+    let ranges: Vec<&str> = items(spec, "podCIDRs").iter().filter_map(Value::as_str).collect();
+    for (i, range) in ranges.iter().enumerate() {
+        ip::legacy_cidr(range, &at.index(i), &[], errors);
+    }
+    let v6 = ranges.iter().filter(|r| r.contains(':')).count();
+    if ranges.len() > 2 || ranges.len() == 2 && v6 != 1 {
+        let detail = "may specify no more than one CIDR for each IP family";
+        errors.push(Error::invalid(&at, spec["podCIDRs"].clone(), detail));
+    }
+}
+
 struct Node;
 
 impl Strategy for Node {
@@ -136,11 +152,23 @@ impl Strategy for Node {
             }
             seen.push((key, effect));
         }
+        for list in ["capacity", "allocatable"] {
+            for (name, amount) in resources::entries(&obj["status"][list]) {
+                let at = Path::new("status").child(list).child(name.as_str());
+                resources::value(name, &amount, &at, &mut errors);
+            }
+        }
+        pod_cidrs(&obj["spec"], &mut errors);
         errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value, _: &Ctx) -> ErrorList {
         let mut errors = self.validate(new);
+        let addresses = items(&new["status"], "addresses");
+        for (i, address) in addresses.iter().enumerate().filter(|(i, a)| addresses[..*i].contains(a)) {
+            let at = Path::new("status").child("addresses").index(i);
+            errors.push(Error::duplicate(&at, address.clone()));
+        }
         let had = items(&old["spec"], "podCIDRs");
         if !had.is_empty() && items(&new["spec"], "podCIDRs") != had {
             let at = Path::new("spec").child("podCIDRs");

@@ -47,6 +47,10 @@ pub fn labels(v: &Value) -> String {
 struct PodTemplate;
 
 impl Strategy for PodTemplate {
+    fn returns_deleted(&self) -> bool {
+        true
+    }
+
     fn default(&self, obj: &mut Value) {
         object::default_at(obj, &[], "template", serde_json::json!({}));
         pod_defaults::template(&mut obj["template"]);

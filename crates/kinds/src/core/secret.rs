@@ -73,7 +73,7 @@ impl Strategy for Secret {
             errors.push(Error::too_long(&Path::new("data"), DATA_BYTES_MAX));
         }
         let has = |key: &str| data.get(key).is_some();
-        let mut need = |key: &str| {
+        let need = |key: &str, errors: &mut ErrorList| {
             if !has(key) {
                 errors.push(Error::required(&Path::new("data").key(key), ""));
             }
@@ -85,17 +85,17 @@ impl Strategy for Secret {
                 let at = Path::new("metadata").child("annotations").key("kubernetes.io/service-account.name");
                 errors.push(Error::required(&at, ""));
             }
-            "kubernetes.io/dockercfg" => need(".dockercfg"),
-            "kubernetes.io/dockerconfigjson" => need(".dockerconfigjson"),
+            "kubernetes.io/dockercfg" => json_or_missing(data, ".dockercfg", &mut errors),
+            "kubernetes.io/dockerconfigjson" => json_or_missing(data, ".dockerconfigjson", &mut errors),
             "kubernetes.io/basic-auth" if !has("username") && !has("password") => {
                 for key in ["username", "password"] {
                     errors.push(Error::required(&Path::new("data").key(key), ""));
                 }
             }
-            "kubernetes.io/ssh-auth" => need("ssh-privatekey"),
+            "kubernetes.io/ssh-auth" => need("ssh-privatekey", &mut errors),
             "kubernetes.io/tls" => {
-                need("tls.crt");
-                need("tls.key");
+                need("tls.crt", &mut errors);
+                need("tls.key", &mut errors);
             }
             _ => {}
         }
@@ -114,6 +114,16 @@ impl Strategy for Secret {
 
     fn fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
         vec![("type", text(obj, "type").to_owned())]
+    }
+}
+
+/// There must be a value that is JSON; what it is instead is not told.
+fn json_or_missing(data: &Value, key: &str, errors: &mut ErrorList) {
+    let at = Path::new("data").key(key);
+    let Some(value) = data[key].as_str() else { return errors.push(Error::required(&at, "")) };
+    let bytes = STANDARD.decode(value).unwrap_or_default();
+    if let Err(why) = meta::yaml::parse_json(&bytes) {
+        errors.push(Error::invalid(&at, "<secret contents redacted>", why.to_string()));
     }
 }
 

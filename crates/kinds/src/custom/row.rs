@@ -389,7 +389,8 @@ impl Strategist {
         };
         if errors.iter().any(blocks) {
             let detail = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
-            errors.push(Error::invalid(&Path::root(), Value::Null, detail));
+            // upstream has no path here
+            errors.push(Error::invalid(&Path::new("<nil>"), Value::Null, detail));
             return;
         }
         errors.extend(rules.check(new, old, super::rules::OBJECT_COST_MAX).errors);

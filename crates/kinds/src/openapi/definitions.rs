@@ -7,11 +7,22 @@ use meta::schema::{Field, Schema, Ty, TypeDef};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
-const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+pub(super) const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 pub(super) const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
 pub(super) const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+pub(super) const WATCH_EVENT: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent";
 pub(super) const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
+pub(super) const VERSION_INFO: &str = "io.k8s.apimachinery.pkg.version.Info";
 const TIME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Time";
+const FIELDS_V1: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1";
+const RAW: &str = "io.k8s.apimachinery.pkg.runtime.RawExtension";
+/// Types that are any JSON.
+const JSON_TYPES: [&str; 4] = [
+    "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON",
+    "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrArray",
+    "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrBool",
+    "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrStringArray",
+];
 const MICRO_TIME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime";
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
 const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
@@ -68,8 +79,15 @@ impl<'a> Definitions<'a> {
         versions.insert((String::new(), "v1".to_owned()));
         for (g, v) in versions {
             add(DELETE_OPTIONS.to_owned(), gvk(&g, &v, "DeleteOptions"));
+            add(WATCH_EVENT.to_owned(), gvk(&g, &v, "WatchEvent"));
         }
-        add(STATUS.to_owned(), gvk("", "v1", "Status"));
+        for kind in ["Status", "APIGroup", "APIGroupList", "APIResourceList", "APIVersions"] {
+            add(format!("{META}.{kind}"), gvk("", "v1", kind));
+        }
+        // types of other groups are named too, where fields have them
+        for row in crate::KINDS.iter().map(|row| row()) {
+            add(row.schema.to_string(), gvk(&row.group, &row.version, &row.kind));
+        }
         Self {
             dialect,
             schema,
@@ -129,7 +147,9 @@ impl<'a> Definitions<'a> {
         }
         match name {
             TIME | MICRO_TIME => json!({"type": "string", "format": "date-time"}),
-            PATCH => json!({"type": "object"}),
+            name if JSON_TYPES.contains(&name) => json!({}),
+            PATCH | FIELDS_V1 | RAW => json!({"type": "object"}),
+            VERSION_INFO => version_info(v3),
             QUANTITY if v3 => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
             QUANTITY => json!({"type": "string"}),
             INT_OR_STRING if v3 => {
@@ -154,14 +174,18 @@ impl<'a> Definitions<'a> {
         }
         let mut properties = Map::new();
         for (key, field) in &def.fields {
-            let mut property = self.field(field);
-            set(&mut property, "description", description(name, key).unwrap_or(""));
+            let text = description(name, key).unwrap_or("");
+            let mut property = self.field(field, !text.is_empty());
+            set(&mut property, "description", text);
             properties.insert(key.clone(), Value::Object(property));
         }
         if !properties.is_empty() {
             out.insert("properties".into(), Value::Object(properties));
         }
         set(&mut out, "x-kubernetes-map-type", &def.map_type);
+        if let Some(unions) = &def.unions {
+            out.insert("x-kubernetes-unions".into(), unions.clone());
+        }
         Value::Object(out)
     }
 
@@ -173,18 +197,38 @@ impl<'a> Definitions<'a> {
         json!({"type": "object", "required": ["items"], "properties": properties})
     }
 
-    fn field(&mut self, f: &Field) -> Map<String, Value> {
+    fn field(&mut self, f: &Field, is_described: bool) -> Map<String, Value> {
         let v3 = self.dialect == Dialect::V3;
-        let mut out = match self.ty(&f.ty) {
+        let any = match f.go_type().as_ref() {
+            "v1.FieldsV1" => Some(FIELDS_V1),
+            "runtime.RawExtension" => Some(RAW),
+            "v1.JSONSchemaDependencies" => JSON_TYPES.last().copied(),
+            go => JSON_TYPES.iter().find(|name| go.rsplit('.').next() == name.rsplit('.').next()).copied(),
+        };
+        let ty = match (any, &f.ty) {
+            (Some(name), Ty::Any) => self.reference(name),
+            (Some(name), Ty::List(_)) => json!({"type": "array", "items": self.reference(name)}),
+            (Some(name), Ty::Map(_)) => {
+                json!({"type": "object", "additionalProperties": self.reference(name)})
+            }
+            _ => self.ty(&f.ty),
+        };
+        let default = default_of(f).filter(|_| v3);
+        // upstream describes these wherever they are
+        let is_described = is_described || matches!(any, Some(FIELDS_V1 | RAW));
+        let mut out = match ty {
             // In v3 nothing may stand beside a reference.
-            Value::Object(m) if v3 && m.contains_key("$ref") => {
+            Value::Object(m) if v3 && m.contains_key("$ref") && (is_described || default.is_some()) => {
                 Map::from_iter([("allOf".to_owned(), Value::from(vec![Value::Object(m)]))])
             }
             Value::Object(m) => m,
             _ => Map::new(),
         };
-        if v3 && let Some(default) = default_of(f) {
+        if let Some(default) = default {
             out.insert("default".into(), default);
+        }
+        if !f.values.is_empty() {
+            limit(&mut out, &f.values);
         }
         set(&mut out, "x-kubernetes-list-type", &f.list_type);
         set(&mut out, "x-kubernetes-map-type", &f.map_type);
@@ -222,18 +266,45 @@ impl<'a> Definitions<'a> {
     }
 }
 
+/// What `/version` answers with.
+fn version_info(v3: bool) -> Value {
+    let always = [
+        "major",
+        "minor",
+        "gitVersion",
+        "gitCommit",
+        "gitTreeState",
+        "buildDate",
+        "goVersion",
+        "compiler",
+        "platform",
+    ];
+    let sometimes = ["emulationMajor", "emulationMinor", "minCompatibilityMajor", "minCompatibilityMinor"];
+    let mut properties = Map::new();
+    for name in always.iter().chain(&sometimes) {
+        let mut property = json!({"type": "string"});
+        if v3 && always.contains(name) {
+            property["default"] = "".into();
+        }
+        properties.insert((*name).to_owned(), property);
+    }
+    json!({"type": "object", "required": always, "properties": properties})
+}
+
 /// Upstream writes a default for every field that is no pointer and whose zero value is no null.
 fn default_of(f: &Field) -> Option<Value> {
-    if f.default.is_some() {
-        return f.default.clone();
+    let zero = || if f.shows_zero { f.ty.zero() } else { f.zero_default() };
+    f.default.clone().or_else(zero)
+}
+
+/// Texts that may be nothing else, wherever they are in a type.
+fn limit(schema: &mut Map<String, Value>, values: &[String]) {
+    for inner in ["items", "additionalProperties"] {
+        if let Some(inner) = schema.get_mut(inner).and_then(Value::as_object_mut) {
+            return limit(inner, values);
+        }
     }
-    match &f.ty {
-        Ty::Ref(_) if !f.pointer => Some(json!({})),
-        Ty::String if !f.pointer && !f.omitempty => Some("".into()),
-        Ty::Int32 | Ty::Int64 if !f.pointer && !f.omitempty => Some(0.into()),
-        Ty::Bool if !f.pointer && !f.omitempty => Some(false.into()),
-        _ => None,
-    }
+    schema.insert("enum".into(), values.into());
 }
 
 /// The definition of a subresource's body.

@@ -80,7 +80,7 @@ pub fn common<'a>(
     if text(c, "terminationMessagePolicy").is_empty() {
         errors.push(Error::required(&at.child("terminationMessagePolicy"), ""));
     }
-    one_of(c, "terminationMessagePolicy", at, &["FallbackToLogsOnError", "File"], errors);
+    one_of(c, "terminationMessagePolicy", at, &["File", "FallbackToLogsOnError"], errors);
     one_of(c, "imagePullPolicy", at, &["Always", "IfNotPresent", "Never"], errors);
     env(c, at, errors);
     mounts(c, volumes, at, errors);
@@ -134,6 +134,9 @@ fn env(c: &Value, at: &Path, errors: &mut ErrorList) {
         if from["fieldRef"].is_object() {
             field_ref(&from["fieldRef"], &at.child("fieldRef"), errors);
         }
+        if from["resourceFieldRef"].is_object() {
+            resource_ref(&from["resourceFieldRef"], &at.child("resourceFieldRef"), errors);
+        }
     }
     for (i, e) in items(c, "envFrom").iter().enumerate() {
         let at = at.child("envFrom").index(i);
@@ -176,15 +179,48 @@ fn field_ref(r: &Value, at: &Path, errors: &mut ErrorList) {
     let subscript = ["metadata.labels['", "metadata.annotations['"]
         .iter()
         .any(|p| path.starts_with(p) && path.ends_with("']"));
+    let other = [
+        "metadata.annotations",
+        "metadata.labels",
+        "spec.restartPolicy",
+        "spec.schedulerName",
+        "status.phase",
+    ];
+    if !subscript && !allowed.contains(&path) && !other.contains(&path) {
+        // upstream: `ConvertDownwardAPIFieldLabel`
+        let detail = format!("error converting fieldPath: field label not supported: {path}");
+        errors.push(Error::invalid(&at.child("fieldPath"), path, detail));
+        return;
+    }
     if !subscript && !allowed.contains(&path) {
         errors.push(Error::not_supported(&at.child("fieldPath"), path, &allowed));
+    }
+}
+
+/// Resources that the environment may show (upstream: `validateContainerResourceFieldSelector`).
+fn resource_ref(r: &Value, at: &Path, errors: &mut ErrorList) {
+    const SHOWN: [&str; 6] = [
+        "limits.cpu",
+        "limits.ephemeral-storage",
+        "limits.memory",
+        "requests.cpu",
+        "requests.ephemeral-storage",
+        "requests.memory",
+    ];
+    let (resource, at) = (text(r, "resource"), at.child("resource"));
+    let huge = ["requests.hugepages-", "limits.hugepages-"].iter().any(|p| resource.starts_with(p));
+    if resource.is_empty() {
+        errors.push(Error::required(&at, ""));
+    } else if !huge && !SHOWN.contains(&resource) {
+        errors.push(Error::not_supported(&at, resource, &SHOWN));
     }
 }
 
 fn mounts(c: &Value, volumes: &[&str], at: &Path, errors: &mut ErrorList) {
     let mut targets: Vec<&str> = Vec::new();
     for (i, m) in items(c, "volumeMounts").iter().enumerate() {
-        let at = at.child("volumeMounts").index(i);
+        // upstream tells some fields without the mount's number
+        let (all, at) = (at.child("volumeMounts"), at.child("volumeMounts").index(i));
         let (name, target) = (text(m, "name"), text(m, "mountPath"));
         if name.is_empty() {
             errors.push(Error::required(&at.child("name"), ""));
@@ -202,18 +238,18 @@ fn mounts(c: &Value, volumes: &[&str], at: &Path, errors: &mut ErrorList) {
         for field in ["subPath", "subPathExpr"] {
             let sub = text(m, field);
             if !sub.is_empty() {
-                local_path(sub, &at.child(field), errors);
-                no_backsteps(sub, &at.child(field), &mut Vec::new());
+                local_path(sub, &all.child(field), errors);
+                no_backsteps(sub, &all.child(field), &mut Vec::new());
             }
         }
         if !text(m, "subPath").is_empty() && !text(m, "subPathExpr").is_empty() {
             let detail = "subPathExpr and subPath are mutually exclusive";
             errors.push(Error::invalid(&at.child("subPathExpr"), text(m, "subPathExpr"), detail));
         }
-        one_of(m, "mountPropagation", &at, &["Bidirectional", "HostToContainer", "None"], errors);
+        one_of(m, "mountPropagation", &all, &["Bidirectional", "HostToContainer", "None"], errors);
         if m["mountPropagation"] == "Bidirectional" && c["securityContext"]["privileged"] != true {
             let detail = "Bidirectional mount propagation is available only to privileged containers";
-            errors.push(Error::forbidden(&at.child("mountPropagation"), detail));
+            errors.push(Error::forbidden(&all.child("mountPropagation"), detail));
         }
     }
 }

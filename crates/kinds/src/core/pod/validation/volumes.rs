@@ -134,7 +134,7 @@ fn pod_certificate(p: &Value, at: &Path, errors: &mut ErrorList) {
 fn projection(p: &Value, at: &Path, errors: &mut ErrorList) {
     let kinds = p.as_object().map_or(0, serde_json::Map::len);
     if kinds > 1 {
-        errors.push(Error::forbidden(at, "may not specify more than 1 volume type"));
+        errors.push(Error::forbidden(at, "may not specify more than 1 volume type per source"));
     }
     for kind in ["secret", "configMap"] {
         if p[kind].is_object() {
