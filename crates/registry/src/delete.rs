@@ -102,7 +102,8 @@ pub enum Deleted {
 
 /// A deletion that is not immediate: the object to store instead.
 enum Plan {
-    Remove,
+    /// It goes now; the state in which it is last seen.
+    Remove(Box<Value>),
     Store(Box<Value>),
     Nothing,
 }
@@ -120,8 +121,8 @@ impl Registry {
             r.admit.validate(Operation::Delete, r.name, None, Some(&old)).await?;
             match plan(r.kind, &old, options, self.clock.now()) {
                 Plan::Nothing => return Ok(Deleted::Pending(entry.value)),
-                Plan::Remove => {
-                    if let Some(bytes) = self.remove(r, &key, &entry, &old).await? {
+                Plan::Remove(last) => {
+                    if let Some(bytes) = self.remove(r, &key, &entry, &last).await? {
                         return Ok(Deleted::Gone(bytes));
                     }
                 }
@@ -253,7 +254,9 @@ fn plan(kind: &KindDef, old: &Value, options: &DeleteOptions, now: Timestamp) ->
     }
     let held = !object::finalizers(&new).is_empty() || kind.strategy.holds_deletion(&mut new);
     if !held {
-        return Plan::Remove;
+        // what goes gracefully is last seen with the end that it was given, all else as it was
+        let graceful_kind = kind.strategy.grace_seconds(old, asked).is_some();
+        return Plan::Remove(Box::new(if graceful_kind { new } else { old.clone() }));
     }
     if !deleting {
         // Terminating from now on, with no grace left: finalizers alone hold it.
@@ -355,7 +358,7 @@ mod tests {
     fn stored(p: Plan) -> Value {
         match p {
             Plan::Store(v) => *v,
-            Plan::Remove => panic!("removed"),
+            Plan::Remove(_) => panic!("removed"),
             Plan::Nothing => panic!("nothing"),
         }
     }
@@ -365,7 +368,7 @@ mod tests {
         let kind = KindDef::BASE;
         assert!(matches!(
             plan(&kind, &json!({"metadata": {}}), &DeleteOptions::default(), now()),
-            Plan::Remove
+            Plan::Remove(_)
         ));
         let held = json!({"metadata": {"finalizers": ["a/b"], "generation": 3}});
         let new = stored(plan(&kind, &held, &DeleteOptions::default(), now()));
@@ -386,7 +389,7 @@ mod tests {
         assert!(matches!(plan(&kind, &new, &asked(60), now()), Plan::Nothing));
         let shorter = stored(plan(&kind, &new, &asked(10), now()));
         assert_eq!(shorter["metadata"]["deletionTimestamp"], "2026-01-02T03:04:15Z");
-        assert!(matches!(plan(&kind, &new, &asked(0), now()), Plan::Remove));
+        assert!(matches!(plan(&kind, &new, &asked(0), now()), Plan::Remove(_)));
     }
 
     #[test]

@@ -144,7 +144,10 @@ fn settle_causes(body: &mut Value) {
             cause["message"] = without_tree(message).into();
         }
     }
-    causes.sort_by_cached_key(Value::to_string);
+    let text = |cause: &Value, field: &str| cause[field].as_str().unwrap_or("").to_owned();
+    let each = causes.iter().map(|c| (text(c, "field") + ": " + &text(c, "message"), c["reason"].clone()));
+    let causes: serde_json::Map<String, Value> = each.collect();
+    body["details"]["causes"] = causes.into();
     let message = body["message"].as_str().unwrap_or("");
     if let Some((head, _)) = message.split_once(" is invalid: ") {
         body["message"] = head.into();

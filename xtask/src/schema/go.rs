@@ -38,20 +38,36 @@ pub struct Package {
     pub imports: HashMap<String, String>,
     /// Types marked `+enum`.
     enums: HashSet<String>,
-    /// Constants: their type and value.
-    constants: Vec<(String, String)>,
+    /// Constants: name, type, and value; a value of another package stands as it is written.
+    constants: Vec<(String, String, String)>,
 }
 
 impl Package {
     /// The values of a type marked `+enum`, sorted.
-    pub fn values(&self, ty: &str) -> Vec<String> {
+    ///
+    /// # Errors
+    /// A value is another package's that cannot be read.
+    pub fn values(&self, ty: &str, sources: &Sources) -> Result<Vec<String>, String> {
         let mut out = Vec::new();
-        if self.enums.contains(ty) {
-            out.extend(self.constants.iter().filter(|(of, _)| of == ty).map(|(_, value)| value.clone()));
-            out.sort();
-            out.dedup();
+        let own = self.constants.iter().filter(|(_, of, _)| of == ty && self.enums.contains(ty));
+        for (_, _, value) in own {
+            out.push(match value.strip_prefix('"') {
+                Some(text) => text.to_owned(),
+                None => self.elsewhere(value, sources)?,
+            });
         }
-        out
+        out.sort();
+        out.dedup();
+        Ok(out)
+    }
+
+    fn elsewhere(&self, value: &str, sources: &Sources) -> Result<String, String> {
+        let (alias, name) = value.split_once('.').ok_or_else(|| format!("{value} is no constant"))?;
+        let path = self.imports.get(alias).ok_or_else(|| format!("{alias} is not imported"))?;
+        let package = sources.package(path)?;
+        let found = package.constants.iter().find(|(own, _, _)| own == name);
+        let text = found.and_then(|(_, _, value)| value.strip_prefix('"'));
+        text.map(str::to_owned).ok_or_else(|| format!("{path} has no constant {name}"))
     }
 }
 
@@ -158,17 +174,24 @@ fn read_file(text: &str, package: &mut Package) {
 }
 
 /// `Name Type = "value"` or `Name = Type("value")`, in a block or after `const`.
-fn constant(line: &str) -> Option<(String, String)> {
+fn constant(line: &str) -> Option<(String, String, String)> {
     let line = line.trim_start();
     let (declared, value) = line.strip_prefix("const ").unwrap_or(line).split_once('=')?;
     let words: Vec<&str> = declared.split_whitespace().collect();
-    let (ty, value) = match words[..] {
-        [_, ty] => (ty, value.trim()),
-        [_] => value.trim().split_once('(')?,
+    let (name, ty, value) = match words[..] {
+        [name, ty] => (name, ty, value.trim()),
+        [name] => {
+            let (ty, value) = value.trim().split_once('(')?;
+            (name, ty, value)
+        }
         _ => return None,
     };
-    let value = value.strip_prefix('"')?.split('"').next()?;
-    Some((ty.to_owned(), value.to_owned()))
+    // the quote before a text stays, to tell it from a name
+    let value = match value.strip_prefix('"') {
+        Some(text) => format!("\"{}", text.split('"').next()?),
+        None => value.split(')').next()?.to_owned(),
+    };
+    Some((name.to_owned(), ty.to_owned(), value))
 }
 
 fn import(line: &str) -> Option<(String, String)> {

@@ -185,7 +185,7 @@ fn resolve(sources: &Sources, import: &str, text: &str) -> Result<Resolved, Stri
         }
         Some(Decl::Named(under)) => {
             let r = resolve(sources, &path, under)?;
-            let own = package.values(&name);
+            let own = package.values(&name, sources)?;
             let values = if own.is_empty() { r.values } else { own };
             Ok(Resolved { ty: r.ty, go, is_struct: r.is_struct, values })
         }
