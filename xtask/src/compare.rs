@@ -11,6 +11,7 @@ mod requests;
 
 use crate::bench::side::Side;
 use accepted::Accepted;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -41,8 +42,8 @@ pub struct Finding {
 }
 
 pub fn run(args: &Args) -> Result<(), String> {
-    let alike = ["--nodes", "0", "--service-cluster-ip-range", "10.0.0.0/24"];
-    let real = Side::peers(&args.peers)?;
+    let alike = ["--nodes", "0", "--service-cluster-ip-range", "10.0.0.0/24"].map(OsStr::new);
+    let real = Side::peers(&args.peers, None)?;
     let ours = Side::taffrail(&args.program, &alike)?;
     let wanted = |part: &str| args.only.is_empty() || args.only.iter().any(|o| o == part);
     let mut findings = Vec::new();

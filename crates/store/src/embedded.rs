@@ -31,11 +31,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Preallocated files kept for reuse.
 pub(crate) const FREE_FILES_MAX: usize = 2;
 /// Watchers woken by the committer itself; more are left to a thread of their own, so that commits do not wait.
 const INLINE_WAKES_MAX: usize = 16;
+/// The least time between two rounds of that thread: what many watchers are to see in a burst, each gets in one piece.
+const WAKE_EVERY: Duration = Duration::from_millis(5);
 /// Most bytes of one group of commits, unless a single commit is larger.
 pub(crate) const FRAME_BYTES_MAX: u64 = 4 << 20;
 
@@ -146,6 +149,8 @@ pub(crate) struct Records {
 pub(crate) struct WakeList {
     list: Mutex<(Vec<Waker>, bool)>,
     work: Condvar,
+    /// Notified only by the end: a round lasts its time.
+    round: Condvar,
 }
 
 impl Embedded {
@@ -427,6 +432,7 @@ impl WakeList {
     fn stop(&self) {
         self.list.lock().1 = true;
         self.work.notify_one();
+        self.round.notify_one();
     }
 
     fn run(&self) {
@@ -441,6 +447,10 @@ impl WakeList {
             wakers.into_iter().for_each(Waker::wake);
             if stop {
                 return;
+            }
+            let mut list = self.list.lock();
+            if !list.1 {
+                self.round.wait_for(&mut list, WAKE_EVERY);
             }
         }
     }

@@ -1,78 +1,27 @@
-//! The same load for every server: creates, gets, lists, watches, over kept-alive HTTP/1.1 connections with JSON.
+//! The same load for every server, over kept-alive HTTP/1.1 connections: each shape of request by itself, as fast as answers
+//! come.
 
+use super::call::{self, Call, Form};
+use super::connection::Connection;
 use super::side::Side;
 use super::{Amounts, Row};
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
-use hyper::{Request, Response, header};
-use hyper_util::rt::TokioIo;
+use http_body_util::BodyExt as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 const CONNECTIONS: usize = 32;
-const NAMESPACE: &str = "bench";
-const VALUE_BYTES: usize = 1024;
+/// Connections that list at a time.
+const LISTERS: usize = 4;
+/// One in this many pods is found by the selector.
+const SELECTED_EACH: usize = 10;
 /// How long all watchers may take to see all events.
-const WATCH_TIMEOUT: Duration = Duration::from_secs(60);
+const WATCH_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// One connection to a server.
-pub struct Connection {
-    sender: SendRequest<Full<Bytes>>,
-    authorization: String,
-}
-
-impl Connection {
-    pub async fn open(side: &Side) -> Result<Self, String> {
-        let stream = TcpStream::connect(side.address).await.map_err(|e| e.to_string())?;
-        stream.set_nodelay(true).map_err(|e| e.to_string())?;
-        let name = rustls::pki_types::ServerName::from(side.address.ip());
-        let stream =
-            TlsConnector::from(side.tls.clone()).connect(name, stream).await.map_err(|e| e.to_string())?;
-        let (sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-        tokio::spawn(connection);
-        Ok(Self { sender, authorization: format!("Bearer {}", side.token) })
-    }
-
-    pub async fn send(
-        &mut self,
-        method: &str,
-        path: &str,
-        body: Bytes,
-    ) -> Result<Response<Incoming>, String> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, "127.0.0.1")
-            .header(header::AUTHORIZATION, &self.authorization)
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::ACCEPT, "application/json")
-            .body(Full::new(body))
-            .map_err(|e| e.to_string())?;
-        self.sender.ready().await.map_err(|e| e.to_string())?;
-        let answer = self.sender.send_request(request).await.map_err(|e| e.to_string())?;
-        if answer.status().is_success() {
-            return Ok(answer);
-        }
-        let code = answer.status();
-        let text = answer.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-        Err(format!("{method} {path}: {code} {}", String::from_utf8_lossy(&text)))
-    }
-
-    /// Sends a request and reads the whole answer.
-    pub async fn call(&mut self, method: &str, path: &str, body: Bytes) -> Result<Bytes, String> {
-        let answer = self.send(method, path, body).await?;
-        Ok(answer.into_body().collect().await.map_err(|e| e.to_string())?.to_bytes())
-    }
-
-    pub async fn get(&mut self, path: &str) -> Result<Bytes, String> {
-        self.call("GET", path, Bytes::new()).await
-    }
-}
+// The bars: the server's CPU time of one request as a part of the real one's.
+const SMALL_BAR: f64 = 1.0 / 8.0;
+const LIST_BAR: f64 = 1.0 / 15.0;
+const SELECTED_BAR: f64 = 1.0 / 10.0;
+const WATCH_BAR: f64 = 1.0 / 6.0;
 
 /// The value below which a part of the sorted values lies.
 pub fn quantile(values: &[f64], part: f64) -> f64 {
@@ -82,61 +31,84 @@ pub fn quantile(values: &[f64], part: f64) -> f64 {
     sorted.get(at.min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
 }
 
-fn config_map() -> Bytes {
-    let value = "x".repeat(VALUE_BYTES);
-    format!(
-        r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"generateName":"b-"}},"data":{{"v":"{value}"}}}}"#
-    )
-    .into()
-}
-
-fn path(namespace: &str) -> String {
-    format!("/api/v1/namespaces/{namespace}/configmaps")
-}
-
+/// Every shape of request.
 pub async fn all(side: &Side, n: Amounts) -> Result<Vec<Row>, String> {
-    let mut c = Connection::open(side).await?;
-    for namespace in [NAMESPACE, "bench-list", "bench-watch"] {
-        let body = format!(r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"{namespace}"}}}}"#);
-        c.call("POST", "/api/v1/namespaces", body.into()).await?;
+    let mut rows = small(side, n).await?;
+    rows.extend(pods(side, n).await?);
+    for watchers in n.watchers {
+        rows.push(watch(side, watchers, n.events).await?);
     }
-    let named = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"one"},"data":{"v":"1"}}"#;
-    c.call("POST", &path(NAMESPACE), Bytes::from_static(named.as_bytes())).await?;
-    let one = format!("{}/one", path(NAMESPACE));
-    let (creates, gets) = (path(NAMESPACE), one.as_str());
-    let mut rows = Vec::new();
-    // Once without counting: caches, connections, code.
-    requests(side, "", CONNECTIONS, n.gets / 20, "GET", gets, Bytes::new()).await?;
-    for connections in [1, CONNECTIONS] {
-        let what = |verb: &str| {
-            format!("{verb}, {connections} connection{}", if connections == 1 { "" } else { "s" })
-        };
-        let share = if connections == 1 { 4 } else { 1 };
-        rows.push(
-            requests(side, &what("create"), connections, n.creates / share, "POST", &creates, config_map())
-                .await?,
-        );
-        rows.push(
-            requests(side, &what("get"), connections, n.gets / share, "GET", gets, Bytes::new()).await?,
-        );
-    }
-    let list = path("bench-list");
-    requests(side, "", CONNECTIONS, n.listed, "POST", &list, config_map()).await?;
-    let what = format!("list of {}", n.listed);
-    rows.push(requests(side, &what, 4, n.lists, "GET", &list, Bytes::new()).await?);
-    rows.push(watch(side, n).await?);
     Ok(rows)
 }
 
-/// Sends `total` equal requests over some connections, each as fast as answers come.
-async fn requests(
+/// Creates, gets and patches of one small object, in JSON and protobuf.
+pub async fn small(side: &Side, n: Amounts) -> Result<Vec<Row>, String> {
+    namespace(side, "bench").await?;
+    let mut c = Connection::open(side).await?;
+    for i in 0..CONNECTIONS {
+        c.call(&call::named_config_map("bench", &format!("one-{i}")), 0, 0).await?;
+    }
+    let mut rows = Vec::new();
+    // Once without counting: caches, connections, code.
+    requests(side, "", CONNECTIONS, n.gets / 20, &call::get("bench", Form::Json)).await?;
+    for form in [Form::Json, Form::Protobuf] {
+        for connections in [1, CONNECTIONS] {
+            let share = if connections == 1 { 4 } else { 1 };
+            let plural = if connections == 1 { "" } else { "s" };
+            for (verb, total, call) in [
+                ("create", n.creates / share, call::create("bench", form)),
+                ("get", n.gets / share, call::get("bench", form)),
+                ("patch", n.creates / share, call::patch("bench", form)),
+            ] {
+                let what = format!("{verb}, {form}, {connections} connection{plural}");
+                let row = requests(side, &what, connections, total, &call).await?;
+                rows.push(Row { bar: Some(SMALL_BAR), ..row });
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// Lists of many pods: all of them, and those that a selector finds.
+pub async fn pods(side: &Side, n: Amounts) -> Result<Vec<Row>, String> {
+    namespace(side, "bench-pods").await?;
+    let create = call::create_pod("bench-pods", SELECTED_EACH);
+    requests(side, "", CONNECTIONS, n.listed, &create).await?;
+    let mut rows = Vec::new();
+    for form in [Form::Json, Form::Protobuf] {
+        let what = format!("list of {} pods, {form}", n.listed);
+        let list = call::list("pods", "bench-pods", "", form);
+        requests(side, "", 1, 1, &list).await?;
+        let row = requests(side, &what, LISTERS, n.lists, &list).await?;
+        rows.push(Row { bar: Some(LIST_BAR), ..row });
+        let what = format!("1 in {SELECTED_EACH} by label, {form}");
+        let list = call::list("pods", "bench-pods", "labelSelector=found%3Dyes", form);
+        let row = requests(side, &what, LISTERS, n.lists * 2, &list).await?;
+        rows.push(Row { bar: Some(SELECTED_BAR), ..row });
+    }
+    Ok(rows)
+}
+
+/// Fills a namespace with small objects; gives the server's resident memory then, in MB.
+pub async fn fill(side: &Side, total: usize) -> Result<f64, String> {
+    namespace(side, "bench-fill").await?;
+    requests(side, "", CONNECTIONS, total, &call::create("bench-fill", Form::Json)).await?;
+    // What was only needed for the writes has gone then.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    Ok(side.memory_mb().0)
+}
+
+pub async fn namespace(side: &Side, name: &str) -> Result<(), String> {
+    Connection::open(side).await?.call(&call::namespace(name), 0, 0).await.map(drop)
+}
+
+/// Sends `total` requests over some connections, each as fast as answers come.
+pub async fn requests(
     side: &Side,
     what: &str,
     connections: usize,
     total: usize,
-    method: &str,
-    path: &str,
-    body: Bytes,
+    call: &Call,
 ) -> Result<Row, String> {
     let mut open = Vec::new();
     for _ in 0..connections {
@@ -144,11 +116,11 @@ async fn requests(
     }
     let left = AtomicUsize::new(total);
     let (cpu, begun) = (side.cpu(), Instant::now());
-    let work = open.into_iter().map(async |mut c| -> Result<Vec<f64>, String> {
+    let work = open.into_iter().enumerate().map(async |(i, mut c)| -> Result<Vec<f64>, String> {
         let mut times = Vec::with_capacity(total / connections + 1);
-        while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
+        while let Ok(n) = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)) {
             let at = Instant::now();
-            c.call(method, path, body.clone()).await?;
+            c.call(call, i, n).await?;
             times.push(at.elapsed().as_secs_f64() * 1000.0);
         }
         Ok(times)
@@ -162,31 +134,27 @@ async fn requests(
         p50_ms: Some(quantile(&times, 0.5)),
         p99_ms: Some(quantile(&times, 0.99)),
         cpu_us: Some(cpu.as_secs_f64() * 1e6 / total as f64),
+        bar: None,
     })
 }
 
 /// Watchers of one namespace, and changes in it: deliveries a second and the server's CPU time for one.
-async fn watch(side: &Side, n: Amounts) -> Result<Row, String> {
-    let path = path("bench-watch");
+async fn watch(side: &Side, watching: usize, events: usize) -> Result<Row, String> {
+    let ns = format!("bench-watch-{watching}");
+    namespace(side, &ns).await?;
+    let watch = call::list("configmaps", &ns, "watch=1", Form::Json);
     let mut watchers = tokio::task::JoinSet::new();
-    for _ in 0..n.watchers {
+    for _ in 0..watching {
         let mut c = Connection::open(side).await?;
-        let answer = c.send("GET", &format!("{path}?watch=1"), Bytes::new()).await?;
-        let mut body = answer.into_body();
-        let events = n.events;
+        let answer = c.send(&watch, 0, 0).await?;
         watchers.spawn(async move {
             // The connection must outlive the stream.
             let _c = c;
-            let mut seen = 0;
-            while seen < events {
-                let frame = body.frame().await.ok_or("a watch ended early")?.map_err(|e| e.to_string())?;
-                seen += frame.data_ref().map_or(0, |d| d.iter().filter(|b| **b == b'\n').count());
-            }
-            Ok::<_, String>(())
+            follow(answer.into_body(), events, |_| {}).await
         });
     }
     let (cpu, begun) = (side.cpu(), Instant::now());
-    requests(side, "", CONNECTIONS, n.events, "POST", &path, config_map()).await?;
+    requests(side, "", CONNECTIONS, events, &call::create(&ns, Form::Json)).await?;
     let seen = async {
         while let Some(done) = watchers.join_next().await {
             done.map_err(|e| e.to_string())??;
@@ -195,12 +163,41 @@ async fn watch(side: &Side, n: Amounts) -> Result<Row, String> {
     };
     tokio::time::timeout(WATCH_TIMEOUT, seen).await.map_err(|_| "watchers did not see all events")??;
     let (took, cpu) = (begun.elapsed().as_secs_f64(), side.cpu() - cpu);
-    let deliveries = (n.watchers * n.events) as f64;
+    let deliveries = (watching * events) as f64;
     Ok(Row {
-        what: format!("watch, {} events to {}", n.events, n.watchers),
+        what: format!("watch, {events} events to {watching}"),
         per_second: Some(deliveries / took),
         p50_ms: None,
         p99_ms: None,
         cpu_us: Some(cpu.as_secs_f64() * 1e6 / deliveries),
+        bar: Some(WATCH_BAR),
     })
+}
+
+/// Reads a watch until `events` lines came; each is shown to `seen`, whole.
+pub async fn follow(
+    mut body: hyper::body::Incoming,
+    events: usize,
+    mut seen: impl FnMut(&[u8]),
+) -> Result<(), String> {
+    let mut left = events;
+    let mut rest: Vec<u8> = Vec::new();
+    while left > 0 {
+        let frame = body.frame().await.ok_or("a watch ended early")?.map_err(|e| e.to_string())?;
+        let Ok(data) = frame.into_data() else { continue };
+        for piece in data.split_inclusive(|b| *b == b'\n') {
+            let whole = piece.ends_with(b"\n");
+            match (whole, rest.is_empty()) {
+                (true, true) => seen(piece),
+                (true, false) => {
+                    rest.extend_from_slice(piece);
+                    seen(&rest);
+                    rest.clear();
+                }
+                (false, _) => rest.extend_from_slice(piece),
+            }
+            left = left.saturating_sub(usize::from(whole));
+        }
+    }
+    Ok(())
 }

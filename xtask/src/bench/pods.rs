@@ -1,6 +1,7 @@
 //! How long pods take to run, seen by a watch.
 
-use super::load::Connection;
+use super::call::Call;
+use super::connection::Connection;
 use super::side::{Side, parse};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
@@ -26,7 +27,7 @@ pub async fn first(side: &Side) -> Result<f64, String> {
     loop {
         // The default service account comes a moment after the server.
         let mut c = Connection::open(side).await?;
-        match c.call("POST", PODS, pod("first")).await {
+        match c.json("POST", PODS, pod("first")).await {
             Ok(_) => break,
             Err(e) if began.elapsed() > TIMEOUT => return Err(e),
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
@@ -45,7 +46,7 @@ pub async fn starts(side: &Side, count: usize) -> Result<Vec<f64>, String> {
         let name = format!("p{i}");
         let mut c = Connection::open(side).await?;
         let begun = Instant::now();
-        c.call("POST", PODS, pod(&name)).await?;
+        c.json("POST", PODS, pod(&name)).await?;
         running(side, &name).await?;
         out.push(begun.elapsed().as_secs_f64() * 1000.0);
         delete(side, &name).await?;
@@ -55,14 +56,14 @@ pub async fn starts(side: &Side, count: usize) -> Result<Vec<f64>, String> {
 }
 
 async fn delete(side: &Side, name: &str) -> Result<(), String> {
-    Connection::open(side).await?.call("DELETE", &format!("{PODS}/{name}"), Bytes::new()).await.map(drop)
+    Connection::open(side).await?.json("DELETE", &format!("{PODS}/{name}"), Bytes::new()).await.map(drop)
 }
 
 /// Waits until a watch shows the pod running.
 async fn running(side: &Side, name: &str) -> Result<(), String> {
     let mut c = Connection::open(side).await?;
     let path = format!("{PODS}?watch=1&fieldSelector=metadata.name%3D{name}");
-    let mut body = c.send("GET", &path, Bytes::new()).await?.into_body();
+    let mut body = c.send(&Call::get(&path), 0, 0).await?.into_body();
     let mut rest: Vec<u8> = Vec::new();
     let seen = async {
         loop {

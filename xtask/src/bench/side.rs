@@ -4,6 +4,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -32,7 +33,7 @@ enum Kind {
 }
 
 impl Side {
-    pub fn taffrail(program: &Path, flags: &[&str]) -> Result<Self, String> {
+    pub fn taffrail(program: &Path, flags: &[&OsStr]) -> Result<Self, String> {
         let program = std::fs::canonicalize(program)
             .map_err(|e| format!("{}: {e}; build it with cargo build --release", program.display()))?;
         let home = home()?;
@@ -64,13 +65,14 @@ impl Side {
         Ok(side)
     }
 
-    pub fn peers(script: &Path) -> Result<Self, String> {
+    /// `policy` is the file of an audit policy; without one the real one keeps no record.
+    pub fn peers(script: &Path, policy: Option<&Path>) -> Result<Self, String> {
         let home = home()?;
         runtime()?.block_on(default_route(home.path())).map_err(|e| format!("prepare the namespace: {e}"))?;
         let state = home.path().join("state");
         let started = Instant::now();
         let out = inside(home.path(), || {
-            Command::new(script).arg("start").env("STATE", &state).stderr(Stdio::null()).output()
+            Command::new(script).arg("start").args(policy).env("STATE", &state).stderr(Stdio::null()).output()
         })?
         .map_err(|e| format!("run {}: {e}", script.display()))?;
         let kind = Kind::Peers { script: script.to_owned() };
@@ -88,7 +90,7 @@ impl Side {
         let started = self.started;
         self.ready_ms = self.with(async |side: &Self| {
             loop {
-                let asked = match super::load::Connection::open(side).await {
+                let asked = match super::connection::Connection::open(side).await {
                     Ok(mut c) => c.get("/readyz").await,
                     Err(e) => Err(e),
                 };

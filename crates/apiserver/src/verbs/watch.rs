@@ -135,14 +135,14 @@ fn events(
     timeout: Duration,
     shutdown: tokio_util::sync::CancellationToken,
 ) -> impl Stream<Item = std::result::Result<Bytes, BoxError>> + Send {
-    let deadline = tokio::time::Instant::now() + timeout;
+    let mut deadline = Box::pin(tokio::time::sleep(timeout));
     let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
     let stream = async_stream::stream! {
         loop {
             let event = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep_until(deadline) => {
+                () = deadline.as_mut() => {
                     // A last bookmark lets the client go on from here instead of listing again.
                     let last = bookmarks.then(|| watching.bookmark()).flatten();
                     if let Some(event) = last {
