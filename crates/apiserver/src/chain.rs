@@ -229,6 +229,7 @@ async fn authorized(
             include_object: info.query.get("includeObject"),
             now: server.clock.now(),
             keep: keep && !info.is_long_running(),
+            encoded: &server.encoded,
         };
         answer?.render(&rendering)
     }

@@ -1,5 +1,6 @@
 //! An answer's bytes in the format that the client takes: JSON as it is stored, or made from it.
 
+use crate::encoded::Encoded;
 use crate::negotiate::Format;
 use bytes::Bytes;
 use kinds::KindDef;
@@ -9,9 +10,6 @@ use serde_json::Value;
 
 /// Marks CBOR (RFC 8949, 3.4.6), as upstream's encoder does.
 const CBOR_MARK: &[u8] = &[0xd9, 0xd9, 0xf7];
-
-/// List items that are encoded into one piece of a body.
-const ITEMS_PER_PIECE: usize = 64;
 
 /// JSON bytes in a format; `None` when the type has no such form (custom resources have no protobuf).
 pub fn encode(format: Format, json: &Bytes) -> Result<Option<Bytes>> {
@@ -82,36 +80,45 @@ pub fn protobuf(value: &Value) -> Result<Option<Vec<u8>>> {
     Ok(Some(meta::proto::envelope(api_version, kind, &raw)))
 }
 
-/// A list in its protobuf envelope, in pieces; `None` when the kind has no such form. `items` are in the row's version.
-pub fn protobuf_list(kind: &KindDef, metadata: &Value, items: &[Bytes]) -> Result<Option<Vec<Bytes>>> {
-    let schema = kinds::schema::schema();
-    if !schema.types.contains_key(&*kind.schema) {
+/// A stored object of a row in its protobuf envelope; `None` when the row has no such form.
+pub fn stored_protobuf(kind: &KindDef, object: &Bytes, encoded: &Encoded) -> Result<Option<Vec<u8>>> {
+    if !has_protobuf(kind) {
         return Ok(None);
     }
-    let wrong = |e: String| Status::internal(e);
-    let mut head = Vec::new();
-    let list_meta = format!("{META}.v1.ListMeta");
-    meta::proto::bytes_field(
-        &mut head,
-        1,
-        &meta::proto::encode(schema, &list_meta, metadata).map_err(wrong)?,
-    );
-    let mut pieces: Vec<Bytes> = Vec::with_capacity(items.len() / ITEMS_PER_PIECE + 3);
-    let mut total = head.len();
-    for some in items.chunks(ITEMS_PER_PIECE) {
-        let mut piece = Vec::new();
-        for item in some {
-            let value: Value = serde_json::from_slice(item).map_err(Status::internal)?;
-            let message = meta::proto::encode(schema, &kind.schema, &value).map_err(wrong)?;
-            meta::proto::bytes_field(&mut piece, 2, &message);
-        }
-        total += piece.len();
-        pieces.push(piece.into());
+    let message = encoded.message(&kind.schema, object)?;
+    Ok(Some(meta::proto::envelope(&kind.api_version(), &kind.kind, &message)))
+}
+
+/// What a list's protobuf begins with, and its items' messages; `None` when the kind has no such form. `items` are in the
+/// row's version.
+pub fn protobuf_list(
+    kind: &KindDef,
+    metadata: &Value,
+    items: &[Bytes],
+    encoded: &Encoded,
+) -> Result<Option<(Vec<u8>, Vec<Bytes>)>> {
+    if !has_protobuf(kind) {
+        return Ok(None);
     }
-    // The envelope gives the length of what it holds before it: all pieces are made, then sent one by one.
-    let outer = meta::proto::open_envelope(&kind.api_version(), &format!("{}List", kind.kind), total);
-    pieces.insert(0, [outer, head].concat().into());
-    Ok(Some(pieces))
+    let list_meta = format!("{META}.v1.ListMeta");
+    let list_meta = meta::proto::encode(kinds::schema::schema(), &list_meta, metadata);
+    let mut head = Vec::new();
+    meta::proto::bytes_field(&mut head, 1, &list_meta.map_err(Status::internal)?);
+    let messages: Vec<Bytes> =
+        items.iter().map(|item| encoded.message(&kind.schema, item)).collect::<Result<_>>()?;
+    // The envelope gives the length of what it holds before it.
+    let items: usize = messages.iter().map(|m| meta::proto::bytes_field_len(ITEMS_FIELD, m.len())).sum();
+    let list = format!("{}List", kind.kind);
+    let mut out = meta::proto::open_envelope(&kind.api_version(), &list, head.len() + items);
+    out.extend_from_slice(&head);
+    Ok(Some((out, messages)))
+}
+
+/// Where a list has its items.
+pub const ITEMS_FIELD: u32 = 2;
+
+fn has_protobuf(kind: &KindDef) -> bool {
+    kind.custom.is_none() && kinds::schema::schema().types.contains_key(&*kind.schema)
 }
 
 /// The definition of a kind in the type table.
@@ -133,6 +140,34 @@ pub fn definition(schema: &Schema, api_version: &str, kind: &str) -> Option<Stri
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta";
 
+/// One event of a watch about a stored object of a row.
+pub fn stored_event(
+    format: Format,
+    name: &str,
+    kind: &KindDef,
+    object: &Bytes,
+    encoded: &Encoded,
+    out: &mut bytes::BytesMut,
+) -> Result<()> {
+    if format != Format::Protobuf {
+        return watch_event(format, name, object, out);
+    }
+    match stored_protobuf(kind, object, encoded)? {
+        Some(inner) => protobuf_event(name, &inner, out),
+        None => return Err(Status::not_acceptable(crate::negotiate::OBJECT_TYPES)),
+    }
+    Ok(())
+}
+
+fn protobuf_event(name: &str, object: &[u8], out: &mut bytes::BytesMut) {
+    let (mut raw, mut event) = (Vec::with_capacity(object.len() + 8), Vec::with_capacity(object.len() + 32));
+    meta::proto::bytes_field(&mut raw, 1, object);
+    meta::proto::bytes_field(&mut event, 1, name.as_bytes());
+    meta::proto::bytes_field(&mut event, 2, &raw);
+    out.extend_from_slice(&u32::try_from(event.len()).unwrap_or(u32::MAX).to_be_bytes());
+    out.extend_from_slice(&event);
+}
+
 /// One event of a watch, framed for its format.
 pub fn watch_event(format: Format, kind: &str, object: &Bytes, out: &mut bytes::BytesMut) -> Result<()> {
     match format {
@@ -152,13 +187,7 @@ pub fn watch_event(format: Format, kind: &str, object: &Bytes, out: &mut bytes::
             let Some(inner) = protobuf(&object)? else {
                 return Err(Status::not_acceptable(crate::negotiate::OBJECT_TYPES));
             };
-            let (mut raw, mut event) =
-                (Vec::with_capacity(inner.len() + 8), Vec::with_capacity(inner.len() + 32));
-            meta::proto::bytes_field(&mut raw, 1, &inner);
-            meta::proto::bytes_field(&mut event, 1, kind.as_bytes());
-            meta::proto::bytes_field(&mut event, 2, &raw);
-            out.extend_from_slice(&u32::try_from(event.len()).unwrap_or(u32::MAX).to_be_bytes());
-            out.extend_from_slice(&event);
+            protobuf_event(kind, &inner, out);
         }
     }
     Ok(())

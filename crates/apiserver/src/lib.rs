@@ -8,6 +8,7 @@ pub mod codec;
 pub mod context;
 pub mod custom;
 pub mod discovery;
+mod encoded;
 pub mod extension;
 pub mod filters;
 pub mod health;

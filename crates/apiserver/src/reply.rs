@@ -1,8 +1,10 @@
 //! What a verb answers, and how it becomes an HTTP response: one place decides format, view and status.
 
 use crate::codec;
+use crate::encoded::Encoded;
 use crate::negotiate::{Accepted, Format, OBJECT_TYPES, View};
 use crate::table;
+use audit::event::{Answer, Parts};
 use bytes::{BufMut, Bytes, BytesMut};
 use client::{Body, BoxError};
 use futures::stream;
@@ -15,6 +17,7 @@ use meta::status::{Result, Status};
 use registry::{Listed, item_slice, reencode};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::{fmt, io};
 
 /// A list is sent in pieces of about this size, so that its length never shows in memory.
 const LIST_CHUNK_BYTES: usize = 64 << 10;
@@ -57,12 +60,14 @@ pub struct Rendering<'a> {
     pub now: Timestamp,
     /// Keep the response object for the audit record.
     pub keep: bool,
+    /// Forms of stored objects.
+    pub encoded: &'a Encoded,
 }
 
 /// A response and, when asked for, the object in it as JSON.
 pub struct Rendered {
     pub response: Response<Body>,
-    pub object: Option<Bytes>,
+    pub object: Option<Answer>,
     /// The answer, when it is a Status object.
     pub status: Option<Value>,
 }
@@ -74,7 +79,7 @@ impl Reply {
             Self::List { kind, listed } => list(&kind, listed, how),
             Self::Document { code, value } => {
                 let bytes = Bytes::from(serde_json::to_vec(&value).map_err(Status::internal)?);
-                let mut rendered = encoded(code, bytes, how)?;
+                let mut rendered = encoded(code, bytes, how.accepted, how.keep)?;
                 rendered.status = (value["kind"] == "Status").then_some(value);
                 Ok(rendered)
             }
@@ -88,13 +93,8 @@ impl Reply {
 /// A refusal as a response, in the client's format.
 pub fn refusal(status: &Status, format: Format, keep: bool) -> Rendered {
     let bytes = Bytes::from(serde_json::to_vec(status).unwrap_or_default());
-    let how = Rendering {
-        accepted: Accepted { format, view: View::Object, or_json: true },
-        include_object: "",
-        now: Timestamp::UNIX_EPOCH,
-        keep,
-    };
-    let mut rendered = encoded(status.code, bytes.clone(), &how)
+    let accepted = Accepted { format, view: View::Object, or_json: true };
+    let mut rendered = encoded(status.code, bytes.clone(), accepted, keep)
         .unwrap_or_else(|_| plain(response(status.code, "application/json", full(bytes))));
     let retry = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
     if retry > 0 {
@@ -131,53 +131,72 @@ fn plain(response: Response<Body>) -> Rendered {
 }
 
 /// JSON bytes in the client's format.
-fn encoded(code: u16, json: Bytes, how: &Rendering) -> Result<Rendered> {
-    let object = how.keep.then(|| json.clone());
-    let format = how.accepted.format;
+fn encoded(code: u16, json: Bytes, accepted: Accepted, keep: bool) -> Result<Rendered> {
+    let object = keep.then(|| Answer::Whole(json.clone()));
+    let format = accepted.format;
     let (format, body) = match codec::encode(format, &json)? {
         Some(body) => (format, body),
-        None if how.accepted.or_json => (Format::Json, json),
+        None if accepted.or_json => (Format::Json, json),
         None => return Err(Status::not_acceptable(OBJECT_TYPES)),
     };
     Ok(Rendered { response: response(code, format.content_type(), full(body)), object, status: None })
 }
 
 fn object(code: u16, kind: Option<Arc<KindDef>>, bytes: Bytes, how: &Rendering) -> Result<Rendered> {
-    let Some(kind) = kind else { return encoded(code, bytes, how) };
+    let Some(kind) = kind else { return encoded(code, bytes, how.accepted, how.keep) };
     match how.accepted.view {
-        View::Object => encoded(code, bytes, how),
+        View::Object if how.accepted.format == Format::Protobuf => {
+            let Some(body) = codec::stored_protobuf(&kind, &bytes, how.encoded)? else {
+                return encoded(code, bytes, how.accepted, how.keep);
+            };
+            let response = response(code, Format::Protobuf.content_type(), full(body.into()));
+            Ok(Rendered { response, object: how.keep.then_some(Answer::Whole(bytes)), status: None })
+        }
+        View::Object => encoded(code, bytes, how.accepted, how.keep),
         View::Table => {
             let obj: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
             let metadata = json!({"resourceVersion": meta::object::resource_version(&obj)});
             let value = table::table(&kind, &[obj], metadata, how.include_object, how.now)?;
-            encoded(code, json_bytes(&value)?, how)
+            encoded(code, json_bytes(&value)?, how.accepted, how.keep)
         }
         View::Partial => {
             let mut obj: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
-            encoded(code, json_bytes(&table::partial(&mut obj))?, how)
+            encoded(code, json_bytes(&table::partial(&mut obj))?, how.accepted, how.keep)
         }
     }
 }
 
 fn list(kind: &Arc<KindDef>, listed: Listed, how: &Rendering) -> Result<Rendered> {
     let metadata = list_metadata(&listed);
-    if how.accepted.view == View::Object && how.accepted.format == Format::Json && !how.keep {
-        let body = streaming(stream::iter(ListPieces::new(kind.clone(), &metadata, listed.items)));
-        return Ok(plain(response(200, "application/json", body)));
+    if how.accepted.view == View::Object {
+        let list = Arc::new(ListJson::new(kind.clone(), &metadata, listed.items));
+        if let Some(body) = list_body(&list, &metadata, how)? {
+            let object = how.keep.then(|| Answer::Parts(list));
+            let response = response(200, how.accepted.format.content_type(), body);
+            return Ok(Rendered { response, object, status: None });
+        }
+        return list_tree(kind, &list.items, metadata, how);
     }
-    if how.accepted.view == View::Object
-        && how.accepted.format == Format::Protobuf
-        && !how.keep
-        && let Some(pieces) = codec::protobuf_list(kind, &metadata, &listed.items)?
-    {
-        let body = streaming(stream::iter(pieces.into_iter().map(Ok)));
-        return Ok(plain(response(200, how.accepted.format.content_type(), body)));
+    list_tree(kind, &listed.items, metadata, how)
+}
+
+/// A list's body in a form that is sent piece by piece.
+fn list_body(list: &Arc<ListJson>, metadata: &Value, how: &Rendering) -> Result<Option<Body>> {
+    match how.accepted.format {
+        Format::Json => Ok(Some(streaming(stream::iter(ListPieces::new(list.clone()))))),
+        Format::Protobuf => {
+            let list = codec::protobuf_list(&list.kind, metadata, &list.items, how.encoded)?;
+            let pieces = list.map(|(head, messages)| protobuf_pieces(head, messages.into_iter()));
+            Ok(pieces.map(|pieces| streaming(stream::iter(pieces))))
+        }
+        _ => Ok(None),
     }
-    let items: Vec<Value> = listed
-        .items
-        .iter()
-        .map(|b| serde_json::from_slice(b).map_err(Status::internal))
-        .collect::<Result<_>>()?;
+}
+
+/// A list in a form that is made from its tree.
+fn list_tree(kind: &Arc<KindDef>, items: &[Bytes], metadata: Value, how: &Rendering) -> Result<Rendered> {
+    let items: Vec<Value> =
+        items.iter().map(|b| serde_json::from_slice(b).map_err(Status::internal)).collect::<Result<_>>()?;
     let value = match how.accepted.view {
         View::Table => table::table(kind, &items, metadata, how.include_object, how.now)?,
         View::Partial => {
@@ -196,7 +215,7 @@ fn list(kind: &Arc<KindDef>, listed: Listed, how: &Rendering) -> Result<Rendered
             json!({"kind": kind.list_kind(), "apiVersion": kind.api_version(), "metadata": metadata, "items": items})
         }
     };
-    encoded(200, json_bytes(&value)?, how)
+    encoded(200, json_bytes(&value)?, how.accepted, how.keep)
 }
 
 fn json_bytes(value: &Value) -> Result<Bytes> {
@@ -214,23 +233,76 @@ fn list_metadata(listed: &Listed) -> Value {
     metadata
 }
 
-/// A list's JSON, piece by piece, from the stored bytes of its items.
-struct ListPieces {
+/// A list as JSON: what stands before its items, and their stored bytes.
+struct ListJson {
     kind: Arc<KindDef>,
-    head: Option<Bytes>,
-    items: std::vec::IntoIter<Bytes>,
-    first: bool,
-    done: bool,
+    head: Bytes,
+    items: Vec<Bytes>,
 }
 
-impl ListPieces {
+const LIST_END: &[u8] = b"]}\n";
+
+impl ListJson {
     fn new(kind: Arc<KindDef>, metadata: &Value, items: Vec<Bytes>) -> Self {
         let head = format!(
             "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
             kind.list_kind(),
             kind.api_version()
         );
-        Self { kind, head: Some(head.into()), items: items.into_iter(), first: true, done: false }
+        Self { kind, head: head.into(), items }
+    }
+
+    /// What is sent of an item: a brace that it may lack, and the rest.
+    fn item(&self, item: &Bytes) -> (&'static [u8], Bytes) {
+        // Items of custom kinds keep their type, as upstream's unstructured lists do.
+        match self.kind.custom {
+            Some(_) => (b"", item.clone()),
+            None => (b"{", item_slice(&self.kind, item)),
+        }
+    }
+}
+
+impl Parts for ListJson {
+    fn each(
+        &self,
+        omit_managed_fields: bool,
+        sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        sink(&self.head)?;
+        for (i, item) in self.items.iter().enumerate() {
+            let (brace, rest) = self.item(item);
+            if i > 0 {
+                sink(b",")?;
+            }
+            if omit_managed_fields {
+                let mut item: Value = serde_json::from_slice(&[brace, &rest].concat())?;
+                audit::event::strip_managed_fields(&mut item);
+                sink(&serde_json::to_vec(&item)?)?;
+            } else {
+                sink(brace)?;
+                sink(&rest)?;
+            }
+        }
+        sink(LIST_END.trim_ascii_end())
+    }
+}
+
+impl fmt::Debug for ListJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} items", self.kind.list_kind(), self.items.len())
+    }
+}
+
+/// A list's JSON in pieces of [`LIST_CHUNK_BYTES`].
+struct ListPieces {
+    list: Arc<ListJson>,
+    next: usize,
+    done: bool,
+}
+
+impl ListPieces {
+    fn new(list: Arc<ListJson>) -> Self {
+        Self { list, next: 0, done: false }
     }
 }
 
@@ -242,28 +314,41 @@ impl Iterator for ListPieces {
             return None;
         }
         let mut out = BytesMut::with_capacity(LIST_CHUNK_BYTES + 4096);
-        if let Some(head) = self.head.take() {
-            out.extend_from_slice(&head);
+        if self.next == 0 {
+            out.extend_from_slice(&self.list.head);
         }
         while out.len() < LIST_CHUNK_BYTES {
-            let Some(item) = self.items.next() else {
-                out.extend_from_slice(b"]}\n");
+            let Some(item) = self.list.items.get(self.next) else {
+                out.extend_from_slice(LIST_END);
                 self.done = true;
                 break;
             };
-            if !std::mem::take(&mut self.first) {
+            if self.next > 0 {
                 out.put_u8(b',');
             }
-            // Items of custom kinds keep their type, as upstream's unstructured lists do.
-            if self.kind.custom.is_some() {
-                out.extend_from_slice(&item);
-                continue;
-            }
-            out.put_u8(b'{');
-            out.extend_from_slice(&item_slice(&self.kind, &item));
+            let (brace, rest) = self.list.item(item);
+            out.extend_from_slice(brace);
+            out.extend_from_slice(&rest);
+            self.next += 1;
         }
         Some(Ok(out.freeze()))
     }
+}
+
+/// A list's protobuf in pieces of [`LIST_CHUNK_BYTES`].
+fn protobuf_pieces(
+    head: Vec<u8>,
+    mut messages: impl Iterator<Item = Bytes> + Send + 'static,
+) -> impl Iterator<Item = std::result::Result<Bytes, BoxError>> + Send + 'static {
+    let mut head = Some(head);
+    std::iter::from_fn(move || {
+        let mut out = head.take().unwrap_or_default();
+        while out.len() < LIST_CHUNK_BYTES {
+            let Some(message) = messages.next() else { break };
+            meta::proto::bytes_field(&mut out, codec::ITEMS_FIELD, &message);
+        }
+        (!out.is_empty()).then(|| Ok(out.into()))
+    })
 }
 
 /// An object in the wire encoding of its row.

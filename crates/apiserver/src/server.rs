@@ -1,6 +1,7 @@
 //! The server's parts, and the listener that feeds it.
 
 use crate::chain::{self, Connection};
+use crate::encoded::Encoded;
 use crate::extension::Extension;
 use crate::filters::audit::AuditLog;
 use crate::filters::flow::FlowControl;
@@ -76,6 +77,7 @@ pub struct Server {
     pub flow: Arc<FlowControl>,
     pub metrics: Metrics,
     pub openapi: OpenApi,
+    pub encoded: Arc<Encoded>,
     /// Cancelled when the server stops taking new work: watches end, listeners close.
     pub draining: CancellationToken,
     pub(crate) permits: PermitMaker,
@@ -115,6 +117,7 @@ impl Server {
             flow,
             metrics: Metrics::default(),
             openapi: OpenApi::default(),
+            encoded: Arc::default(),
             draining: CancellationToken::new(),
             permits,
             extensions,

@@ -1,6 +1,8 @@
 //! The record of one request while it is served: one event, sent again at each stage.
 
-use crate::event::{AuthenticationMetadata, Event, Level, ObjectRef, RawJson, ResponseStatus, Stage, User};
+use crate::event::{
+    Answer, AuthenticationMetadata, Event, Level, ObjectRef, RawJson, ResponseStatus, Stage, User,
+};
 use crate::policy::RuleDecision;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -31,9 +33,15 @@ pub struct AuditContext {
 }
 
 /// What a commit carries of its request, to complete the event after a crash.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Core {
     event: Event,
+}
+
+/// As it is written.
+#[derive(Serialize)]
+struct CoreOf<'a> {
+    event: &'a Event,
 }
 
 impl AuditContext {
@@ -55,6 +63,7 @@ impl AuditContext {
             response_status: None,
             request_object: None,
             response_object: None,
+            omit_managed_fields: false,
             request_received_timestamp: arrival.received,
             stage_timestamp: arrival.received,
             annotations: BTreeMap::new(),
@@ -116,18 +125,11 @@ impl AuditContext {
         }
     }
 
-    pub fn response_object(&mut self, json: &[u8]) {
-        if !self.wants_response() {
-            return;
+    pub fn response_object(&mut self, answer: Answer) {
+        if self.wants_response() {
+            self.event.omit_managed_fields = self.decision.omit_managed_fields;
+            self.event.response_object = Some(answer);
         }
-        self.event.response_object = if self.decision.omit_managed_fields {
-            serde_json::from_slice::<Value>(json).ok().and_then(|mut v| {
-                strip_managed_fields(&mut v);
-                RawJson::new(v.to_string().as_bytes())
-            })
-        } else {
-            RawJson::new(json)
-        };
     }
 
     /// How the request was answered; `status` is a Status object, when the answer was one.
@@ -161,7 +163,7 @@ impl AuditContext {
         {
             return None;
         }
-        serde_json::to_vec(&Core { event: self.event.clone() }).ok()
+        serde_json::to_vec(&CoreOf { event: &self.event }).ok()
     }
 
     pub fn event(&self) -> &Event {
@@ -180,25 +182,9 @@ pub fn recover(core: &[u8], now: Timestamp) -> Option<Event> {
     Some(event)
 }
 
-/// Drops managedFields of an object, of a list's items and of a table's rows.
-fn strip_managed_fields(v: &mut Value) {
-    meta::object::at(v, &["metadata", "managedFields"])
-        .is_some()
-        .then(|| meta::object::remove_meta(v, "managedFields"));
-    for list in ["items", "rows"] {
-        for item in v.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            strip_managed_fields(item);
-            if let Some(object) = item.get_mut("object") {
-                strip_managed_fields(object);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn begin(level: Level, omit: Vec<Stage>) -> AuditContext {
         let arrival = Arrival { audit_id: "id".into(), verb: "create".into(), ..Arrival::default() };
@@ -229,12 +215,5 @@ mod tests {
         assert_eq!(event.response_status.as_ref().map(|s| s.code), Some(201));
         assert_eq!(event.annotations[RECOVERED], "true");
         assert!(begin(Level::None, Vec::new()).core().is_none());
-    }
-
-    #[test]
-    fn managed_fields_go() {
-        let mut v = json!({"metadata": {"managedFields": []}, "items": [{"metadata": {"managedFields": [], "name": "a"}}]});
-        strip_managed_fields(&mut v);
-        assert_eq!(v, json!({"metadata": {}, "items": [{"metadata": {"name": "a"}}]}));
     }
 }

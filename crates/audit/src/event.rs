@@ -1,9 +1,14 @@
 //! The event as it is written, in upstream's field order and number formats.
 
+use bytes::Bytes;
 use jiff::Timestamp;
+use memchr::{memchr, memchr3};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::sync::Arc;
 
 /// How much of a request is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -75,6 +80,55 @@ pub struct ResponseStatus {
     pub code: u16,
 }
 
+/// The object of an answer. Nothing of it is copied: it is the bytes that are sent, and a list is its items' stored bytes.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    Whole(Bytes),
+    Parts(Arc<dyn Parts>),
+}
+
+/// An answer's JSON, told part by part. A part ends where a value ends, so that no character is cut in two.
+pub trait Parts: Send + Sync + std::fmt::Debug {
+    /// # Errors
+    /// What `sink` fails with.
+    fn each(
+        &self,
+        omit_managed_fields: bool,
+        sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()>;
+}
+
+impl PartialEq for Answer {
+    fn eq(&self, other: &Self) -> bool {
+        let text = |a: &Self| {
+            let mut out = Vec::new();
+            a.each(false, &mut |part| out.write_all(part)).map(|()| out).ok()
+        };
+        text(self) == text(other)
+    }
+}
+
+impl Answer {
+    fn each(
+        &self,
+        omit_managed_fields: bool,
+        sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        match self {
+            Self::Parts(parts) => parts.each(omit_managed_fields, sink),
+            Self::Whole(bytes) if omit_managed_fields => sink(&without_managed_fields(bytes)),
+            Self::Whole(bytes) => sink(bytes),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Answer {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(d)?;
+        Ok(Self::Whole(String::from(Box::<str>::from(raw)).into()))
+    }
+}
+
 /// JSON kept as its text.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -129,8 +183,12 @@ pub struct Event {
     pub response_status: Option<ResponseStatus>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_object: Option<RawJson>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub response_object: Option<RawJson>,
+    /// Written by [`Event::write_line`] only.
+    #[serde(default, skip_serializing)]
+    pub response_object: Option<Answer>,
+    /// The answer is written without its managed fields.
+    #[serde(skip)]
+    pub omit_managed_fields: bool,
     #[serde(with = "micro_time")]
     pub request_received_timestamp: Timestamp,
     #[serde(with = "micro_time")]
@@ -139,32 +197,99 @@ pub struct Event {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// What stands behind the answer in an event.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Tail<'a> {
+    #[serde(with = "micro_time")]
+    request_received_timestamp: Timestamp,
+    #[serde(with = "micro_time")]
+    stage_timestamp: Timestamp,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: &'a BTreeMap<String, String>,
+}
+
 impl Event {
     /// The event as one line of JSON, without the newline, escaped as Go escapes (`&`, `<`, `>` and line separators).
     pub fn to_line(&self) -> Vec<u8> {
-        html_escape(&serde_json::to_vec(self).unwrap_or_default())
+        let mut out = Vec::with_capacity(1024);
+        // Writing into memory cannot fail.
+        let _ = self.write_line(&mut out);
+        out
+    }
+
+    /// As [`Event::to_line`], without holding an answer that comes in parts.
+    ///
+    /// # Errors
+    /// What `out` fails with.
+    pub fn write_line(&self, out: &mut impl Write) -> io::Result<()> {
+        let whole = serde_json::to_vec(self)?;
+        let Some(answer) = &self.response_object else { return write_escaped(out, &whole) };
+        let tail = serde_json::to_vec(&Tail {
+            request_received_timestamp: self.request_received_timestamp,
+            stage_timestamp: self.stage_timestamp,
+            annotations: &self.annotations,
+        })?;
+        let (before, after) = whole.split_at((whole.len() + 1).saturating_sub(tail.len()));
+        write_escaped(out, before)?;
+        out.write_all(b"\"responseObject\":")?;
+        answer.each(self.omit_managed_fields, &mut |part| write_escaped(out, part))?;
+        out.write_all(b",")?;
+        write_escaped(out, after)
     }
 }
 
 /// Go's `json.HTMLEscape`. In valid JSON these bytes stand inside strings only.
-fn html_escape(json: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(json.len() + 32);
-    let mut rest = json;
-    while let Some((&b, tail)) = rest.split_first() {
-        match b {
-            b'&' => out.extend_from_slice(b"\\u0026"),
-            b'<' => out.extend_from_slice(b"\\u003c"),
-            b'>' => out.extend_from_slice(b"\\u003e"),
-            0xe2 if tail.starts_with(&[0x80, 0xa8]) || tail.starts_with(&[0x80, 0xa9]) => {
-                out.extend_from_slice(if tail[1] == 0xa8 { b"\\u2028" } else { b"\\u2029" });
-                rest = &tail[2..];
-                continue;
-            }
-            b => out.push(b),
+fn write_escaped(out: &mut impl Write, json: &[u8]) -> io::Result<()> {
+    let (mut done, mut ascii) = (0, None);
+    while done < json.len() {
+        // Looked for once, however many bytes of the other sort come before it.
+        let next = *ascii
+            .get_or_insert_with(|| memchr3(b'&', b'<', b'>', &json[done..]).map_or(json.len(), |i| done + i));
+        let at = memchr(0xe2, &json[done..next]).map_or(next, |i| done + i);
+        out.write_all(&json[done..at])?;
+        let (written, length): (&[u8], usize) = match &json[at..] {
+            [b'&', ..] => (b"\\u0026", 1),
+            [b'<', ..] => (b"\\u003c", 1),
+            [b'>', ..] => (b"\\u003e", 1),
+            [0xe2, 0x80, 0xa8, ..] => (b"\\u2028", 3),
+            [0xe2, 0x80, 0xa9, ..] => (b"\\u2029", 3),
+            [other, ..] => (std::slice::from_ref(other), 1),
+            [] => return Ok(()),
+        };
+        out.write_all(written)?;
+        done = at + length;
+        if at == next {
+            ascii = None;
         }
-        rest = tail;
     }
-    out
+    Ok(())
+}
+
+/// An object's JSON without managed fields, also those of a list's items and a table's rows.
+fn without_managed_fields(json: &[u8]) -> Vec<u8> {
+    match serde_json::from_slice::<Value>(json) {
+        Ok(mut v) => {
+            strip_managed_fields(&mut v);
+            serde_json::to_vec(&v).unwrap_or_default()
+        }
+        Err(_) => json.to_vec(),
+    }
+}
+
+/// Drops managedFields of an object, of a list's items and of a table's rows.
+pub fn strip_managed_fields(v: &mut Value) {
+    meta::object::at(v, &["metadata", "managedFields"])
+        .is_some()
+        .then(|| meta::object::remove_meta(v, "managedFields"));
+    for list in ["items", "rows"] {
+        for item in v.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            strip_managed_fields(item);
+            if let Some(object) = item.get_mut("object") {
+                strip_managed_fields(object);
+            }
+        }
+    }
 }
 
 /// RFC 3339 with exactly six decimals.
@@ -186,12 +311,49 @@ mod micro_time {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn go_escapes() {
-        assert_eq!(
-            html_escape("{\"a\":\"<&>\u{2028}\"}".as_bytes()),
-            b"{\"a\":\"\\u003c\\u0026\\u003e\\u2028\"}"
+        let mut out = Vec::new();
+        write_escaped(&mut out, "{\"a\":\"<&>\u{2028}\u{2030}\"}".as_bytes()).expect("written");
+        assert_eq!(String::from_utf8(out).expect("text"), "{\"a\":\"\\u003c\\u0026\\u003e\\u2028\u{2030}\"}");
+    }
+
+    #[test]
+    fn managed_fields_go() {
+        let mut v = json!({"metadata": {"managedFields": []}, "items": [{"metadata": {"managedFields": [], "name": "a"}}]});
+        strip_managed_fields(&mut v);
+        assert_eq!(v, json!({"metadata": {}, "items": [{"metadata": {"name": "a"}}]}));
+    }
+
+    #[derive(Debug)]
+    struct Two;
+
+    impl Parts for Two {
+        fn each(&self, _: bool, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+            sink(b"{\"items\":[{\"a\":\"<\"}")?;
+            sink(b",{}]}")
+        }
+    }
+
+    #[test]
+    fn an_answer_in_parts_stands_where_a_whole_one_stands() {
+        let json = json!({
+            "kind": "Event", "apiVersion": "audit.k8s.io/v1", "level": "RequestResponse", "auditID": "i", "stage": "ResponseComplete",
+            "requestURI": "/", "verb": "list", "user": {}, "responseObject": {"items": [{"a": "<"}, {}]},
+            "requestReceivedTimestamp": "2026-01-01T00:00:00.000000Z", "stageTimestamp": "2026-01-01T00:00:00.000000Z",
+            "annotations": {"a": "b"}
+        });
+        let whole: Event = serde_json::from_value(json.clone()).expect("an event");
+        let parts = Event { response_object: Some(Answer::Parts(Arc::new(Two))), ..whole.clone() };
+        assert_eq!(parts, whole);
+        let line = String::from_utf8(parts.to_line()).expect("text");
+        assert!(
+            line.contains(r#""responseObject":{"items":[{"a":"\u003c"},{}]},"requestReceivedTimestamp""#),
+            "{line}"
         );
+        assert_eq!(serde_json::from_str::<Value>(&line).expect("JSON"), json);
+        assert_eq!(whole.to_line(), parts.to_line());
     }
 }

@@ -137,6 +137,12 @@ pub struct LabelSelector {
 }
 
 impl LabelSelector {
+    /// Values that a label of every selected object has.
+    pub fn values_asked_for(&self) -> impl Iterator<Item = &str> {
+        let one = |r: &&Requirement| r.operator.is_equality() && r.values.len() == 1;
+        self.requirements.iter().filter(one).map(|r| r.values[0].as_str())
+    }
+
     /// Selects every object.
     pub fn everything() -> Self {
         Self::default()

@@ -5,6 +5,7 @@ use crate::Registry;
 use crate::cursor::Cursor;
 use bytes::Bytes;
 use kinds::KindDef;
+use memchr::memmem;
 use meta::permit::Permit;
 use meta::selector::{FieldSelector, LabelSelector};
 use meta::status::{Result, Status};
@@ -53,21 +54,25 @@ pub struct Listed {
     pub remaining: Option<u64>,
 }
 
-/// The start of an object, which is all that label selectors need.
-#[derive(Deserialize)]
-struct Head<'a> {
-    #[serde(borrow)]
-    metadata: HeadMeta<'a>,
-}
+/// Where an object's metadata begins, and what is read of it.
+const METADATA: &[u8] = b"\"metadata\":";
 
 #[derive(Deserialize)]
-struct HeadMeta<'a> {
+struct Head<'a> {
     #[serde(borrow, default)]
     name: Cow<'a, str>,
     #[serde(borrow, default)]
     namespace: Cow<'a, str>,
     #[serde(borrow, default)]
     labels: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
+}
+
+impl<'a> Head<'a> {
+    /// Reads no further than the metadata, which stands first (see [`crate::encode`]).
+    fn read(bytes: &'a [u8]) -> Option<Self> {
+        let at = memmem::find(bytes, METADATA)? + METADATA.len();
+        serde_json::Deserializer::from_slice(&bytes[at..]).into_iter().next()?.ok()
+    }
 }
 
 impl Selectors {
@@ -80,8 +85,11 @@ impl Selectors {
         if self.is_empty() {
             return true;
         }
-        let Ok(head) = serde_json::from_slice::<Head>(bytes) else { return false };
-        if !self.labels.matches(|key| head.metadata.labels.get(key).map(|v| &**v)) {
+        if !may_have(bytes, &self.labels) {
+            return false;
+        }
+        let Some(head) = Head::read(bytes) else { return false };
+        if !self.labels.matches(|key| head.labels.get(key).map(|v| &**v)) {
             return false;
         }
         if self.fields.is_empty() {
@@ -96,8 +104,8 @@ impl Selectors {
             }
         };
         self.fields.matches(|field| match field {
-            "metadata.name" => head.metadata.name.to_string(),
-            "metadata.namespace" => head.metadata.namespace.to_string(),
+            "metadata.name" => head.name.to_string(),
+            "metadata.namespace" => head.namespace.to_string(),
             other => own.iter().find(|(f, _)| f == other).map_or_else(String::new, |(_, v)| v.clone()),
         })
     }
@@ -118,6 +126,21 @@ impl Selectors {
         }
         Ok(())
     }
+}
+
+/// Whether an object's bytes can have the labels that a selector asks for by their values. Most objects that a selector
+/// leaves out are left out by this, at a fraction of what reading them costs.
+fn may_have(bytes: &[u8], labels: &LabelSelector) -> bool {
+    const LABELS: &[u8] = b"\"labels\":{";
+    let mut wanted = labels.values_asked_for().peekable();
+    if wanted.peek().is_none() {
+        return true;
+    }
+    // The first that stand in an object are its own, or it has none; labels have nothing in them that JSON escapes.
+    let Some(at) = memmem::find(bytes, LABELS) else { return false };
+    let own = &bytes[at + LABELS.len()..];
+    let own = &own[..memchr::memchr(b'}', own).unwrap_or(own.len())];
+    wanted.all(|value| memmem::find(own, value.as_bytes()).is_some())
 }
 
 fn is_meta_field(field: &str) -> bool {
@@ -315,6 +338,37 @@ fn read_failure(e: &ReadError, query: &ListQuery, prefix: &str, after: Option<&s
         )),
         ReadError::Future { asked, current } => {
             Status::timeout(format!("Too large resource version: {asked}, current: {current}"), 1)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selected(labels: &str, bytes: &str) -> bool {
+        let labels = LabelSelector::parse(labels).expect("a selector");
+        let kind = KindDef { plural: "pods".into(), ..KindDef::BASE };
+        Selectors { labels, fields: FieldSelector::default() }.matches(&kind, bytes.as_bytes())
+    }
+
+    #[test]
+    fn labels_are_those_of_the_object_and_of_nothing_in_it() {
+        let own = r#"{"kind":"Pod","apiVersion":"v1","metadata":{"annotations":{"a":"\"labels\":{\"app\":\"db\"}"},"labels":{"app":"web","tier":"x"},"name":"n"},"spec":{}}"#;
+        let inner = r#"{"kind":"D","apiVersion":"v1","metadata":{"name":"n"},"spec":{"template":{"metadata":{"labels":{"app":"web"}}}}}"#;
+        for (labels, bytes, expected) in [
+            ("app=web", own, true),
+            ("app=web,tier in (x)", own, true),
+            ("app in (web,db)", own, true),
+            ("app=we", own, false),
+            ("tier=web", own, false),
+            ("app=db", own, false),
+            ("app=web", inner, false),
+            ("app!=web", inner, true),
+            ("!app", inner, true),
+            ("app", own, true),
+        ] {
+            assert_eq!(selected(labels, bytes), expected, "{labels} {bytes}");
         }
     }
 }

@@ -45,8 +45,15 @@ pub struct Broken {
     pub why: String,
 }
 
+/// The link that a line gives the next one: its SHA-256, in hex.
 pub fn hash(line: &[u8]) -> String {
-    Sha256::digest(line).iter().map(|b| format!("{b:02x}")).collect()
+    hex(&Sha256::digest(line))
+}
+
+/// Lower-case hex digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|b| [b >> 4, b & 15]);
+    digits.map(|d| char::from(b"0123456789abcdef"[usize::from(d)])).collect()
 }
 
 /// Segments in order.

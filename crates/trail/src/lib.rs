@@ -7,7 +7,9 @@
 //! so.
 
 pub mod chain;
+mod line;
 pub mod query;
+mod recent;
 pub mod trail;
 
 pub use chain::{Report, verify};

@@ -1,11 +1,13 @@
 //! Appending to the chain, and following it.
 
 use crate::chain::{Entry, GENESIS, hash, read_line, segments};
+use crate::line::LineWriter;
+use crate::recent::{Line, Place, Recent};
 use audit::Event;
+use audit::event::Answer;
 use base::clock::SharedClock;
 use parking_lot::{Condvar, Mutex};
-use serde_json::value::RawValue;
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufReader, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -17,8 +19,6 @@ use std::time::Duration;
 const SEGMENT_BYTES: u64 = 64 << 20;
 /// How often appended entries are made durable.
 const SYNC_EVERY: Duration = Duration::from_millis(200);
-/// Newest lines kept in memory for followers.
-const RECENT_LINES: usize = 4096;
 
 #[derive(Debug, thiserror::Error)]
 #[error("the audit trail {}: {source}", path.display())]
@@ -42,7 +42,11 @@ struct State {
     torn: bool,
     /// Events that could not be written since the last entry.
     lost: u64,
-    recent: VecDeque<(u64, Arc<[u8]>)>,
+    /// The first sequence number of the segment that is written.
+    segment: u64,
+    /// Given back and forth with [`LineWriter`].
+    buffer: Vec<u8>,
+    recent: Recent,
     closed: bool,
 }
 
@@ -79,7 +83,9 @@ impl Trail {
             dirty: false,
             torn: false,
             lost: 0,
-            recent: VecDeque::new(),
+            segment: path.file_stem().and_then(|n| n.to_str()).and_then(|n| n.parse().ok()).unwrap_or(1),
+            buffer: Vec::new(),
+            recent: Recent::default(),
             closed: false,
         };
         let trail = Arc::new(Self {
@@ -93,7 +99,7 @@ impl Trail {
         if tail.cut > 0 {
             let note =
                 format!("{{\"gap\":\"{} bytes of an unfinished entry were lost in a crash\"}}", tail.cut);
-            trail.append_json(note.as_bytes(), None).map_err(fail)?;
+            trail.append_with(None, &mut |out| out.write_all(note.as_bytes())).map_err(fail)?;
         }
         let syncer = trail.clone();
         std::thread::Builder::new()
@@ -109,17 +115,28 @@ impl Trail {
     }
 
     /// Appends an event; `record` is the store's number of the commit that it describes.
+    ///
+    /// # Errors
+    /// The disk did not take it; the next entry will say that it is missing.
     pub fn append(&self, event: &Event, record: Option<u64>) -> io::Result<u64> {
-        self.append_json(&event.to_line(), record)
+        if event.response_object.as_ref().is_some_and(|a| matches!(a, Answer::Parts(_))) {
+            return self.append_with(record, &mut |out| event.write_line(out));
+        }
+        let line = event.to_line();
+        self.append_with(record, &mut |out| out.write_all(&line))
     }
 
-    fn append_json(&self, event: &[u8], record: Option<u64>) -> io::Result<u64> {
+    /// `event` writes the event's JSON.
+    fn append_with(
+        &self,
+        record: Option<u64>,
+        event: &mut dyn FnMut(&mut LineWriter<'_>) -> io::Result<()>,
+    ) -> io::Result<u64> {
         let received = meta::time::rfc3339_micro(self.clock.now());
-        let raw: &RawValue = serde_json::from_slice(event).map_err(io::Error::other)?;
         let mut s = self.state.lock();
         let written = self
             .after_losses(&mut s, &received)
-            .and_then(|()| self.write_entry(&mut s, &received, record, raw));
+            .and_then(|()| self.write_entry(&mut s, &received, record, event));
         if written.is_err() {
             s.lost += 1;
         }
@@ -137,8 +154,7 @@ impl Trail {
         }
         if s.lost > 0 {
             let note = format!("{{\"gap\":\"{} events could not be written to the disk\"}}", s.lost);
-            let note: &RawValue = serde_json::from_str(&note).map_err(io::Error::other)?;
-            self.write_entry(s, received, None, note)?;
+            self.write_entry(s, received, None, &mut |out| out.write_all(note.as_bytes()))?;
             s.lost = 0;
         }
         Ok(())
@@ -149,41 +165,49 @@ impl Trail {
         s: &mut State,
         received: &str,
         record: Option<u64>,
-        raw: &RawValue,
+        event: &mut dyn FnMut(&mut LineWriter<'_>) -> io::Result<()>,
     ) -> io::Result<u64> {
         let seq = s.seq + 1;
-        let entry = Entry { seq, prev: &s.prev, received, record, event: raw };
-        let mut line = serde_json::to_vec(&entry).map_err(io::Error::other)?;
         if s.size > SEGMENT_BYTES {
             s.file.sync_data()?;
             s.file = open_segment(&segment_path(&self.dir, seq))?;
-            s.size = 0;
+            (s.size, s.segment) = (0, seq);
         }
-        let link = hash(&line);
-        line.push(b'\n');
-        if let Err(e) = s.file.write_all(&line) {
-            s.torn = true;
-            return Err(e);
+        let mut line = LineWriter::new(&s.file, std::mem::take(&mut s.buffer));
+        let written = line.entry(seq, &s.prev, received, record, event);
+        let (buffer, length) = (line.buffer, line.length);
+        match written {
+            Ok(link) => {
+                s.recent.push(seq, Place { segment: s.segment, offset: s.size, length }, &buffer);
+                s.size += length + 1;
+                (s.seq, s.prev, s.dirty) = (seq, link, true);
+                s.unsynced.extend(record);
+                s.buffer = buffer;
+                Ok(seq)
+            }
+            Err(e) => {
+                s.torn = true;
+                Err(e)
+            }
         }
-        s.size += line.len() as u64;
-        (s.seq, s.prev, s.dirty) = (seq, link, true);
-        s.unsynced.extend(record);
-        line.pop();
-        s.recent.push_back((seq, line.into()));
-        if s.recent.len() > RECENT_LINES {
-            s.recent.pop_front();
-        }
-        Ok(seq)
     }
 
     /// Lines after a sequence number; waits up to `wait` when there are none. A follower that fell behind goes on at the
-    /// oldest line in memory.
+    /// oldest line that is remembered.
     pub fn follow(&self, after: u64, wait: Duration) -> Vec<(u64, Arc<[u8]>)> {
-        let mut s = self.state.lock();
-        if s.seq <= after && !s.closed {
-            self.changed.wait_for(&mut s, wait);
-        }
-        s.recent.iter().filter(|(seq, _)| *seq > after).cloned().collect()
+        let found = {
+            let mut s = self.state.lock();
+            if s.seq <= after && !s.closed {
+                self.changed.wait_for(&mut s, wait);
+            }
+            s.recent.after(after)
+        };
+        let read = |(seq, line)| match line {
+            Line::Kept(line) => Some((seq, line)),
+            // Retention may have taken it meanwhile.
+            Line::OnDisk(place) => Some((seq, place.read(&self.dir).ok()?)),
+        };
+        found.into_iter().filter_map(read).collect()
     }
 
     /// The newest sequence number.
@@ -258,7 +282,7 @@ impl Tail {
     }
 }
 
-fn segment_path(dir: &Path, first: u64) -> PathBuf {
+pub(crate) fn segment_path(dir: &Path, first: u64) -> PathBuf {
     dir.join(format!("{first:020}.jsonl"))
 }
 
@@ -278,9 +302,8 @@ mod tests {
 
     fn add(trail: &Trail, n: usize) {
         for i in 0..n {
-            trail
-                .append_json(format!("{{\"auditID\":\"{i}\"}}").as_bytes(), Some(i as u64))
-                .expect("appended");
+            let event = format!("{{\"auditID\":\"{i}\"}}");
+            trail.append_with(Some(i as u64), &mut |out| out.write_all(event.as_bytes())).expect("appended");
         }
     }
 

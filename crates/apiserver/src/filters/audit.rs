@@ -6,7 +6,7 @@ use crate::request_info::RequestInfo;
 use crate::server::Server;
 use arc_swap::ArcSwap;
 use audit::context::Arrival;
-use audit::event::{ObjectRef, User};
+use audit::event::{Answer, ObjectRef, User};
 use audit::log::LogBackend;
 use audit::{AuditContext, Level, Policy, Stage};
 use auth::identity::Identity;
@@ -247,15 +247,15 @@ impl AuditScope {
     }
 
     /// The answer; `status` when it is a Status object.
-    pub fn answered(&self, code: u16, object: Option<&Bytes>, status: Option<&Value>) {
+    pub fn answered(&self, code: u16, object: Option<&Answer>, status: Option<&Value>) {
         let mut context = self.context.lock();
         context.response_status(code, status);
         if let Some(object) = object {
-            context.response_object(object);
+            context.response_object(object.clone());
         }
     }
 
-    pub fn refused(&self, refused: &Status, object: Option<&Bytes>) {
+    pub fn refused(&self, refused: &Status, object: Option<&Answer>) {
         self.answered(refused.code, object, Some(&refused.to_value()));
     }
 

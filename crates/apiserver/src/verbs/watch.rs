@@ -4,6 +4,7 @@
 use super::read::{invalid_options, selectors};
 use crate::codec;
 use crate::context::Context;
+use crate::encoded::Encoded;
 use crate::negotiate::{Accepted, Format, View};
 use crate::reply::{Reply, streaming};
 use crate::table;
@@ -57,6 +58,7 @@ pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         accepted,
         include_object: q.get("includeObject").to_owned(),
         clock: ctx.server.clock.clone(),
+        encoded: ctx.server.encoded.clone(),
     };
     let shutdown = ctx.server.draining.child_token();
     let pieces = events(watching, framing, bookmarks, timeout, shutdown);
@@ -94,13 +96,15 @@ struct Framing {
     accepted: Accepted,
     include_object: String,
     clock: SharedClock,
+    encoded: Arc<Encoded>,
 }
 
 impl Framing {
     fn write(&self, out: &mut BytesMut, event: &WatchEvent) -> Result<()> {
         let name = event.kind.as_str();
         if self.accepted.view == View::Object {
-            codec::watch_event(self.accepted.format, name, &event.object, out)
+            let format = self.accepted.format;
+            codec::stored_event(format, name, &self.kind, &event.object, &self.encoded, out)
         } else {
             let mut obj: Value = serde_json::from_slice(&event.object).map_err(Status::internal)?;
             let shown = match (self.accepted.view, event.kind) {

@@ -47,6 +47,15 @@ pub fn bytes_field(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// Bytes of what [`bytes_field`] writes.
+pub fn bytes_field_len(number: u32, bytes: usize) -> usize {
+    varint_len(u64::from(number) << 3) + varint_len(bytes as u64) + bytes
+}
+
+fn varint_len(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
+}
+
 /// A whole number.
 pub fn varint_field(out: &mut Vec<u8>, number: u32, value: u64) {
     varint(out, u64::from(number) << 3);
