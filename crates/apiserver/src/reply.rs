@@ -159,10 +159,7 @@ fn object(code: u16, kind: Option<Arc<KindDef>>, bytes: Bytes, how: &Rendering) 
             let value = table::table(&kind, &[obj], metadata, how.include_object, how.now)?;
             encoded(code, json_bytes(&value)?, how.accepted, how.keep)
         }
-        View::Partial => {
-            let mut obj: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
-            encoded(code, json_bytes(&table::partial(&mut obj))?, how.accepted, how.keep)
-        }
+        View::Partial => encoded(code, table::partial_bytes(&bytes)?, how.accepted, how.keep),
     }
 }
 

@@ -106,20 +106,22 @@ impl Framing {
             let format = self.accepted.format;
             codec::stored_event(format, name, &self.kind, &event.object, &self.encoded, out)
         } else {
-            let mut obj: Value = serde_json::from_slice(&event.object).map_err(Status::internal)?;
-            let shown = match (self.accepted.view, event.kind) {
-                (View::Table, WatchEventType::Bookmark) => {
-                    table::table(&self.kind, &[], obj["metadata"].take(), "", self.clock.now())?
-                }
-                (View::Table, _) => {
-                    let metadata =
-                        serde_json::json!({"resourceVersion": meta::object::resource_version(&obj)});
-                    table::table(&self.kind, &[obj], metadata, &self.include_object, self.clock.now())?
-                }
-                _ => table::partial(&mut obj),
+            let shown = match self.accepted.view {
+                View::Table => self.row(event)?.to_string().into(),
+                _ => table::partial_bytes(&event.object)?,
             };
-            codec::watch_event(self.accepted.format, name, &shown.to_string().into(), out)
+            codec::watch_event(self.accepted.format, name, &shown, out)
         }
+    }
+
+    /// An event as a table of one row.
+    fn row(&self, event: &WatchEvent) -> Result<Value> {
+        let mut obj: Value = serde_json::from_slice(&event.object).map_err(Status::internal)?;
+        if event.kind == WatchEventType::Bookmark {
+            return table::table(&self.kind, &[], obj["metadata"].take(), "", self.clock.now());
+        }
+        let metadata = serde_json::json!({"resourceVersion": meta::object::resource_version(&obj)});
+        table::table(&self.kind, &[obj], metadata, &self.include_object, self.clock.now())
     }
 
     /// The end of a watch by an error, as the client's last event.
