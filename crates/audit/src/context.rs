@@ -119,9 +119,17 @@ impl AuditContext {
         fill(&mut reference.resource_version, "resourceVersion");
     }
 
+    /// `json` is what the client sent; what is not valid JSON is not kept.
     pub fn request_object(&mut self, json: &[u8]) {
         if self.wants_request() {
             self.event.request_object = RawJson::new(json);
+        }
+    }
+
+    /// As [`Self::request_object`], of an object that was read.
+    pub fn request_value(&mut self, object: &Value) {
+        if self.wants_request() {
+            self.event.request_object = RawJson::of(object);
         }
     }
 

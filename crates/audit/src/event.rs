@@ -145,6 +145,11 @@ impl RawJson {
     pub fn new(json: &[u8]) -> Option<Self> {
         serde_json::from_slice(json).ok().map(Self)
     }
+
+    /// The text of a tree.
+    pub fn of(value: &Value) -> Option<Self> {
+        serde_json::value::to_raw_value(value).ok().map(Self)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -230,6 +230,10 @@ impl AuditScope {
         self.context.lock().request_object(json);
     }
 
+    pub fn request_value(&self, object: &Value) {
+        self.context.lock().request_value(object);
+    }
+
     /// What rides in the commit of this request's write.
     pub fn core(&self) -> Option<Bytes> {
         self.context.lock().core().map(Bytes::from)

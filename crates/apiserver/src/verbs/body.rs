@@ -120,7 +120,7 @@ pub fn delete_options(ctx: &Context) -> Result<Value> {
             map.insert("apiVersion".into(), "meta.k8s.io/__internal".into());
             map.insert("kind".into(), "DeleteOptions".into());
         }
-        ctx.audit.request_object(shown.to_string().as_bytes());
+        ctx.audit.request_value(&shown);
     }
     let schema = kinds::schema::schema();
     if let Some(map) = value.as_object_mut() {
@@ -338,7 +338,5 @@ pub fn go_kind(value: &Value) -> &'static str {
 /// object reference from it.
 pub fn record_request(ctx: &Context, obj: &Value) {
     ctx.audit.reference_from(obj);
-    if ctx.audit.wants_request() {
-        ctx.audit.request_object(obj.to_string().as_bytes());
-    }
+    ctx.audit.request_value(obj);
 }

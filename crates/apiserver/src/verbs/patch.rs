@@ -85,7 +85,7 @@ fn read_config(ctx: &Context, content_type: &str) -> Result<Patch> {
         APPLY_CBOR => (crate::codec::from_cbor(&ctx.body).map_err(wrong)?, Vec::new()),
         _ => meta::yaml::parse_yaml(&ctx.body, body::BODY_BYTES_MAX).map_err(|e| wrong(e.to_string()))?,
     };
-    ctx.audit.request_object(value.to_string().as_bytes());
+    ctx.audit.request_value(&value);
     Ok(Patch::Apply(value, duplicates))
 }
 
