@@ -20,9 +20,10 @@ impl NamespaceLifecycle {
         Self { registry }
     }
 
-    fn check_alive(&self, a: &Attributes<'_>) -> Result<()> {
+    async fn check_alive(&self, a: &Attributes<'_>) -> Result<()> {
         let Some(row) = self.registry.kinds().resource("", "v1", "namespaces") else { return Ok(()) };
-        let namespace = self.registry.get_value(&a.permit, &row, "", a.namespace)?;
+        // Whatever looks for the namespace later in the chain finds it, too.
+        let namespace = self.registry.get_live(&a.permit, &row, "", a.namespace).await?;
         if namespace["status"]["phase"] != "Terminating" {
             return Ok(());
         }
@@ -52,7 +53,7 @@ impl Plugin for NamespaceLifecycle {
         // Reviews are answered, not stored: they may ask about a namespace that is going.
         let reviewed = a.kind.group == "authorization.k8s.io";
         if a.operation == Operation::Create && a.kind.namespaced() && !reviewed {
-            return self.check_alive(a);
+            return self.check_alive(a).await;
         }
         Ok(())
     }

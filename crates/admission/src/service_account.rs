@@ -26,13 +26,13 @@ impl ServiceAccount {
         Self { registry, rng: base::rng::Rng::from_os() }
     }
 
-    fn account(&self, a: &Attributes<'_>, name: &str) -> Result<Value> {
+    async fn account(&self, a: &Attributes<'_>, name: &str) -> Result<Value> {
         let row = self
             .registry
             .kinds()
             .resource("", "v1", "serviceaccounts")
             .ok_or_else(Status::no_such_resource)?;
-        self.registry.get_value(&a.permit, &row, a.namespace, name).map_err(|e| {
+        self.registry.get_live(&a.permit, &row, a.namespace, name).await.map_err(|e| {
             if !e.is_not_found() {
                 return e;
             }
@@ -69,7 +69,7 @@ impl Plugin for ServiceAccount {
         };
         new["spec"]["serviceAccountName"] = name.as_str().into();
         new["spec"]["serviceAccount"] = name.as_str().into();
-        let account = self.account(a, &name)?;
+        let account = self.account(a, &name).await?;
         let wants = new["spec"]["automountServiceAccountToken"]
             .as_bool()
             .or_else(|| account["automountServiceAccountToken"].as_bool())

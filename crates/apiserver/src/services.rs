@@ -1,7 +1,10 @@
 //! Service addresses and node ports: handed out with a create, kept in step by updates, taken back by deletes
 //! (upstream: `pkg/registry/core/service/storage/alloc.go`, `ipallocator`, `portallocator`).
 //!
-//! The pools live in memory and are filled from the stored Services at start; the store's one writer makes that enough.
+//! The pools live in memory and are filled from the stored Services at start. Node ports are claimed in the store as well
+//! ([`claims`]), since several servers may write to it.
+
+pub mod claims;
 
 use kinds::core::service::{has_node_ports, needs_cluster_ip};
 use kinds::validate::{items, text};
@@ -15,6 +18,8 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+/// What a node port may be for.
+const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 /// How many addresses are tried at random before the range is walked.
 const RANDOM_TRIES: usize = 32;
 
@@ -116,6 +121,25 @@ impl Services {
             pools.addresses.extend(addresses(s));
             pools.ports.extend(node_ports(s));
         }
+    }
+
+    /// A server, maybe another one, gave a node port away, or took it back.
+    fn claimed(&self, port: u16, is: bool) {
+        let mut pools = self.pools.lock();
+        for key in PROTOCOLS.map(|p| (port, p.to_owned())) {
+            if is {
+                pools.ports.insert(key)
+            } else {
+                pools.ports.remove(&key)
+            };
+        }
+    }
+
+    /// Nothing but these is claimed. What is being written just now is among those only later, and then is refused to
+    /// others by its claim.
+    fn only_claimed(&self, ports: &HashSet<u16>) {
+        self.pools.lock().ports.clear();
+        ports.iter().for_each(|port| self.claimed(*port, true));
     }
 
     fn range(&self, family: &str) -> Option<&Range> {
@@ -369,6 +393,16 @@ impl Companion for Services {
         }
         for p in node_ports(gone).filter(|p| !keep_ports.contains(p)) {
             pools.ports.remove(&p);
+        }
+    }
+
+    fn claims(&self, new: Option<&Value>, old: Option<&Value>) -> Vec<store::Op> {
+        claims::of(new, old)
+    }
+
+    fn contended(&self, key: &str) {
+        if let Some(port) = claims::port(key) {
+            self.claimed(port, true);
         }
     }
 }

@@ -81,6 +81,7 @@ pub async fn request(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let (server, info) = (&ctx.server, &ctx.info);
     let asked = crate::verbs::of_type(ctx, "authentication.k8s.io/v1", "TokenRequest", SCHEMA)?;
     crate::verbs::record(ctx, &asked);
+    server.registry.consistent().await?;
     let account = server.registry.get_value(&ctx.permit, kind, &info.namespace, &info.name)?;
     let request = TokenRequest {
         namespace: &info.namespace,

@@ -138,6 +138,11 @@ impl Pki {
         CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).map_err(crypto("read ca.crt"))
     }
 
+    /// Tells the authority's key from others; a renewed certificate of the same key is the same authority.
+    pub fn ca_fingerprint(&self) -> String {
+        hex_sha256(&self.ca_key)
+    }
+
     /// The authority as the one that answers certificate requests.
     ///
     /// # Errors
@@ -298,6 +303,16 @@ impl Pki {
         let good = ours && renew_at > self.clock.now() && is_wanted(&cert, wanted);
         good.then_some(Leaf { certificate_pem, key_pem, renew_at })
     }
+}
+
+/// Tells a key from others, by its public half.
+pub fn fingerprint(key: &KeyPair) -> String {
+    hex_sha256(&key.subject_public_key_info())
+}
+
+fn hex_sha256(bytes: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Whether a certificate has the subject and names that are wanted.

@@ -14,6 +14,7 @@ pub mod https;
 pub mod informer;
 pub mod kind;
 pub mod kubeconfig;
+pub mod leader;
 pub mod outbound;
 pub mod typed;
 

@@ -133,7 +133,7 @@ impl Registry {
                     }
                     let value = self.stamped(r.kind, &new).await?;
                     let op = Op::Put { key: key.clone(), value, expect: Expect::At(entry.modified) };
-                    if let Some(bytes) = self.commit(r, op).await? {
+                    if let Ok(bytes) = self.commit(r, op, Vec::new()).await? {
                         return Ok(Deleted::Pending(bytes));
                     }
                 }
@@ -199,8 +199,10 @@ impl Registry {
         }
         let value = self.stamped(r.kind, last).await?;
         let op = Op::Delete { key: key.to_owned(), last: Some(value), expect: Expect::At(entry.modified) };
-        let removed = self.commit(r, op).await?;
-        if let (Some(_), Some(c)) = (&removed, self.companion(r.kind)) {
+        let companion = self.companion(r.kind);
+        let claims = companion.map(|c| c.claims(None, Some(last))).unwrap_or_default();
+        let removed = self.commit(r, op, claims).await?.ok();
+        if let (Some(_), Some(c)) = (&removed, companion) {
             c.released(last, None);
         }
         Ok(removed)

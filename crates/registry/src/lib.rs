@@ -87,6 +87,18 @@ pub trait Companion: Send + Sync {
     fn updating(&self, new: &mut Value, old: &Value) -> Result<()>;
     /// `kept` is the object that remains (`None` after a delete or a failed create), `gone` the one that does not.
     fn released(&self, gone: &Value, kept: Option<&Value>);
+
+    /// What is written in the same commit as the change from `old` to `new`: keys that only one object may have. So two
+    /// servers of one cluster cannot give the same thing away twice.
+    fn claims(&self, new: Option<&Value>, old: Option<&Value>) -> Vec<store::Op> {
+        let _ = (new, old);
+        Vec::new()
+    }
+
+    /// Another object has this key: nothing was written, and the write is tried again.
+    fn contended(&self, key: &str) {
+        let _ = key;
+    }
 }
 
 /// The registry: rows, store and the few capabilities that writing needs.
@@ -145,6 +157,10 @@ fn commit_failure(e: store::CommitError) -> meta::Status {
         }
         store::CommitError::TooLarge { .. } => meta::Status::too_large(e.to_string()),
         store::CommitError::Busy { .. } => meta::Status::too_many_requests(e.to_string(), 1),
+        // Upstream hands on what etcd's client says as it is: 500 without a reason.
+        store::CommitError::Unavailable { reason } => {
+            meta::Status::new(500, meta::Reason::Unknown, format!("etcdserver: request timed out: {reason}"))
+        }
         e => meta::Status::internal(e),
     }
 }

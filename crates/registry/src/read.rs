@@ -170,6 +170,24 @@ impl Registry {
         serde_json::from_slice(&entry.value).map_err(Status::internal)
     }
 
+    /// As [`Self::get_value`], but what is not here is looked for among what other servers wrote (upstream: a lister first,
+    /// and a live request where it has nothing).
+    pub async fn get_live(
+        &self,
+        permit: &Permit,
+        kind: &KindDef,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Value> {
+        match self.get_value(permit, kind, namespace, name) {
+            Err(e) if e.is_not_found() => {
+                self.consistent().await?;
+                self.get_value(permit, kind, namespace, name)
+            }
+            found => found,
+        }
+    }
+
     pub async fn list(
         &self,
         _permit: &Permit,
@@ -260,7 +278,7 @@ impl Registry {
     }
 
     /// Waits until the store shows everything that was acknowledged before, by whichever server.
-    pub(crate) async fn consistent(&self) -> Result<()> {
+    pub async fn consistent(&self) -> Result<()> {
         self.store.reach(None).await.map(drop).map_err(unavailable)
     }
 

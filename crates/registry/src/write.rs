@@ -14,6 +14,8 @@ use store::{CommitError, Expect, Op, Txn};
 const CONFLICT_RETRIES_MAX: usize = 64;
 /// How often a generated name is tried again when it is taken (upstream: 8 since `RetryGenerateName`).
 const GENERATE_NAME_TRIES: usize = 8;
+/// How often a write is tried again because what it claims was claimed by another.
+const CLAIM_TRIES_MAX: usize = 16;
 /// Letters that generateName appends.
 const NAME_SUFFIX_LETTERS: usize = 5;
 /// The longest generateName that is kept whole; the rest is cut so that the name fits a DNS label.
@@ -45,6 +47,14 @@ pub struct Written {
     /// The update emptied the finalizers of a terminating object, which is gone now.
     pub deleted: bool,
     pub warnings: Vec<String>,
+}
+
+/// Why nothing was committed.
+pub(crate) enum Lost {
+    /// The object is not as it was.
+    Object,
+    /// Another object has this key.
+    Claim(String),
 }
 
 /// The new object from the current one; `None` when there is none. Runs again after a lost race.
@@ -92,34 +102,51 @@ impl Registry {
         if !errors.is_empty() {
             return Err(Status::invalid(&r.kind.group_kind(), object::name(&obj), &errors));
         }
-        let companion = self.companion(r.kind);
-        if let Some(c) = companion {
-            c.creating(&mut obj)?;
+        let Some(companion) = self.companion(r.kind) else {
+            return match self.store_new(r, &obj, Vec::new()).await? {
+                Ok(written) => Ok(written),
+                Err(_) => Err(Status::already_exists(&r.kind.group_resource(), object::name(&obj))),
+            };
+        };
+        for _ in 0..CLAIM_TRIES_MAX {
+            let mut full = obj.clone();
+            companion.creating(&mut full)?;
+            let result = self.store_new(r, &full, companion.claims(Some(&full), None)).await;
+            if r.dry_run || !matches!(result, Ok(Ok(_))) {
+                companion.released(&full, None);
+            }
+            match result? {
+                Ok(written) => return Ok(written),
+                Err(Lost::Claim(key)) => companion.contended(&key),
+                Err(Lost::Object) => {
+                    return Err(Status::already_exists(&r.kind.group_resource(), object::name(&obj)));
+                }
+            }
         }
-        let result = self.store_new(r, &obj).await;
-        if let (Some(c), true) = (companion, result.is_err() || r.dry_run) {
-            c.released(&obj, None);
-        }
-        result
+        Err(Status::too_many_requests("others claimed what this object would have got; try again", 1))
     }
 
-    async fn store_new(&self, r: &Request<'_>, obj: &Value) -> Result<Written> {
+    async fn store_new(
+        &self,
+        r: &Request<'_>,
+        obj: &Value,
+        claims: Vec<Op>,
+    ) -> Result<std::result::Result<Written, Lost>> {
         let name = object::name(obj);
         r.admit.validate(Operation::Create, name, Some(obj), None).await?;
         let warnings = r.kind.strategy.warnings(obj, None);
         let key = r.kind.key(object::namespace(obj), name);
         let value = self.stamped(r.kind, obj).await?;
         if r.dry_run {
+            self.consistent().await?;
             if self.store.get(&key).is_some() {
                 return Err(Status::already_exists(&r.kind.group_resource(), name));
             }
-            return Ok(Written { bytes: value.bytes.into(), created: true, deleted: false, warnings });
+            return Ok(Ok(Written { bytes: value.bytes.into(), created: true, deleted: false, warnings }));
         }
         let op = Op::Put { key, value, expect: Expect::Absent };
-        match self.commit(r, op).await? {
-            Some(bytes) => Ok(Written { bytes, created: true, deleted: false, warnings }),
-            None => Err(Status::already_exists(&r.kind.group_resource(), name)),
-        }
+        let done = self.commit(r, op, claims).await?;
+        Ok(done.map(|bytes| Written { bytes, created: true, deleted: false, warnings }))
     }
 
     /// Changes an object. `transform` makes the new object from the current one; a resourceVersion in it must be the
@@ -193,15 +220,23 @@ impl Registry {
         }
         let value = self.stamped(r.kind, &new).await?;
         let op = Op::Put { key: key.to_owned(), value, expect: Expect::At(entry.modified) };
-        match self.commit(r, op).await? {
-            Some(bytes) => {
+        let claims = companion.map(|c| c.claims(Some(&new), Some(old))).unwrap_or_default();
+        match self.commit(r, op, claims).await? {
+            Ok(bytes) => {
                 if let Some(c) = companion {
                     c.released(old, Some(&new));
                 }
                 Ok(Some(Written { bytes, created: false, deleted: false, warnings }))
             }
-            None if pinned => Err(Status::modified(&gr, r.name)),
-            None => Ok(None),
+            Err(Lost::Claim(key)) => {
+                if let Some(c) = companion {
+                    c.released(&new, Some(old));
+                    c.contended(&key);
+                }
+                Ok(None)
+            }
+            Err(Lost::Object) if pinned => Err(Status::modified(&gr, r.name)),
+            Err(Lost::Object) => Ok(None),
         }
     }
 
@@ -232,17 +267,24 @@ impl Registry {
         Ok(())
     }
 
-    /// Commits one change with its audit core; `None` when the expectation failed.
-    pub(crate) async fn commit(&self, r: &Request<'_>, op: Op) -> Result<Option<Bytes>> {
-        let txn = Txn { ops: vec![op], record: r.recorder.core() };
+    /// Commits one change with its audit core, and what its object claims; tells which expectation failed.
+    pub(crate) async fn commit(
+        &self,
+        r: &Request<'_>,
+        op: Op,
+        claims: Vec<Op>,
+    ) -> Result<std::result::Result<Bytes, Lost>> {
+        let ops = std::iter::once(op).chain(claims).collect();
+        let txn = Txn { ops, record: r.recorder.core() };
         match self.store.commit(txn).await {
             Ok(done) => {
                 if let Some(record) = done.record {
                     r.recorder.committed(record);
                 }
-                Ok(done.values.into_iter().next())
+                Ok(Ok(done.values.into_iter().next().unwrap_or_default()))
             }
-            Err(CommitError::Conflict { .. }) => Ok(None),
+            Err(CommitError::Conflict { op: 0, .. }) => Ok(Err(Lost::Object)),
+            Err(CommitError::Conflict { key, .. }) => Ok(Err(Lost::Claim(key))),
             Err(e) => Err(commit_failure(e)),
         }
     }

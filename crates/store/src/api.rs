@@ -212,6 +212,11 @@ pub trait Store: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(self.revision())))
     }
 
+    /// Whether other servers write to the same store: only then may there be something that reads do not show yet.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn get(&self, key: &str) -> Option<Entry>;
 
     fn get_at(&self, key: &str, at: Revision) -> Result<Option<Entry>, ReadError>;

@@ -32,6 +32,6 @@ pub use ::etcd::{ConfigError as EtcdConfigError, EtcdConfig};
 pub use api::*;
 pub use embedded::{Embedded, Fatal, Options};
 pub use recover::{OpenError, Recovery};
-pub use remote::{Etcd, EtcdError, EtcdOptions};
+pub use remote::{Etcd, EtcdError, EtcdOptions, Mark};
 pub use seal::{Seal, SealError};
 pub use slot::block_on;

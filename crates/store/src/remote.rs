@@ -9,6 +9,7 @@ mod compactor;
 mod feed;
 mod keys;
 mod load;
+mod marks;
 mod records;
 mod stamp;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use ::etcd::Client;
 use arc_swap::ArcSwap;
 use base::rng::Rng;
 use keys::Layout;
+pub use marks::Mark;
 use parking_lot::Mutex;
 use records::Records;
 use std::io::Write;
@@ -75,6 +77,8 @@ pub struct EtcdOptions {
     pub compact_every: Option<Duration>,
     /// Which values etcd holds encrypted, and the keys that open them.
     pub seal: Arc<Seal>,
+    /// What this server must have in common with the others on the same etcd.
+    pub marks: Vec<Mark>,
     /// What is done when etcd's history turns out to be another one than was shown: by default the process ends.
     pub fatal: Fatal,
     /// Names records.
@@ -97,6 +101,7 @@ impl EtcdOptions {
             // upstream: apiserver `pkg/storage/storagebackend#DefaultCompactInterval`
             compact_every: Some(Duration::from_secs(300)),
             seal: Arc::new(Seal::none()),
+            marks: Vec::new(),
             fatal: Arc::new(|reason| {
                 eprintln!(
                     "the store cannot go on: {reason}. Stopping at once; a restart shows what etcd has."
@@ -115,6 +120,11 @@ pub enum EtcdError {
     Identity(String),
     #[error("the store in etcd ({endpoints}) cannot be opened: {reason}")]
     Open { endpoints: String, reason: String },
+    #[error(
+        "this server does not belong to the cluster in etcd: {otherwise}. (If the cluster is to have a new one: stop all of \
+         its servers and remove the key {key} from etcd)"
+    )]
+    Foreign { otherwise: String, key: String },
     #[error("etcd {0} tells wrong progress to watches; use 3.5.8 or newer")]
     TooOld(String),
     #[error("could not start the thread for etcd")]
@@ -208,6 +218,11 @@ impl Etcd {
         Ok(Arc::new(Self { shared, handle, stop, thread }))
     }
 
+    /// This server's name among those on the same etcd.
+    pub fn identity(&self) -> &str {
+        &self.shared.options.identity
+    }
+
     /// What goes wrong at present without stopping the store: etcd cannot be reached.
     pub fn problem(&self) -> Option<String> {
         self.shared.problem.lock().clone()
@@ -284,6 +299,10 @@ impl Store for Etcd {
         });
         let closed = |_| Unavailable { reason: "the store is shutting down".to_owned() };
         Box::pin(async move { task.await.map_err(closed)? })
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 
     fn get(&self, key: &str) -> Option<Entry> {

@@ -179,6 +179,33 @@ impl Seal {
         self.opened(place, stored, || A_RECORD.to_owned())
     }
 
+    /// Something sealed as the first rule with a key seals, for others to try their keys on; `None` when nothing is
+    /// sealed.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub fn sample(&self, place: &[u8]) -> Option<Result<Bytes, SealError>> {
+        let key = self.sampling()?;
+        Some(Self::with(Some(key), place, &Bytes::from_static(SAMPLE), || A_SAMPLE.to_owned()))
+    }
+
+    /// Looks whether a sample opens.
+    ///
+    /// # Errors
+    /// No key opens it.
+    pub fn open_sample(&self, place: &[u8], stored: &Bytes) -> Result<(), SealError> {
+        self.opened(place, stored, || A_SAMPLE.to_owned()).map(drop)
+    }
+
+    /// Whether a sample is sealed with the key that seals now.
+    pub fn is_current(&self, sample: &[u8]) -> bool {
+        self.sampling().is_none_or(|key| sample.starts_with(key.prefix.as_bytes()))
+    }
+
+    fn sampling(&self) -> Option<&Key> {
+        self.rules.iter().find_map(|r| r.key.as_deref())
+    }
+
     fn with(
         key: Option<&Key>,
         place: &[u8],
@@ -280,6 +307,9 @@ impl Seal {
 }
 
 const A_RECORD: &str = "an audit record in the store";
+/// What a sample is in messages, and what is in it.
+const A_SAMPLE: &str = "the sample by which servers of one cluster try their keys";
+const SAMPLE: &[u8] = b"taffrail";
 
 fn value_of(key: &str) -> String {
     format!("the value of {key} in the store")

@@ -5,10 +5,12 @@
 
 mod audit;
 mod identity;
+mod leader;
 
 pub use audit::AuditOptions;
 use clap::Args;
 pub use identity::IdentityOptions;
+pub use leader::LeaderOptions;
 use std::path::PathBuf;
 
 /// Everything that `up` can be told.
@@ -29,6 +31,10 @@ pub struct UpOptions {
     /// Address that the API server listens on; empty means every address of this machine
     #[arg(long, default_value = "", value_name = "IP", hide_default_value = true)]
     pub bind_address: String,
+
+    /// Address under which pods and other servers reach this API server; by default the first node's, or the machine's
+    #[arg(long, value_name = "IP")]
+    pub advertise_address: Option<std::net::IpAddr>,
 
     /// Addresses of Services, IPv4 and IPv6
     #[arg(long, default_value = "10.96.0.0/16,fd00:96::/108", value_name = "CIDRS")]
@@ -64,11 +70,16 @@ pub struct UpOptions {
     #[command(flatten)]
     pub audit: AuditOptions,
 
+    #[command(flatten)]
+    pub leader: LeaderOptions,
+
     /// How long Events are kept after their last change, such as 1h or 30m
     #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = duration)]
     pub event_ttl: std::time::Duration,
 
-    /// Where objects are kept: `embedded` (the data directory), or `etcd=https://HOST:2379,…`
+    /// Where objects are kept: `embedded` (the data directory), or `etcd=https://HOST:2379,…`. Several servers on one etcd
+    /// serve one cluster: before the first start of a further one, copy the directory `pki` (certificates and keys) out
+    /// of the data directory of the first into its own
     #[arg(long, default_value = "embedded", value_parser = store, value_name = "STORE")]
     pub store: String,
 
@@ -126,6 +137,9 @@ fn duration(text: &str) -> Result<std::time::Duration, String> {
     }
 }
 
+/// Flags that are set unless `false` is said.
+const ON_BY_DEFAULT: &[&str] = &["leader-elect"];
+
 /// Puts the flags of a `--config` file before those of the command line, which then win.
 pub fn with_file(args: Vec<String>) -> Result<Vec<String>, String> {
     let Some(path) = config_path(&args) else { return Ok(args) };
@@ -149,6 +163,7 @@ pub fn with_file(args: Vec<String>) -> Result<Vec<String>, String> {
                 out.push(flag);
                 continue;
             }
+            serde_json::Value::Bool(false) if ON_BY_DEFAULT.contains(&name.as_str()) => "false".to_owned(),
             serde_json::Value::Bool(false) | serde_json::Value::Null => continue,
             serde_json::Value::String(s) => s.clone(),
             serde_json::Value::Number(n) => n.to_string(),
@@ -186,8 +201,11 @@ mod tests {
     fn the_file_comes_first_and_the_command_line_wins() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("c.yaml");
-        std::fs::write(&file, "secure-port: 7443\nquota-backend-bytes: 3\nno-kubeconfig: true\n")
-            .expect("written");
+        std::fs::write(
+            &file,
+            "secure-port: 7443\nquota-backend-bytes: 3\nno-kubeconfig: true\nleader-elect: false\n",
+        )
+        .expect("written");
         let path = file.display().to_string();
         let args =
             ["taffrail", "up", "--config", &path, "--quota-backend-bytes", "2"].map(String::from).to_vec();
@@ -197,6 +215,7 @@ mod tests {
             all.contains(&"--secure-port=7443".to_owned()) && all.contains(&"--no-kubeconfig".to_owned())
         );
         assert!(!all.contains(&"--quota-backend-bytes=3".to_owned()));
+        assert!(all.contains(&"--leader-elect=false".to_owned()));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod backend;
 mod bootstrap;
 mod control_plane;
+mod elected;
 mod encryption;
 mod expire;
 mod feed;
@@ -10,6 +11,7 @@ mod flow;
 mod identity;
 mod kubeconfig;
 mod nodes;
+mod presence;
 mod record;
 
 use crate::config::UpOptions;
@@ -64,9 +66,10 @@ async fn serve(options: &UpOptions, steps: &Steps) -> Result<(), String> {
         0 => None,
         _ => Some(nodes::link(options).await?),
     };
-    let addresses = match link {
-        Some(_) => nodes::ips(options, 1)?,
-        None => vec![control_plane::machine_address()],
+    let addresses = match (options.advertise_address, &link) {
+        (Some(ip), _) => vec![ip],
+        (None, Some(_)) => nodes::ips(options, 1)?,
+        (None, None) => vec![control_plane::machine_address()],
     };
     let plane = ControlPlane::start(options, &addresses, steps).await?;
     let cancel = CancellationToken::new();

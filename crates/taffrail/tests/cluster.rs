@@ -11,20 +11,8 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
-use support::{Cluster, SOON, root};
-
-/// Asks until the answer is there.
-async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(answer) = ask().await {
-            return answer;
-        }
-        assert!(begun.elapsed() < SOON, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
+use std::time::Duration;
+use support::{Backend, Cluster, root, until};
 
 fn hello(replicas: i32) -> Deployment {
     serde_json::from_value(json!({
@@ -72,10 +60,13 @@ fn get(address: &str) -> Option<String> {
 
 #[test]
 fn a_deployment_runs_survives_the_program_and_nothing_is_left_of_it() {
-    if !root() {
-        return;
+    if root() {
+        Backend::all().into_iter().for_each(a_deployment_runs_on);
     }
-    let mut cluster = Cluster::new();
+}
+
+fn a_deployment_runs_on(backend: Backend) {
+    let mut cluster = Cluster::on(backend);
     cluster.up(&[]);
     let before = cluster.with(async |client| {
         client.create(&hello(2)).await.expect("created");
@@ -152,15 +143,7 @@ fn what_cannot_work_is_told_in_one_line() {
         return;
     }
     let cluster = Cluster::new();
-    let data = cluster.data_dir();
-    let data = data.to_str().expect("a path");
-    let refused = |args: &[&str]| -> String {
-        let mut all = vec!["up", "--no-kubeconfig", "--data-dir", data];
-        all.extend(args);
-        let out = cluster.taffrail(&all);
-        assert!(!out.status.success(), "{args:?}");
-        String::from_utf8_lossy(&out.stderr).lines().last().unwrap_or("").to_owned()
-    };
+    let refused = |args: &[&str]| cluster.refused(args);
     let taken = cluster.inside(|| std::net::TcpListener::bind("[::]:6443").expect("bound"));
     assert!(refused(&[]).contains("cannot listen on"), "a port in use");
     drop(taken);
@@ -168,14 +151,19 @@ fn what_cannot_work_is_told_in_one_line() {
     assert!(refused(&["--audit-policy-file", "/no/such"]).contains("/no/such"));
     assert!(refused(&["--hostname-override", "Not_A_Name"]).contains("--hostname-override"));
     assert!(refused(&["--token-auth-file", "/no/such"]).contains("/no/such"));
+    assert!(refused(&["--leader-elect-renew-deadline", "20s"]).contains("--leader-elect"));
+    assert!(refused(&["--store", "etcd=https://127.0.0.1"]).contains("--etcd-cafile"));
 }
 
 #[test]
 fn nobody_grants_more_than_they_have() {
-    if !root() {
-        return;
+    if root() {
+        Backend::all().into_iter().for_each(nobody_grants_more_on);
     }
-    let mut cluster = Cluster::new();
+}
+
+fn nobody_grants_more_on(backend: Backend) {
+    let mut cluster = Cluster::on(backend);
     cluster.up(&[]);
     let rbac = "/apis/rbac.authorization.k8s.io/v1";
     let binding = |name: &str, role: &str| {
@@ -296,10 +284,13 @@ fn a_read_only_data_directory_is_refused_by_name() {
 
 #[test]
 fn two_nodes_share_the_work_and_survive_the_program() {
-    if !root() {
-        return;
+    if root() {
+        Backend::all().into_iter().for_each(two_nodes_share_the_work_on);
     }
-    let mut cluster = Cluster::new();
+}
+
+fn two_nodes_share_the_work_on(backend: Backend) {
+    let mut cluster = Cluster::on(backend);
     cluster.up(&["--nodes", "2"]);
     let before = cluster.with(async |client| {
         client.create(&hello(4)).await.expect("created");

@@ -26,7 +26,17 @@ pub async fn identify(
         protocols: header(http::header::SEC_WEBSOCKET_PROTOCOL),
         path,
     };
-    match server.authenticator.authenticate(&credentials, server.clock.now()).await {
+    let mut outcome = server.authenticator.authenticate(&credentials, server.clock.now()).await;
+    let store = server.registry.store();
+    if matches!(outcome, Outcome::Refused(_)) && credentials.authorization.is_some() && store.is_shared() {
+        // What the token names may just have been made by another server (upstream: the token getters ask the API for
+        // what their listers do not have).
+        let before = store.revision();
+        if store.reach(None).await.is_ok_and(|now| now > before) {
+            outcome = server.authenticator.authenticate(&credentials, server.clock.now()).await;
+        }
+    }
+    match outcome {
         Outcome::Known(known) => {
             server.authenticator.clear(headers);
             Ok(known)

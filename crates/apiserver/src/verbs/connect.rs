@@ -21,6 +21,7 @@ pub async fn pod(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     if info.subresource != "log" {
         ctx.admit_connect(kind, connect_options(ctx)).await?;
     }
+    ctx.server.registry.consistent().await?;
     let get = |name: &str| ctx.server.registry.get_value(&ctx.permit, kind, &info.namespace, name);
     if info.subresource == "proxy" {
         let (name, port) = name_and_port(&info.name)?;
@@ -80,7 +81,7 @@ fn name_and_port(text: &str) -> Result<(&str, Option<u16>)> {
 /// A node's own endpoint, as `nodes/proxy`.
 pub async fn node(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     ctx.admit_connect(kind, connect_options(ctx)).await?;
-    ctx.server.registry.get_value(&ctx.permit, kind, "", &ctx.info.name)?;
+    ctx.server.registry.get_live(&ctx.permit, kind, "", &ctx.info.name).await?;
     let address = kubelet::address(ctx, &ctx.info.name)?;
     let path = format!("/{}", ctx.info.rest);
     let query = raw_query(ctx);

@@ -90,6 +90,11 @@ impl Layout {
         std::str::from_utf8(key).ok()?.strip_prefix(prefix.as_str())?.split_once('/').map(|(owner, _)| owner)
     }
 
+    /// What all servers have in common.
+    pub fn mark(&self, name: &str) -> Bytes {
+        format!("{}{OWN}cluster/{name}", self.prefix).into()
+    }
+
     /// The servers that are there, each a key with a lease.
     pub fn servers(&self) -> (Bytes, Bytes) {
         range_of(&format!("{}{OWN}servers/", self.prefix))

@@ -12,8 +12,10 @@ use ::etcd::Error;
 use ::etcd::proto::{KeyValue, RangeRequest};
 use std::collections::VecDeque;
 
-/// Keys of one page of a listing.
-const PAGE_KEYS: i64 = 500;
+/// Keys of one page of a listing, at most.
+const PAGE_KEYS_MAX: i64 = 500;
+/// Bytes that a page is meant to have: where values are large, the next page has fewer keys.
+const PAGE_BYTES: i64 = 16 << 20;
 /// How often a listing is begun anew because etcd was compacted meanwhile.
 const LIST_TRIES: usize = 3;
 /// How long opening may take to show what etcd has, for each try of a request it makes.
@@ -36,6 +38,7 @@ pub async fn open(options: EtcdOptions) -> Result<Arc<Shared>, EtcdError> {
         return Err(EtcdError::TooOld(status.version));
     }
     let loading = Loading { client: &client, layout: &layout, options: &options };
+    loading.check_marks().await?;
     let view = loading.past().await.map_err(|e| failed(e.to_string()))?;
     let start = view.revision;
     let history =
@@ -138,11 +141,12 @@ impl Loading<'_> {
         let mut view = View::default();
         let mut at = at.map_or(0, signed);
         let (mut key, range_end) = self.layout.watched();
+        let mut limit = PAGE_KEYS_MAX;
         loop {
             let request = RangeRequest {
                 key,
                 range_end: range_end.clone(),
-                limit: PAGE_KEYS,
+                limit,
                 revision: at,
                 ..RangeRequest::default()
             };
@@ -153,6 +157,7 @@ impl Loading<'_> {
             for kv in &page.kvs {
                 self.add(&mut view, kv, old)?;
             }
+            limit = next_limit(&page.kvs);
             match page.kvs.last() {
                 // The next key is the last one and a zero byte.
                 Some(last) if page.more => key = [&last.key[..], b"\0"].concat().into(),
@@ -182,6 +187,13 @@ impl Loading<'_> {
     }
 }
 
+/// How many keys the next page may have, by the size of those of this one.
+fn next_limit(page: &[KeyValue]) -> i64 {
+    let bytes: usize = page.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
+    let bytes_each = i64::try_from(bytes / page.len().max(1)).unwrap_or(i64::MAX).max(1);
+    (PAGE_BYTES / bytes_each).clamp(1, PAGE_KEYS_MAX)
+}
+
 /// etcd before 3.5.8 (and 3.4.25) could tell progress ahead of events (etcd issue 15220), and cannot tell it on demand
 /// in one answer for all (upstream: apiserver `pkg/storage/feature/feature_support_checker.go`).
 fn tells_wrong_progress(version: &str) -> bool {
@@ -197,6 +209,15 @@ fn tells_wrong_progress(version: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_of_large_values_have_fewer_keys() {
+        let page = |bytes: usize| vec![KeyValue { value: vec![0; bytes].into(), ..KeyValue::default() }; 2];
+        assert_eq!(next_limit(&[]), PAGE_KEYS_MAX);
+        assert_eq!(next_limit(&page(1000)), PAGE_KEYS_MAX);
+        assert_eq!(next_limit(&page(1 << 20)), 16);
+        assert_eq!(next_limit(&page(32 << 20)), 1);
+    }
 
     #[test]
     fn versions_with_false_progress_are_known() {

@@ -6,7 +6,7 @@ use crate::config::UpOptions;
 use base::clock::SharedClock;
 use base::rng::Rng;
 use std::sync::Arc;
-use store::{Embedded, Etcd, EtcdConfig, EtcdOptions, Store};
+use store::{Embedded, Etcd, EtcdConfig, EtcdOptions, Mark, Store};
 use tokio_util::sync::CancellationToken;
 
 /// How long history is kept for watchers and paged lists (upstream: `--etcd-compaction-interval`).
@@ -22,10 +22,16 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Opens what `--store` names. Blocks until all objects are in memory.
-    pub fn open(options: &UpOptions, clock: &SharedClock, rng: &Arc<Rng>) -> Result<Self, String> {
+    /// Opens what `--store` names. Blocks until all objects are in memory. `marks` are what several servers on one etcd
+    /// must have in common.
+    pub fn open(
+        options: &UpOptions,
+        clock: &SharedClock,
+        rng: &Arc<Rng>,
+        marks: Vec<Mark>,
+    ) -> Result<Self, String> {
         let encryption = Encryption::load(options)?;
-        let backend = Self::open_sealed(options, clock, rng, &encryption)?;
+        let backend = Self::open_sealed(options, clock, rng, &encryption, marks)?;
         // Not before: a new key beside a store that needs another one would only confuse.
         if let Err(error) = encryption.keep() {
             backend.store().close();
@@ -39,9 +45,10 @@ impl Backend {
         clock: &SharedClock,
         rng: &Arc<Rng>,
         encryption: &Encryption,
+        marks: Vec<Mark>,
     ) -> Result<Self, String> {
         if options.store.starts_with("etcd=") {
-            return etcd(options, rng, encryption).map(Self::Etcd);
+            return etcd(options, rng, encryption, marks).map(Self::Etcd);
         }
         let mut settings = store::Options::new(options.data_dir.join("store"));
         settings.data_dir.clone_from(&options.data_dir);
@@ -58,6 +65,14 @@ impl Backend {
         match self {
             Self::Embedded(s) => s.clone(),
             Self::Etcd(s) => s.clone(),
+        }
+    }
+
+    /// This server's name among those that share the store.
+    pub fn identity(&self) -> Option<&str> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Etcd(store) => Some(store.identity()),
         }
     }
 
@@ -79,7 +94,12 @@ impl Backend {
     }
 }
 
-fn etcd(options: &UpOptions, rng: &Arc<Rng>, encryption: &Encryption) -> Result<Arc<Etcd>, String> {
+fn etcd(
+    options: &UpOptions,
+    rng: &Arc<Rng>,
+    encryption: &Encryption,
+    marks: Vec<Mark>,
+) -> Result<Arc<Etcd>, String> {
     let mut config = EtcdConfig::parse(&options.store).map_err(|e| format!("--store: {e}"))?;
     config.ca_file.clone_from(&options.etcd_cafile);
     config.cert_file.clone_from(&options.etcd_certfile);
@@ -88,6 +108,7 @@ fn etcd(options: &UpOptions, rng: &Arc<Rng>, encryption: &Encryption) -> Result<
     let mut settings = EtcdOptions::new(config, identity(options, rng)?);
     settings.rng = rng.clone();
     settings.seal = encryption.seal.clone();
+    settings.marks = marks;
     let store = Etcd::open(settings).map_err(text)?;
     tracing::info!(target: "store", etcd = options.store, revision = store.revision(), "opened");
     Ok(store)
@@ -124,7 +145,7 @@ mod tests {
         let dir = dir.display().to_string();
         let line = ["up", "--data-dir", &dir].into_iter().chain(more.iter().copied());
         let options = Line::try_parse_from(line).expect("flags").up;
-        Backend::open(&options, &SystemClock::shared(), &Arc::new(Rng::from_os()))
+        Backend::open(&options, &SystemClock::shared(), &Arc::new(Rng::from_os()), Vec::new())
     }
 
     fn close(backend: Backend) {

@@ -13,6 +13,9 @@ use std::net::IpAddr;
 /// Offset of the DNS Service's addresses in the Service ranges (upstream: kubeadm's `GetDNSIP`).
 pub const DNS_OFFSET: u128 = 10;
 
+/// How often a first object is looked at anew because another server changed it meanwhile.
+const RACES_MAX: usize = 5;
+
 /// The namespaces that everything else lives in.
 pub async fn namespaces(client: &Client) -> Result<(), String> {
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
@@ -23,12 +26,7 @@ pub async fn namespaces(client: &Client) -> Result<(), String> {
 }
 
 /// Everything else.
-pub async fn run(
-    client: &Client,
-    ranges: &[Range],
-    addresses: &[IpAddr],
-    options: &UpOptions,
-) -> Result<(), String> {
+pub async fn run(client: &Client, ranges: &[Range], options: &UpOptions) -> Result<(), String> {
     for object in auth::bootstrap::objects() {
         rbac(client, &object).await.map_err(failed)?;
     }
@@ -51,7 +49,7 @@ pub async fn run(
         ensure(client, "/apis/scheduling.k8s.io/v1/priorityclasses", &class).await.map_err(failed)?;
     }
     service_cidr(client, ranges).await.map_err(failed)?;
-    kubernetes_service(client, ranges[0].nth(1), addresses, options).await.map_err(failed)?;
+    kubernetes_service(client, ranges[0].nth(1), options).await.map_err(failed)?;
     dns_service(client, ranges).await.map_err(failed)
 }
 
@@ -63,14 +61,31 @@ fn failed(e: Status) -> String {
 async fn ensure(client: &Client, collection: &str, object: &Value) -> Result<(), Status> {
     // Asked first: a Service's address counts as taken before its name does.
     let name = object["metadata"]["name"].as_str().unwrap_or("");
-    match client.raw(Method::GET, &format!("{collection}/{name}"), None).await {
-        Err(e) if e.is_not_found() => client.raw(Method::POST, collection, Some(object)).await.map(drop),
-        other => other.map(drop),
+    let path = format!("{collection}/{name}");
+    let refused = match client.raw(Method::GET, &path, None).await {
+        Err(e) if e.is_not_found() => client.raw(Method::POST, collection, Some(object)).await.err(),
+        other => return other.map(drop),
+    };
+    match refused {
+        None => Ok(()),
+        // Another server that starts just now may have made it.
+        Some(e) => client.raw(Method::GET, &path, None).await.map(drop).map_err(|_| e),
     }
 }
 
-/// Makes a bootstrap role or binding, or adds what an existing one lacks.
+/// Makes a bootstrap role or binding, or adds what an existing one lacks; anew when another server that starts just now
+/// did something in between.
 async fn rbac(client: &Client, object: &Value) -> Result<(), Status> {
+    for _ in 1..RACES_MAX {
+        match rbac_once(client, object).await {
+            Err(e) if e.code == 409 || e.is_not_found() => {}
+            other => return other,
+        }
+    }
+    rbac_once(client, object).await
+}
+
+async fn rbac_once(client: &Client, object: &Value) -> Result<(), Status> {
     let plural = match object["kind"].as_str().unwrap_or("") {
         "ClusterRole" => "clusterroles",
         "ClusterRoleBinding" => "clusterrolebindings",
@@ -117,13 +132,8 @@ async fn dns_service(client: &Client, ranges: &[Range]) -> Result<(), Status> {
     ensure(client, "/api/v1/namespaces/kube-system/services", &service).await
 }
 
-/// The Service by which pods reach this server, and its endpoint.
-async fn kubernetes_service(
-    client: &Client,
-    first_ip: IpAddr,
-    addresses: &[IpAddr],
-    options: &UpOptions,
-) -> Result<(), Status> {
+/// The Service by which pods reach the API servers.
+async fn kubernetes_service(client: &Client, first_ip: IpAddr, options: &UpOptions) -> Result<(), Status> {
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let family = if first_ip.is_ipv4() { "IPv4" } else { "IPv6" };
     let service = json!({
@@ -135,20 +145,18 @@ async fn kubernetes_service(
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": options.secure_port}],
         },
     });
-    ensure(client, "/api/v1/namespaces/default/services", &service).await?;
-    // An endpoint may not be a loopback address: a machine with no other has none.
-    let of_family = |ip: &&IpAddr| ip.is_ipv4() == first_ip.is_ipv4() && !ip.is_loopback();
-    let endpoints = addresses.iter().find(of_family).map_or_else(
-        || json!([]),
-        |ip| json!([{"addresses": [ip.to_string()], "conditions": {"ready": true}}]),
-    );
-    let subsets = addresses.iter().find(of_family).map_or_else(
-        || json!([]),
-        |ip| {
-            let port = json!({"name": "https", "port": options.secure_port, "protocol": "TCP"});
-            json!([{"addresses": [{"ip": ip.to_string()}], "ports": [port]}])
-        },
-    );
+    ensure(client, "/api/v1/namespaces/default/services", &service).await
+}
+
+/// Brings the endpoints of that Service to the addresses of the API servers, which are of one family, in order.
+pub async fn endpoints(client: &Client, v4: bool, addresses: &[IpAddr], port: u16) -> Result<(), Status> {
+    let (family, empty) = (if v4 { "IPv4" } else { "IPv6" }, addresses.is_empty());
+    let ips = addresses.iter().map(ToString::to_string);
+    let listed: Vec<Value> = ips.clone().map(|ip| json!({"ip": ip})).collect();
+    let port = json!({"name": "https", "port": port, "protocol": "TCP"});
+    let subsets = if empty { json!([]) } else { json!([{"addresses": listed, "ports": [port]}]) };
+    let endpoints: Vec<Value> =
+        ips.map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}})).collect();
     // The slice is written here too, and not to be mirrored from this (upstream: `reconcilers.endpointsAdapter`).
     let legacy = json!({
         "apiVersion": "v1", "kind": "Endpoints",
@@ -166,19 +174,37 @@ async fn kubernetes_service(
             "labels": {"kubernetes.io/service-name": "kubernetes"},
         },
         "addressType": family, "endpoints": endpoints,
-        "ports": [{"name": "https", "port": options.secure_port, "protocol": "TCP"}],
+        "ports": [port],
     });
     replace(client, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", &slice).await
 }
 
 /// Makes an object, or makes it what it should be.
 async fn replace(client: &Client, collection: &str, object: &Value) -> Result<(), Status> {
-    let name = object["metadata"]["name"].as_str().unwrap_or("");
-    match client.raw(Method::POST, collection, Some(object)).await {
-        Err(e) if e.is_already_exists() => {
-            client.raw(Method::PUT, &format!("{collection}/{name}"), Some(object)).await.map(drop)
+    let path = format!("{collection}/{}", object["metadata"]["name"].as_str().unwrap_or(""));
+    match client.raw(Method::GET, &path, None).await {
+        Ok(there) if covers(&there, object) => return Ok(()),
+        Ok(_) => {}
+        Err(e) if e.is_not_found() => match client.raw(Method::POST, collection, Some(object)).await {
+            Err(e) if e.is_already_exists() => {}
+            other => return other.map(drop),
+        },
+        Err(e) => return Err(e),
+    }
+    client.raw(Method::PUT, &path, Some(object)).await.map(drop)
+}
+
+/// Whether an object is as wanted in all that is said; what is empty may be left out.
+fn covers(there: &Value, wanted: &Value) -> bool {
+    match (there, wanted) {
+        (Value::Object(t), Value::Object(w)) => {
+            w.iter().all(|(k, w)| t.get(k).map_or_else(|| *w == json!([]), |t| covers(t, w)))
         }
-        other => other.map(drop),
+        (Value::Array(t), Value::Array(w)) => {
+            t.len() == w.len() && t.iter().zip(w).all(|(t, w)| covers(t, w))
+        }
+        (Value::Null, Value::Array(w)) => w.is_empty(),
+        (t, w) => t == w,
     }
 }
 
@@ -201,5 +227,28 @@ async fn service_cidr(client: &Client, ranges: &[Range]) -> Result<(), Status> {
     });
     let mut done = there;
     done["status"] = json!({"conditions": [ready]});
-    client.raw(Method::PUT, &format!("{collection}/kubernetes/status"), Some(&done)).await.map(drop)
+    match client.raw(Method::PUT, &format!("{collection}/kubernetes/status"), Some(&done)).await {
+        // Another server that starts just now has said it.
+        Err(e) if e.code == 409 => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_as_wanted_is_written() {
+        let there = json!({"a": {"b": 1, "more": 2}, "l": [{"x": 1, "y": 2}], "n": null});
+        for same in
+            [json!({}), json!({"a": {"b": 1}}), json!({"l": [{"x": 1}]}), json!({"n": [], "gone": []})]
+        {
+            assert!(covers(&there, &same), "{same}");
+        }
+        for other in [json!({"a": {"b": 2}}), json!({"l": []}), json!({"l": [{"x": 1}, {}]}), json!({"z": 1})]
+        {
+            assert!(!covers(&there, &other), "{other}");
+        }
+    }
 }

@@ -2,28 +2,29 @@
 //! reverse.
 
 use super::backend::Backend;
+use super::elected::{self, Components};
 use super::identity::{self, Callers};
+use super::presence::Presence;
 use super::{bootstrap, expire, feed, record};
 use crate::config::UpOptions;
 use crate::steps::Steps;
 use apiserver::health::Check;
 use apiserver::inprocess::InProcess;
 use apiserver::kubelet::KubeletClient;
-use apiserver::services::{Range, Services};
+use apiserver::services::{Range, Services, claims};
 use apiserver::serving::ServingThreads;
 use apiserver::tokens::{Stored, Tokens};
 use apiserver::{Server, ServerOptions};
 use auth::authenticate::token_file;
 use auth::authorize::Authorizer;
-use auth::identity::{APISERVER, CONTROLLER_MANAGER, Identity, SCHEDULER, SYSTEM_MASTERS};
+use auth::identity::{APISERVER, Identity, SYSTEM_MASTERS};
 use auth::node::NodeAuthorizer;
-use auth::pki::Pki;
+use auth::pki::{Pki, fingerprint};
 use auth::rbac::Rbac;
 use auth::tokens::Signer;
 use base::clock::{SharedClock, SystemClock};
 use base::rng::Rng;
 use client::Client;
-use client::informer::Informers;
 use meta::permit::PermitMaker;
 use registry::{Kinds, Registry};
 use rustls::server::WebPkiClientVerifier;
@@ -35,7 +36,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-use store::Store;
+use store::{Mark, Store};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use trail::Trail;
@@ -55,8 +56,8 @@ pub struct ControlPlane {
     pub admin_token: String,
     backend: Backend,
     trail: Arc<Trail>,
-    controllers: controllers::Handles,
-    scheduler: tokio::task::JoinHandle<()>,
+    /// Controllers, scheduler, and what says that this server is there.
+    components: Vec<tokio::task::JoinHandle<()>>,
     cancel: CancellationToken,
     serving: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -71,7 +72,8 @@ impl ControlPlane {
         steps.done("certificates", at);
 
         let at = Instant::now();
-        let backend = Backend::open(options, &clock, &rng)?;
+        let election = options.leader.times()?;
+        let backend = Backend::open(options, &clock, &rng, marks(&pki)?)?;
         let store = backend.store();
         steps.done(&format!("store at revision {}", store.revision()), at);
 
@@ -79,10 +81,10 @@ impl ControlPlane {
         // Sockets are bound before anything runs: a port in use is told at once.
         let listeners = bind(options).await?;
         let ranges = service_ranges(options)?;
-        let registry = make_registry(options, &ranges, &store, &clock, &rng)?;
+        let cancel = CancellationToken::new();
+        let registry = make_registry(options, &ranges, &store, &clock, &rng, &cancel).await?;
 
         let (rbac, nodes) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::default()));
-        let cancel = CancellationToken::new();
         feed::start(&registry, &rbac, &nodes, cancel.clone())?;
         let authorizer = Arc::new(identity::authorizer(options, Authorizer::new(nodes, rbac), &clock)?);
 
@@ -145,7 +147,16 @@ impl ControlPlane {
         steps.done(&format!("API server on port {}", options.secure_port), at);
 
         let at = Instant::now();
-        first_objects(options, &system, &server, &ranges, addresses).await?;
+        let presence = presence(options, &system, &backend, &clock, &ranges, addresses)?;
+        first_objects(options, &system, &server, &ranges).await?;
+        let mut components = Vec::new();
+        match presence {
+            Some(mut presence) => {
+                presence.round().await.map_err(|e| format!("cannot say that this server is there: {e}"))?;
+                components.push(tokio::spawn(presence.run(cancel.clone())));
+            }
+            None => only_endpoint(&system, &ranges, addresses, options.secure_port).await?,
+        }
         bootstrapped.store(true, Ordering::Release);
         steps.done("first objects", at);
 
@@ -153,8 +164,12 @@ impl ControlPlane {
         let events = "/registry/events/".to_owned();
         tokio::spawn(expire::run(store.clone(), events, options.event_ttl, clock.clone(), cancel.clone()));
         let at = Instant::now();
-        let controllers = start_controllers(options, &server, system, &pki, &clock, &rng, &cancel)?;
-        let scheduler = start_scheduler(&server, &clock, &rng, &cancel);
+        let config = elected::config(options, &server, &pki)?;
+        // The embedded store is this server's alone, and so are these.
+        let election = election.filter(|_| store.is_shared());
+        let (server_too, until) = (server.clone(), cancel.clone());
+        let both = Components { server: server_too, system, config, clock, rng, cancel: until, election };
+        components.extend(both.start()?);
         steps.done("controllers and scheduler", at);
         Ok(Self {
             pki,
@@ -163,8 +178,7 @@ impl ControlPlane {
             admin_token,
             backend,
             trail,
-            controllers,
-            scheduler,
+            components,
             cancel,
             serving,
         })
@@ -173,8 +187,9 @@ impl ControlPlane {
     /// Stops what was started, last first.
     pub async fn stop(self) {
         self.cancel.cancel();
-        self.controllers.stopped().await;
-        let _ = self.scheduler.await;
+        for component in self.components {
+            let _ = component.await;
+        }
         self.server.draining.cancel();
         for task in self.serving {
             let _ = task.await;
@@ -255,18 +270,20 @@ fn node_ports(options: &UpOptions) -> Result<std::ops::RangeInclusive<u16>, Stri
     if from == 0 || from > to { Err(bad()) } else { Ok(from..=to) }
 }
 
-fn make_registry(
+async fn make_registry(
     options: &UpOptions,
     ranges: &[Range],
     store: &Arc<dyn Store>,
     clock: &SharedClock,
     rng: &Arc<Rng>,
+    cancel: &CancellationToken,
 ) -> Result<Arc<Registry>, String> {
     let services = Arc::new(Services::new(ranges.to_vec(), node_ports(options)?, rng.clone()));
     let registry = Registry::new(store.clone(), clock.clone(), rng.clone(), Kinds::new(kinds::table()))
         .with_companion(meta::GroupResource::new("", "services"), services.clone());
     let registry = Arc::new(registry);
-    restore_services(&registry, &services);
+    restore_services(&registry, &services).await;
+    tokio::spawn(claims::follow(services, store.clone(), cancel.clone()));
     Ok(registry)
 }
 
@@ -276,20 +293,20 @@ async fn first_objects(
     system: &Client,
     server: &Server,
     ranges: &[Range],
-    addresses: &[IpAddr],
 ) -> Result<(), String> {
     bootstrap::namespaces(system).await?;
     record::changes(options, system, &server.audit.policy_hash()).await;
-    bootstrap::run(system, ranges, addresses, options).await?;
+    bootstrap::run(system, ranges, options).await?;
     super::flow::defaults(system).await
 }
 
-fn restore_services(registry: &Registry, services: &Services) {
+async fn restore_services(registry: &Registry, services: &Services) {
     let Some(row) = registry.kinds().resource("", "v1", "services") else { return };
     let range = store::Range { prefix: &row.key_prefix(), ..store::Range::default() };
     let Ok(page) = registry.store().list(&range) else { return };
     let all: Vec<Value> = page.entries.iter().filter_map(|e| serde_json::from_slice(&e.value).ok()).collect();
     services.restore(&all);
+    claims::repair(&**registry.store(), &all).await;
 }
 
 /// The address of this machine, for a control plane without nodes.
@@ -377,50 +394,51 @@ fn checks(store: &Arc<dyn Store>, bootstrapped: Arc<AtomicBool>) -> Vec<Check> {
     ]
 }
 
-fn start_scheduler(
-    server: &Arc<Server>,
+/// What says that this server is there, where there may be others.
+fn presence(
+    options: &UpOptions,
+    system: &Client,
+    backend: &Backend,
     clock: &SharedClock,
-    rng: &Arc<Rng>,
-    cancel: &CancellationToken,
-) -> tokio::task::JoinHandle<()> {
-    let identity = Identity::system(SCHEDULER, &[]);
-    let client = Client::new(InProcess::new(server.clone(), identity, "scheduler"));
-    let informers = Informers::new(client.clone(), clock.clone());
-    scheduler::start(client, informers, clock.clone(), rng.clone(), cancel.clone())
+    ranges: &[Range],
+    addresses: &[IpAddr],
+) -> Result<Option<Presence>, String> {
+    let Some(identity) = backend.identity() else { return Ok(None) };
+    let host = super::nodes::host_name()?;
+    let mut presence = Presence::new(system.clone(), clock.clone(), identity.to_owned(), host);
+    presence.addresses = addresses.to_vec();
+    presence.port = options.secure_port;
+    presence.v4 = ranges.first().is_none_or(Range::is_ipv4);
+    Ok(Some(presence))
 }
 
-fn start_controllers(
-    options: &UpOptions,
-    server: &Arc<Server>,
-    system: Client,
-    pki: &Pki,
-    clock: &SharedClock,
-    rng: &Arc<Rng>,
-    cancel: &CancellationToken,
-) -> Result<controllers::Handles, String> {
-    let of_server = server.clone();
-    let clients = move |name: &str| {
-        let identity = match name {
-            "tokens-controller" => Identity::system(CONTROLLER_MANAGER, &[]),
-            name => Identity::service_account("kube-system", name),
-        };
-        Client::new(InProcess::new(of_server.clone(), identity, name))
+/// The endpoint of the Service `kubernetes` is this server, where there is no other.
+async fn only_endpoint(
+    system: &Client,
+    ranges: &[Range],
+    addresses: &[IpAddr],
+    port: u16,
+) -> Result<(), String> {
+    let v4 = ranges.first().is_none_or(Range::is_ipv4);
+    // An endpoint may not be a loopback address: a machine with no other has none.
+    let fits = |ip: &&IpAddr| ip.is_ipv4() == v4 && !ip.is_loopback();
+    let own: Vec<IpAddr> = addresses.iter().find(fits).into_iter().copied().collect();
+    let done = bootstrap::endpoints(system, v4, &own, port).await;
+    done.map_err(|e| format!("cannot make the endpoints of the Service kubernetes: {e}"))
+}
+
+/// What all servers of one cluster have in common: who vouches for whom.
+fn marks(pki: &Pki) -> Result<Vec<Mark>, String> {
+    const COPY: &str =
+        "copy the directory pki of one of the cluster's servers into this one's data directory";
+    let signer = pki.service_account_key().map_err(text)?;
+    let mark = |name: &str, value: String, what: &str| Mark {
+        name: name.to_owned(),
+        value,
+        otherwise: format!("its {what} is another; {COPY}"),
     };
-    // Copies of objects are shared by all controllers, under the controller manager's own name.
-    let manager = Identity::system(CONTROLLER_MANAGER, &[]);
-    let informers = Informers::new(
-        Client::new(InProcess::new(server.clone(), manager, "controller-manager")),
-        clock.clone(),
-    );
-    let cluster_cidrs = super::nodes::cidrs("cluster-cidr", &options.cluster_cidr)?;
-    let cluster_cidrs = cluster_cidrs.iter().map(ToString::to_string).collect();
-    let config = controllers::Config {
-        root_ca_pem: pki.ca_pem().to_owned(),
-        signing: Some(Arc::new(pki.authority().map_err(|e| e.to_string())?)),
-        tokens: Some(server.tokens.signer.clone()),
-        cluster_cidrs,
-        ..controllers::Config::default()
-    };
-    let clients = Arc::new(clients);
-    Ok(controllers::start(clients, system, informers, config, clock.clone(), rng.clone(), cancel.clone()))
+    Ok(vec![
+        mark("authority", pki.ca_fingerprint(), "certificate authority (pki/ca.crt, ca.key)"),
+        mark("service-accounts", fingerprint(&signer), "key for service account tokens (pki/sa.key)"),
+    ])
 }

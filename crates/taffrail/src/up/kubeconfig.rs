@@ -3,6 +3,7 @@
 use super::control_plane::{ControlPlane, text};
 use crate::config::UpOptions;
 use client::kubeconfig::{Entry, merge};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ pub const CONTEXT: &str = "taffrail";
 pub fn write(options: &UpOptions, plane: &ControlPlane) -> Result<&'static str, String> {
     let entry = Entry {
         name: CONTEXT.to_owned(),
-        server: format!("https://127.0.0.1:{}", plane.port),
+        server: format!("https://{}", SocketAddr::new(local_address(options), plane.port)),
         ca_pem: plane.pki.ca_pem().as_bytes().to_vec(),
         identity_pem: None,
         token: Some(plane.admin_token.clone()),
@@ -25,6 +26,12 @@ pub fn write(options: &UpOptions, plane: &ControlPlane) -> Result<&'static str, 
         merge_for(&path, owner, &entry)?;
     }
     Ok(CONTEXT)
+}
+
+/// Where the server is reached from this machine.
+fn local_address(options: &UpOptions) -> IpAddr {
+    let bound = options.bind_address.parse::<IpAddr>().ok();
+    bound.filter(|ip| !ip.is_unspecified()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 /// `~/.kube/config` of the user who runs this, also under sudo, and whom it must belong to.

@@ -87,15 +87,16 @@ pub async fn link(options: &UpOptions) -> Result<NodeLink, String> {
     })
 }
 
+/// The machine's name.
+pub fn host_name() -> Result<String, String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    name.map(|n| n.trim().to_owned()).map_err(|e| format!("read the host name: {e}"))
+}
+
 /// Name of the first node: the machine's (upstream: `nodeutil.GetHostname`).
 pub fn first_name(options: &UpOptions) -> Result<String, String> {
     let given = options.hostname_override.trim();
-    let name = if given.is_empty() {
-        std::fs::read_to_string("/proc/sys/kernel/hostname")
-            .map_err(|e| format!("read the host name: {e}"))?
-    } else {
-        given.to_owned()
-    };
+    let name = if given.is_empty() { host_name()? } else { given.to_owned() };
     let name = name.trim().to_lowercase();
     match kinds::helpers::dns_subdomain_errors(&name, false).as_slice() {
         [] => Ok(name),

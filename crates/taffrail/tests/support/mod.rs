@@ -1,5 +1,10 @@
 //! A cluster of the test's own: its program in a network namespace and a data directory that go with the test.
 
+// Each test program uses a part of it.
+#![allow(dead_code)]
+
+mod etcd;
+
 use client::https::{HttpsApi, Token};
 use client::{Client, kubeconfig};
 use std::collections::BTreeSet;
@@ -8,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+pub use etcd::Etcd;
 
 /// How long anything may take on a machine that does other things as well.
 pub const SOON: Duration = Duration::from_secs(120);
@@ -24,9 +31,38 @@ pub fn root() -> bool {
     root
 }
 
+/// Asks until the answer is there.
+pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(begun.elapsed() < SOON, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What a cluster keeps its objects in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    Embedded,
+    Etcd,
+}
+
+impl Backend {
+    /// Those that tests run on: real etcd too, when its program is there.
+    pub fn all() -> Vec<Self> {
+        let etcd = Etcd::program().map(|_| Self::Etcd);
+        std::iter::once(Self::Embedded).chain(etcd).collect()
+    }
+}
+
 pub struct Cluster {
-    /// Holds the namespace's pin and the data directory.
+    /// Holds the data directory, and the namespace's pin unless another cluster's has it.
     home: tempfile::TempDir,
+    netns: PathBuf,
+    etcd: Option<Arc<Etcd>>,
     /// In which every step runs, as sockets belong to the namespace of the thread that makes them.
     process: Option<Child>,
     started: Instant,
@@ -35,9 +71,36 @@ pub struct Cluster {
 impl Cluster {
     /// A place for a cluster; nothing runs yet.
     pub fn new() -> Self {
+        Self::on(Backend::Embedded)
+    }
+
+    /// As [`Self::new`]; an etcd runs already.
+    pub fn on(backend: Backend) -> Self {
         let home = tempfile::tempdir().expect("a directory");
-        sys::netns::create(&home.path().join("netns")).expect("a namespace");
-        Self { home, process: None, started: Instant::now() }
+        let netns = home.path().join("netns");
+        sys::netns::create(&netns).expect("a namespace");
+        let etcd = (backend == Backend::Etcd).then(|| Arc::new(Etcd::start(&netns)));
+        Self { home, netns, etcd, process: None, started: Instant::now() }
+    }
+
+    /// A place for one more server, on the same etcd and network.
+    pub fn another(&self) -> Self {
+        let home = tempfile::tempdir().expect("a directory");
+        let (netns, etcd) = (self.netns.clone(), self.etcd.clone());
+        Self { home, netns, etcd, process: None, started: Instant::now() }
+    }
+
+    /// Takes the keys of another server of the cluster, as its operator would.
+    pub fn copy_keys_of(&self, other: &Self) {
+        let (from, to) = (other.data_dir().join("pki"), self.data_dir().join("pki"));
+        std::fs::create_dir_all(&to).expect("made");
+        for file in std::fs::read_dir(from).expect("keys").flatten() {
+            std::fs::copy(file.path(), to.join(file.file_name())).expect("copied");
+        }
+    }
+
+    pub fn etcd(&self) -> &Etcd {
+        self.etcd.as_ref().expect("an etcd")
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -70,22 +133,30 @@ impl Cluster {
     }
 
     fn with_token<T: Send>(&self, token: Option<&str>, work: impl AsyncFnOnce(Client) -> T + Send) -> T {
+        self.run(async || work(self.client(token)).await)
+    }
+
+    /// A client of the administrator, or of whom a token is; to be used inside the namespace.
+    pub fn client(&self, token: Option<&str>) -> Client {
         let file = self.data_dir().join("admin.kubeconfig");
+        let mut config = kubeconfig::load(&file, None).expect("a kubeconfig");
+        if let Some(token) = token {
+            config.token = Token::Bearer(token.to_owned());
+        }
+        Client::new(Arc::new(HttpsApi::new(&config).expect("a client")))
+    }
+
+    /// Runs async work inside the namespace.
+    pub fn run<T: Send>(&self, work: impl AsyncFnOnce() -> T + Send) -> T {
         self.inside(move || {
             let _ = rustls::crypto::ring::default_provider().install_default();
             let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio");
-            tokio.block_on(async {
-                let mut config = kubeconfig::load(&file, None).expect("a kubeconfig");
-                if let Some(token) = token {
-                    config.token = Token::Bearer(token.to_owned());
-                }
-                work(Client::new(Arc::new(HttpsApi::new(&config).expect("a client")))).await
-            })
+            tokio.block_on(work())
         })
     }
 
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        sys::netns::run_in(Some(&self.home.path().join("netns")), work).expect("inside the namespace")
+        sys::netns::run_in(Some(&self.netns), work).expect("inside the namespace")
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -110,9 +181,8 @@ impl Cluster {
     /// Starts the cluster and waits until it says that it is up.
     pub fn up(&mut self, args: &[&str]) {
         let log = std::fs::File::create(self.home.path().join("up.log")).expect("a log");
-        let data = self.data_dir();
-        let mut all = vec!["up", "--no-kubeconfig", "--data-dir", data.to_str().expect("a path")];
-        all.extend(args);
+        let all = self.up_args(args);
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
         self.started = Instant::now();
         let child = self.inside(|| {
             self.command(&all)
@@ -129,6 +199,21 @@ impl Cluster {
             assert!(self.started.elapsed() < SOON, "not up: {}", self.said());
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    fn up_args(&self, more: &[&str]) -> Vec<String> {
+        let data = self.data_dir().display().to_string();
+        let own = ["up", "--no-kubeconfig", "--data-dir", &data].map(str::to_owned);
+        let store = self.etcd.as_ref().map(|e| e.flags()).unwrap_or_default();
+        own.into_iter().chain(store).chain(more.iter().map(|a| (*a).to_owned())).collect()
+    }
+
+    /// What a start that must fail says last.
+    pub fn refused(&self, args: &[&str]) -> String {
+        let all = self.up_args(args);
+        let out = self.taffrail(&all.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(!out.status.success(), "{args:?}");
+        String::from_utf8_lossy(&out.stderr).lines().last().unwrap_or("").to_owned()
     }
 
     /// Prints the end of every log of the cluster: why a test failed is often only there.
@@ -191,7 +276,7 @@ impl Cluster {
         });
         let links = self.inside(|| std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default());
         let names = links.lines().skip(2).filter_map(|l| l.split(':').next()).map(str::trim);
-        found.extend(names.filter(|n| *n != "lo").map(|n| format!("link {n}")));
+        found.extend(names.filter(|n| !["lo", etcd::LINK].contains(n)).map(|n| format!("link {n}")));
         for (family, table) in
             sys::nft::Family::BOTH.into_iter().flat_map(|f| [(f, "taffrail"), (f, "taffrail-pods")])
         {
@@ -231,6 +316,8 @@ impl Drop for Cluster {
         self.kill();
         let _ = self.taffrail(&["reset", "--yes"]);
         let _ = sys::mount::unmount(&self.data_dir());
-        let _ = sys::netns::delete(&self.home.path().join("netns"));
+        if self.netns.starts_with(self.home.path()) {
+            let _ = sys::netns::delete(&self.netns);
+        }
     }
 }

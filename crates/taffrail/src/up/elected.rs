@@ -1,0 +1,127 @@
+//! Controllers and scheduler: at once where this server is the only one, after an election where others share its etcd.
+//!
+//! Invariant: of all servers on one etcd one runs each of them; who loses an election's lease stops them, and starts them
+//! anew with fresh copies of all objects when it is elected again. (Upstream's programs end themselves then.)
+
+use crate::config::UpOptions;
+use apiserver::Server;
+use apiserver::inprocess::InProcess;
+use auth::identity::{CONTROLLER_MANAGER, Identity, SCHEDULER};
+use auth::pki::Pki;
+use base::clock::SharedClock;
+use base::rng::Rng;
+use client::Client;
+use client::events::{Flavor, Recorder};
+use client::informer::Informers;
+use client::leader::{Elector, Times};
+use std::future::Future;
+use std::sync::Arc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// What both are started from.
+#[derive(Clone)]
+pub struct Components {
+    pub server: Arc<Server>,
+    /// The API server's own client.
+    pub system: Client,
+    pub config: controllers::Config,
+    pub clock: SharedClock,
+    pub rng: Arc<Rng>,
+    pub cancel: CancellationToken,
+    /// `None`: there is nobody else.
+    pub election: Option<Times>,
+}
+
+impl Components {
+    /// Starts both, or stands for election; what is to be waited for after `cancel`.
+    pub fn start(self) -> Result<Vec<JoinHandle<()>>, String> {
+        let host = super::nodes::host_name()?;
+        let manager = Identity::system(CONTROLLER_MANAGER, &[]);
+        let scheduler = Identity::system(SCHEDULER, &[]);
+        let controllers = self.clone();
+        let controllers = self.elect("kube-controller-manager", &manager, &host, "", move |term| {
+            let handles = controllers.controllers(&term);
+            async move {
+                term.cancelled().await;
+                handles.stopped().await;
+            }
+        });
+        let of_scheduler = self.clone();
+        let scheduler = self.elect("kube-scheduler", &scheduler, &host, "default-scheduler", move |term| {
+            let running = of_scheduler.scheduler(term);
+            async move { drop(running.await) }
+        });
+        Ok(vec![controllers, scheduler])
+    }
+
+    /// Runs work now, or whenever this server is elected for it. `source` is whom the events come from, when not from
+    /// the component (upstream's scheduler: `DeprecatedNewLegacyRecorder` with its first profile's name).
+    fn elect<W: Future<Output = ()> + Send + 'static>(
+        &self,
+        name: &str,
+        identity: &Identity,
+        host: &str,
+        source: &str,
+        mut work: impl FnMut(CancellationToken) -> W + Send + 'static,
+    ) -> JoinHandle<()> {
+        let cancel = self.cancel.clone();
+        let Some(times) = self.election else { return tokio::spawn(work(cancel)) };
+        let client = Client::new(InProcess::new(self.server.clone(), identity.clone(), "leader-election"));
+        let source = if source.is_empty() { name } else { source };
+        let recorder = Recorder::new(client.clone(), source, "", Flavor::Core, self.clock.clone());
+        // Upstream's: the host and what is no other's.
+        let me = format!("{host}_{}", uuid::Uuid::new_v4());
+        let mut elector = Elector::new(client, ("kube-system", name), me, recorder);
+        elector.times = times;
+        elector.clock = self.clock.clone();
+        elector.rng = self.rng.clone();
+        tokio::spawn(elector.run(cancel, work))
+    }
+
+    fn scheduler(&self, term: CancellationToken) -> JoinHandle<()> {
+        let identity = Identity::system(SCHEDULER, &[]);
+        let client = Client::new(InProcess::new(self.server.clone(), identity, "scheduler"));
+        let informers = Informers::new(client.clone(), self.clock.clone());
+        scheduler::start(client, informers, self.clock.clone(), self.rng.clone(), term)
+    }
+
+    fn controllers(&self, term: &CancellationToken) -> controllers::Handles {
+        let server = self.server.clone();
+        let clients = move |name: &str| {
+            let identity = match name {
+                "tokens-controller" => Identity::system(CONTROLLER_MANAGER, &[]),
+                name => Identity::service_account("kube-system", name),
+            };
+            Client::new(InProcess::new(server.clone(), identity, name))
+        };
+        // Copies of objects are shared by all controllers, under the controller manager's own name.
+        let manager = Identity::system(CONTROLLER_MANAGER, &[]);
+        let informers = Informers::new(
+            Client::new(InProcess::new(self.server.clone(), manager, "controller-manager")),
+            self.clock.clone(),
+        );
+        controllers::start(
+            Arc::new(clients),
+            self.system.clone(),
+            informers,
+            self.config.clone(),
+            self.clock.clone(),
+            self.rng.clone(),
+            term.clone(),
+        )
+    }
+}
+
+/// What the flags and keys say to the controllers.
+pub fn config(options: &UpOptions, server: &Server, pki: &Pki) -> Result<controllers::Config, String> {
+    let cluster_cidrs = super::nodes::cidrs("cluster-cidr", &options.cluster_cidr)?;
+    let cluster_cidrs = cluster_cidrs.iter().map(ToString::to_string).collect();
+    Ok(controllers::Config {
+        root_ca_pem: pki.ca_pem().to_owned(),
+        signing: Some(Arc::new(pki.authority().map_err(|e| e.to_string())?)),
+        tokens: Some(server.tokens.signer.clone()),
+        cluster_cidrs,
+        ..controllers::Config::default()
+    })
+}
