@@ -352,3 +352,67 @@ fn protobuf_pieces(
 pub fn object_bytes(kind: &KindDef, obj: &Value) -> Bytes {
     reencode(kind, obj).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(items: usize) -> (Arc<KindDef>, Listed) {
+        let kind = kinds::table().into_iter().find(|k| k.kind == "ConfigMap").expect("a row");
+        let item = |i| {
+            let obj = json!({"metadata": {"name": format!("c-{i}"), "managedFields": [{"manager": "m"}]}, "data": {"a": "<"}});
+            object_bytes(&kind, &obj)
+        };
+        let items = (0..items).map(item).collect();
+        (kind, Listed { items, revision: 7, next: None, remaining: None })
+    }
+
+    async fn sent(format: Format, items: usize) -> (Bytes, Answer) {
+        let (kind, listed) = listed(items);
+        let how = Rendering {
+            accepted: Accepted { format, view: View::Object, or_json: true },
+            include_object: "",
+            now: Timestamp::UNIX_EPOCH,
+            keep: true,
+            encoded: &Encoded::default(),
+        };
+        let rendered = list(&kind, listed, &how).expect("rendered");
+        let body = rendered.response.into_body().collect().await.expect("read").to_bytes();
+        (body, rendered.object.expect("kept"))
+    }
+
+    fn recorded(answer: &Answer, omit_managed_fields: bool) -> Value {
+        let Answer::Parts(parts) = answer else { panic!("a list is recorded in parts") };
+        let mut text = Vec::new();
+        let mut sink = |part: &[u8]| io::Write::write_all(&mut text, part);
+        parts.each(omit_managed_fields, &mut sink).expect("told");
+        serde_json::from_slice(&text).expect("JSON")
+    }
+
+    #[tokio::test]
+    async fn the_record_of_a_list_is_what_was_sent() {
+        // More than one piece.
+        let (body, answer) = sent(Format::Json, 1000).await;
+        let mut list: Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(list["items"].as_array().map(Vec::len), Some(1000));
+        assert_eq!(recorded(&answer, false), list);
+        audit::event::strip_managed_fields(&mut list);
+        assert_eq!(recorded(&answer, true), list);
+        assert_eq!(sent(Format::Json, 0).await.0.last(), Some(&b'\n'));
+    }
+
+    #[tokio::test]
+    async fn a_protobuf_list_is_as_long_as_it_says() {
+        let (body, answer) = sent(Format::Protobuf, 1000).await;
+        let envelope = meta::proto::open(&body).expect("opens");
+        assert_eq!((envelope.kind.as_str(), envelope.raw.len() + 4 < body.len()), ("ConfigMapList", true));
+        let list = meta::proto::decode(
+            kinds::schema::schema(),
+            "io.k8s.api.core.v1.ConfigMapList",
+            envelope.raw,
+        );
+        let list = list.expect("decodes");
+        assert_eq!(list["items"][999]["metadata"]["name"], "c-999");
+        assert_eq!(recorded(&answer, false)["items"][999]["metadata"]["name"], "c-999");
+    }
+}
