@@ -34,7 +34,6 @@ pub fn kind() -> KindDef {
                 wide("Selector", "string", |o, _| selector(o).into()),
             ]
         },
-        selectable: &["status.replicas"],
         generation: true,
         strategy: StrategyRef::Static(&ReplicaSet),
         sample: include_str!("samples/replica_set.yaml"),
@@ -101,10 +100,6 @@ impl Strategy for ReplicaSet {
         let at = Path::new("spec").child("template");
         warnings.extend(pod_warnings::template(&new["spec"]["template"], &at));
         warnings
-    }
-
-    fn fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
-        vec![("status.replicas", obj["status"]["replicas"].as_i64().unwrap_or(0).to_string())]
     }
 }
 

@@ -205,6 +205,10 @@ impl Strategy for Job {
         vec![("status.successful", obj["status"]["succeeded"].as_i64().unwrap_or(0).to_string())]
     }
 
+    fn unknown_field(&self, field: &str) -> String {
+        format!("field label {field:?} not supported for Job")
+    }
+
     /// Upstream: Jobs orphan their pods unless asked otherwise.
     fn orphans_by_default(&self) -> bool {
         true

@@ -61,6 +61,8 @@ pub fn kind() -> KindDef {
             "status.podIP",
             "status.podIPs",
             "status.nominatedNodeName",
+            // of clients of old
+            "spec.host",
         ],
         generation: true,
         strategy: StrategyRef::Static(&Pod),
@@ -161,6 +163,7 @@ impl Strategy for Pod {
             ("status.podIP", ips.first().copied().unwrap_or_else(|| text(status, "podIP")).to_owned()),
             ("status.podIPs", ips.join(",")),
             ("status.nominatedNodeName", text(status, "nominatedNodeName").to_owned()),
+            ("spec.host", text(spec, "nodeName").to_owned()),
         ]
     }
 }

@@ -177,6 +177,7 @@ impl Strategy for Service {
         if !one.is_empty() && items(&obj["spec"], "clusterIPs").is_empty() {
             obj["spec"]["clusterIPs"] = json!([one]);
         }
+        drop_internal_policy(obj);
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
@@ -184,6 +185,7 @@ impl Strategy for Service {
         if ctx.subresource != "status" {
             normalize(new, old);
             inherit(new, old);
+            drop_internal_policy(new);
         }
     }
 
@@ -212,6 +214,16 @@ impl Strategy for Service {
 
     fn name_errors(&self, name: &str, prefix: bool) -> Vec<String> {
         helpers::dns_label_errors(name, prefix)
+    }
+}
+
+/// Upstream stores the policy of an ExternalName Service and never shows it (`defaultOnReadInternalTrafficPolicy`).
+/// One that is wrong stays for validation to see.
+fn drop_internal_policy(obj: &mut Value) {
+    let spec = &obj["spec"];
+    let known = matches!(text(spec, "internalTrafficPolicy"), "Cluster" | "Local");
+    if known && text(spec, "type") == "ExternalName" {
+        object::map_at(obj, &["spec"]).map(|m| m.remove("internalTrafficPolicy"));
     }
 }
 
@@ -307,5 +319,16 @@ mod tests {
         inherit(&mut new, &old);
         assert_eq!(new["spec"]["ports"][0].get("nodePort"), None);
         assert_eq!(new["spec"].get("externalTrafficPolicy"), None);
+    }
+    #[test]
+    fn an_external_name_has_no_internal_policy() {
+        let old = json!({"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.1", "internalTrafficPolicy": "Cluster"}});
+        let mut new = json!({"spec": {"type": "ExternalName", "externalName": "x", "internalTrafficPolicy": "Cluster"}});
+        let ctx = Ctx { now: jiff::Timestamp::UNIX_EPOCH, subresource: "" };
+        Service.prepare_update(&mut new, &old, &ctx);
+        assert_eq!(new["spec"].get("internalTrafficPolicy"), None);
+        new["spec"]["internalTrafficPolicy"] = json!("Odd");
+        Service.prepare_create(&mut new, &ctx);
+        assert_eq!(new["spec"]["internalTrafficPolicy"], "Odd");
     }
 }
