@@ -82,6 +82,7 @@ impl Registry {
         self.fill_system_fields(r.kind, &mut obj);
         let now = self.clock.now();
         let ctx = Ctx { now, subresource: r.subresource };
+        let warnings = r.kind.strategy.early_warnings(&obj);
         r.kind.strategy.prepare_create(&mut obj, &ctx);
         r.kind.strategy.requested_by(&mut obj, &r.requester);
         if r.kind.generation {
@@ -96,17 +97,17 @@ impl Registry {
         if let Some(c) = companion {
             c.creating(&mut obj)?;
         }
-        let result = self.store_new(r, &obj).await;
+        let result = self.store_new(r, &obj, warnings).await;
         if let (Some(c), true) = (companion, result.is_err() || r.dry_run) {
             c.released(&obj, None);
         }
         result
     }
 
-    async fn store_new(&self, r: &Request<'_>, obj: &Value) -> Result<Written> {
+    async fn store_new(&self, r: &Request<'_>, obj: &Value, mut warnings: Vec<String>) -> Result<Written> {
         let name = object::name(obj);
         r.admit.validate(Operation::Create, name, Some(obj), None).await?;
-        let warnings = r.kind.strategy.warnings(obj, None);
+        warnings.extend(r.kind.strategy.warnings(obj, None));
         let key = r.kind.key(object::namespace(obj), name);
         let value = self.stamped(r.kind, obj).await?;
         if r.dry_run {
