@@ -28,6 +28,9 @@ pub struct Args {
     /// Only requests of cases whose names contain this.
     #[arg(long, default_value = "")]
     case: String,
+    /// No requests of cases whose names contain this.
+    #[arg(long)]
+    skip: Option<String>,
     /// Differences that are printed of one document or request.
     #[arg(long, default_value_t = 20)]
     each: usize,
@@ -54,13 +57,13 @@ pub fn run(args: &Args) -> Result<(), String> {
         findings.extend(documents::openapi(&real, &ours)?);
     }
     if wanted("requests") {
-        findings.extend(requests::all(&real, &ours, &args.case)?);
+        findings.extend(requests::all(&real, &ours, &args.case, args.skip.as_deref())?);
     }
     drop((real, ours));
     let mut accepted = Accepted::load()?;
     findings.retain(|f| !accepted.holds(&f.place));
     print(&findings, args.each);
-    if args.only.is_empty() && args.case.is_empty() {
+    if args.only.is_empty() && args.case.is_empty() && args.skip.is_none() {
         accepted.unused().for_each(|place| println!("no longer seen, but accepted: {place}"));
     }
     match findings.len() {

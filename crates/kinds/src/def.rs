@@ -101,6 +101,11 @@ pub trait Strategy: Send + Sync {
     /// the user from the request's context).
     fn requested_by(&self, _obj: &mut Value, _who: &Requester) {}
 
+    /// Warnings of an object as it was sent, before [`Strategy::prepare_create`] makes something else of it.
+    fn early_warnings(&self, _obj: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Before an update of the object or of a subresource that shares its body (`ctx.subresource`):
     /// restores what this path may not change.
     fn prepare_update(&self, _new: &mut Value, _old: &Value, _ctx: &Ctx) {}

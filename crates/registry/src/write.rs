@@ -92,6 +92,7 @@ impl Registry {
         self.fill_system_fields(r.kind, &mut obj);
         let now = self.clock.now();
         let ctx = Ctx { now, subresource: r.subresource };
+        let warnings = r.kind.strategy.early_warnings(&obj);
         r.kind.strategy.prepare_create(&mut obj, &ctx);
         r.kind.strategy.requested_by(&mut obj, &r.requester);
         if r.kind.generation {
@@ -103,7 +104,7 @@ impl Registry {
             return Err(Status::invalid(&r.kind.group_kind(), object::name(&obj), &errors));
         }
         let Some(companion) = self.companion(r.kind) else {
-            return match self.store_new(r, &obj, Vec::new()).await? {
+            return match self.store_new(r, &obj, Vec::new(), warnings).await? {
                 Ok(written) => Ok(written),
                 Err(_) => Err(Status::already_exists(&r.kind.group_resource(), object::name(&obj))),
             };
@@ -111,7 +112,8 @@ impl Registry {
         for _ in 0..CLAIM_TRIES_MAX {
             let mut full = obj.clone();
             companion.creating(&mut full)?;
-            let result = self.store_new(r, &full, companion.claims(Some(&full), None)).await;
+            let claims = companion.claims(Some(&full), None);
+            let result = self.store_new(r, &full, claims, warnings.clone()).await;
             if r.dry_run || !matches!(result, Ok(Ok(_))) {
                 companion.released(&full, None);
             }
@@ -131,10 +133,11 @@ impl Registry {
         r: &Request<'_>,
         obj: &Value,
         claims: Vec<Op>,
+        mut warnings: Vec<String>,
     ) -> Result<std::result::Result<Written, Lost>> {
         let name = object::name(obj);
         r.admit.validate(Operation::Create, name, Some(obj), None).await?;
-        let warnings = r.kind.strategy.warnings(obj, None);
+        warnings.extend(r.kind.strategy.warnings(obj, None));
         let key = r.kind.key(object::namespace(obj), name);
         let value = self.stamped(r.kind, obj).await?;
         if r.dry_run {

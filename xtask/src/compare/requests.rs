@@ -8,11 +8,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 6] = [
     include_str!("requests/protocol.yaml"),
     include_str!("requests/validation.yaml"),
     include_str!("requests/writes.yaml"),
     include_str!("requests/extensions.yaml"),
+    include_str!("requests/pods.yaml"),
+    include_str!("requests/workloads.yaml"),
 ];
 const NAMESPACE: &str = "compare";
 /// Fields whose values come by chance or from the clock.
@@ -72,11 +74,14 @@ impl Step {
     }
 }
 
-pub fn all(real: &Side, ours: &Side, only: &str) -> Result<Vec<Finding>, String> {
+/// Asks both; of cases whose names contain `only` and not `skip`.
+pub fn all(real: &Side, ours: &Side, only: &str, skip: Option<&str>) -> Result<Vec<Finding>, String> {
     let mut cases = Vec::new();
     for file in FILES {
         let read: Vec<Case> = serde_saphyr::from_str(file).map_err(|e| format!("requests: {e}"))?;
-        cases.extend(read.into_iter().filter(|c| c.case.contains(only)));
+        cases.extend(
+            read.into_iter().filter(|c| c.case.contains(only) && !skip.is_some_and(|s| c.case.contains(s))),
+        );
     }
     let (theirs, mine) = (answers(real, &cases)?, answers(ours, &cases)?);
     let mut out = Vec::new();

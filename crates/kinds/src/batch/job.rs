@@ -12,6 +12,7 @@ pub use spec::errors as spec_errors;
 
 use crate::apps::replica_set::{containers, selector};
 use crate::columns::{AGE, NAME, column, wide};
+use crate::core::pod::disabled;
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef};
 use crate::status as shared;
 use crate::validate::{items, label_selector};
@@ -137,6 +138,10 @@ pub fn drop_disabled(spec: &mut Value, old: Option<&Value>) {
         && let Some(map) = spec.as_object_mut()
     {
         map.remove("scheduling");
+    }
+    let was = old.map_or(&Value::Null, |old| &old["template"]);
+    if let Some(template) = spec.get_mut("template").filter(|t| t.is_object()) {
+        disabled::drop_fields(template, was);
     }
 }
 
