@@ -72,10 +72,6 @@ impl Registry {
 
     async fn create_once(&self, r: &Request<'_>, mut obj: Value) -> Result<Written> {
         match_namespace(r, &mut obj)?;
-        if !matches!(object::resource_version(&obj), "" | "0") {
-            let text = "resourceVersion should not be set on objects to be created";
-            return Err(Status::new(500, meta::Reason::Unknown, text));
-        }
         wipe_system_fields(&mut obj);
         let asked_name = object::name(&obj).to_owned();
         r.admit.mutate(Operation::Create, &asked_name, &mut obj, None).await?;
@@ -108,18 +104,36 @@ impl Registry {
         r.admit.validate(Operation::Create, name, Some(obj), None).await?;
         let warnings = r.kind.strategy.warnings(obj, None);
         let key = r.kind.key(object::namespace(obj), name);
-        let value = self.stamped(r.kind, obj).await?;
         if r.dry_run {
             if self.store.get(&key).is_some() {
-                return Err(Status::already_exists(&r.kind.group_resource(), name));
+                return Err(self.exists(r, &key, name).await);
             }
-            return Ok(Written { bytes: value.bytes.into(), created: true, deleted: false, warnings });
+            // Only a store minds a revision, and a dry run does not come to it: the client gets back what it sent.
+            let bytes = encode::reencode(r.kind, obj).into();
+            return Ok(Written { bytes, created: true, deleted: false, warnings });
         }
-        let op = Op::Put { key, value, expect: Expect::Absent };
+        if object::resource_version(obj).parse::<u64>().is_ok_and(|revision| revision > 0) {
+            let text = "resourceVersion should not be set on objects to be created";
+            return Err(Status::new(500, meta::Reason::Unknown, text));
+        }
+        let value = self.stamped(r.kind, obj).await?;
+        let op = Op::Put { key: key.clone(), value, expect: Expect::Absent };
         match self.commit(r, op).await? {
             Some(bytes) => Ok(Written { bytes, created: true, deleted: false, warnings }),
-            None => Err(Status::already_exists(&r.kind.group_resource(), name)),
+            None => Err(self.exists(r, &key, name).await),
         }
+    }
+
+    /// The error for an object whose name is taken (upstream: registry `store.go#create`).
+    async fn exists(&self, r: &Request<'_>, key: &str, name: &str) -> Status {
+        let mut status = Status::already_exists(&r.kind.group_resource(), name);
+        if let Some(entry) = self.store.get(key)
+            && let Ok(there) = self.decode(r.kind, &entry.value).await
+            && object::is_deleting(&there)
+        {
+            status.message = format!("object is being deleted: {}", status.message);
+        }
+        status
     }
 
     /// Changes an object. `transform` makes the new object from the current one; a resourceVersion in it must be the
@@ -270,15 +284,7 @@ impl Registry {
 
 /// Clients cannot set these on create (upstream: `rest.WipeObjectMetaSystemFields`).
 fn wipe_system_fields(obj: &mut Value) {
-    for field in [
-        "creationTimestamp",
-        "uid",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "selfLink",
-        "generation",
-        "resourceVersion",
-    ] {
+    for field in ["creationTimestamp", "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
         object::remove_meta(obj, field);
     }
 }
