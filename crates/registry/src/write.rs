@@ -82,10 +82,6 @@ impl Registry {
 
     async fn create_once(&self, r: &Request<'_>, mut obj: Value) -> Result<Written> {
         match_namespace(r, &mut obj)?;
-        if !matches!(object::resource_version(&obj), "" | "0") {
-            let text = "resourceVersion should not be set on objects to be created";
-            return Err(Status::new(500, meta::Reason::Unknown, text));
-        }
         wipe_system_fields(&mut obj);
         let asked_name = object::name(&obj).to_owned();
         r.admit.mutate(Operation::Create, &asked_name, &mut obj, None).await?;
@@ -106,7 +102,7 @@ impl Registry {
         let Some(companion) = self.companion(r.kind) else {
             return match self.store_new(r, &obj, Vec::new(), warnings).await? {
                 Ok(written) => Ok(written),
-                Err(_) => Err(Status::already_exists(&r.kind.group_resource(), object::name(&obj))),
+                Err(_) => Err(self.exists(r, &obj).await),
             };
         };
         for _ in 0..CLAIM_TRIES_MAX {
@@ -120,9 +116,7 @@ impl Registry {
             match result? {
                 Ok(written) => return Ok(written),
                 Err(Lost::Claim(key)) => companion.contended(&key),
-                Err(Lost::Object) => {
-                    return Err(Status::already_exists(&r.kind.group_resource(), object::name(&obj)));
-                }
+                Err(Lost::Object) => return Err(self.exists(r, &obj).await),
             }
         }
         Err(Status::too_many_requests("others claimed what this object would have got; try again", 1))
@@ -139,17 +133,36 @@ impl Registry {
         r.admit.validate(Operation::Create, name, Some(obj), None).await?;
         warnings.extend(r.kind.strategy.warnings(obj, None));
         let key = r.kind.key(object::namespace(obj), name);
-        let value = self.stamped(r.kind, obj).await?;
         if r.dry_run {
             self.consistent().await?;
             if self.store.get(&key).is_some() {
-                return Err(Status::already_exists(&r.kind.group_resource(), name));
+                return Err(self.exists(r, obj).await);
             }
-            return Ok(Ok(Written { bytes: value.bytes.into(), created: true, deleted: false, warnings }));
+            // Only a store minds a revision, and a dry run does not come to it: the client gets back what it sent.
+            let bytes = encode::reencode(r.kind, obj).into();
+            return Ok(Ok(Written { bytes, created: true, deleted: false, warnings }));
         }
+        if object::resource_version(obj).parse::<u64>().is_ok_and(|revision| revision > 0) {
+            let text = "resourceVersion should not be set on objects to be created";
+            return Err(Status::new(500, meta::Reason::Unknown, text));
+        }
+        let value = self.stamped(r.kind, obj).await?;
         let op = Op::Put { key, value, expect: Expect::Absent };
         let done = self.commit(r, op, claims).await?;
         Ok(done.map(|bytes| Written { bytes, created: true, deleted: false, warnings }))
+    }
+
+    /// The error for an object whose name is taken (upstream: registry `store.go#create`).
+    async fn exists(&self, r: &Request<'_>, obj: &Value) -> Status {
+        let name = object::name(obj);
+        let mut status = Status::already_exists(&r.kind.group_resource(), name);
+        if let Some(entry) = self.store.get(&r.kind.key(object::namespace(obj), name))
+            && let Ok(there) = self.decode(r.kind, &entry.value).await
+            && object::is_deleting(&there)
+        {
+            status.message = format!("object is being deleted: {}", status.message);
+        }
+        status
     }
 
     /// Changes an object. `transform` makes the new object from the current one; a resourceVersion in it must be the
@@ -315,15 +328,7 @@ impl Registry {
 
 /// Clients cannot set these on create (upstream: `rest.WipeObjectMetaSystemFields`).
 fn wipe_system_fields(obj: &mut Value) {
-    for field in [
-        "creationTimestamp",
-        "uid",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "selfLink",
-        "generation",
-        "resourceVersion",
-    ] {
+    for field in ["creationTimestamp", "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
         object::remove_meta(obj, field);
     }
 }
