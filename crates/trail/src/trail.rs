@@ -17,8 +17,9 @@ use std::time::Duration;
 const SEGMENT_BYTES: u64 = 64 << 20;
 /// How often appended entries are made durable.
 const SYNC_EVERY: Duration = Duration::from_millis(200);
-/// Newest lines kept in memory for followers.
+/// Newest lines kept in memory for followers, by number and by bytes: an event may hold a whole list.
 const RECENT_LINES: usize = 4096;
+const RECENT_BYTES_MAX: usize = 32 << 20;
 
 #[derive(Debug, thiserror::Error)]
 #[error("the audit trail {}: {source}", path.display())]
@@ -43,6 +44,7 @@ struct State {
     /// Events that could not be written since the last entry.
     lost: u64,
     recent: VecDeque<(u64, Arc<[u8]>)>,
+    recent_bytes: usize,
     closed: bool,
 }
 
@@ -80,6 +82,7 @@ impl Trail {
             torn: false,
             lost: 0,
             recent: VecDeque::new(),
+            recent_bytes: 0,
             closed: false,
         };
         let trail = Arc::new(Self {
@@ -169,9 +172,12 @@ impl Trail {
         (s.seq, s.prev, s.dirty) = (seq, link, true);
         s.unsynced.extend(record);
         line.pop();
+        s.recent_bytes += line.len();
         s.recent.push_back((seq, line.into()));
-        if s.recent.len() > RECENT_LINES {
-            s.recent.pop_front();
+        // The newest stays, however large it is.
+        while s.recent.len() > RECENT_LINES || s.recent_bytes > RECENT_BYTES_MAX && s.recent.len() > 1 {
+            let Some((_, oldest)) = s.recent.pop_front() else { break };
+            s.recent_bytes -= oldest.len();
         }
         Ok(seq)
     }
@@ -299,6 +305,19 @@ mod tests {
         again.close();
         let report = verify(dir.path()).expect("whole");
         assert_eq!((report.entries, report.gaps, report.last), (5, 1, 5));
+    }
+
+    #[test]
+    fn followers_have_no_more_than_the_newest_bytes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let trail = open(dir.path());
+        let text = format!("\"{}\"", "x".repeat(RECENT_BYTES_MAX / 3));
+        for _ in 0..5 {
+            trail.append_json(text.as_bytes(), None).expect("appended");
+        }
+        let seen: Vec<u64> = trail.follow(0, Duration::ZERO).into_iter().map(|(seq, _)| seq).collect();
+        assert_eq!(seen, [4, 5]);
+        trail.close();
     }
 
     #[test]
