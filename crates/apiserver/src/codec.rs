@@ -9,7 +9,14 @@ use meta::status::{Result, Status};
 use serde_json::Value;
 
 /// Marks CBOR (RFC 8949, 3.4.6), as upstream's encoder does.
-const CBOR_MARK: &[u8] = &[0xd9, 0xd9, 0xf7];
+pub const CBOR_MARK: &[u8] = &[0xd9, 0xd9, 0xf7];
+/// Major types of CBOR.
+pub const CBOR_ARRAY: u8 = 4;
+pub const CBOR_MAP: u8 = 5;
+
+/// Where types that all groups share are in the type table.
+pub const META: &str = "io.k8s.apimachinery.pkg.apis.meta";
+pub const PARTIAL: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata";
 
 /// JSON bytes in a format; `None` when the type has no such form (custom resources have no protobuf).
 pub fn encode(format: Format, json: &Bytes) -> Result<Option<Bytes>> {
@@ -26,6 +33,27 @@ pub fn cbor(value: &Value) -> Result<Vec<u8>> {
     let mut out = CBOR_MARK.to_vec();
     ciborium::into_writer(value, &mut out).map_err(Status::internal)?;
     Ok(out)
+}
+
+/// The head of an array or a map of so many entries (RFC 8949, 3).
+pub fn cbor_header(out: &mut Vec<u8>, major: u8, length: u64) {
+    let (major, bytes) = (major << 5, length.to_be_bytes());
+    match length {
+        0..24 => out.push(major | bytes[7]),
+        24..0x100 => out.extend_from_slice(&[major | 24, bytes[7]]),
+        0x100..0x1_0000 => {
+            out.push(major | 25);
+            out.extend_from_slice(&bytes[6..]);
+        }
+        0x1_0000..0x1_0000_0000 => {
+            out.push(major | 26);
+            out.extend_from_slice(&bytes[4..]);
+        }
+        _ => {
+            out.push(major | 27);
+            out.extend_from_slice(&bytes);
+        }
+    }
 }
 
 /// Reads CBOR. Upstream's clients write texts as byte strings, which are texts here too.
@@ -82,43 +110,11 @@ pub fn protobuf(value: &Value) -> Result<Option<Vec<u8>>> {
 
 /// A stored object of a row in its protobuf envelope; `None` when the row has no such form.
 pub fn stored_protobuf(kind: &KindDef, object: &Bytes, encoded: &Encoded) -> Result<Option<Vec<u8>>> {
-    if !has_protobuf(kind) {
+    if kind.custom.is_some() || !kinds::schema::schema().types.contains_key(&*kind.schema) {
         return Ok(None);
     }
     let message = encoded.message(&kind.schema, object)?;
     Ok(Some(meta::proto::envelope(&kind.api_version(), &kind.kind, &message)))
-}
-
-/// What a list's protobuf begins with, and its items' messages; `None` when the kind has no such form. `items` are in the
-/// row's version.
-pub fn protobuf_list(
-    kind: &KindDef,
-    metadata: &Value,
-    items: &[Bytes],
-    encoded: &Encoded,
-) -> Result<Option<(Vec<u8>, Vec<Bytes>)>> {
-    if !has_protobuf(kind) {
-        return Ok(None);
-    }
-    let list_meta = format!("{META}.v1.ListMeta");
-    let list_meta = meta::proto::encode(kinds::schema::schema(), &list_meta, metadata);
-    let mut head = Vec::new();
-    meta::proto::bytes_field(&mut head, 1, &list_meta.map_err(Status::internal)?);
-    let messages: Vec<Bytes> =
-        items.iter().map(|item| encoded.message(&kind.schema, item)).collect::<Result<_>>()?;
-    // The envelope gives the length of what it holds before it.
-    let items: usize = messages.iter().map(|m| meta::proto::bytes_field_len(ITEMS_FIELD, m.len())).sum();
-    let list = format!("{}List", kind.kind);
-    let mut out = meta::proto::open_envelope(&kind.api_version(), &list, head.len() + items);
-    out.extend_from_slice(&head);
-    Ok(Some((out, messages)))
-}
-
-/// Where a list has its items.
-pub const ITEMS_FIELD: u32 = 2;
-
-fn has_protobuf(kind: &KindDef) -> bool {
-    kind.custom.is_none() && kinds::schema::schema().types.contains_key(&*kind.schema)
 }
 
 /// The definition of a kind in the type table.
@@ -133,12 +129,10 @@ pub fn definition(schema: &Schema, api_version: &str, kind: &str) -> Option<Stri
         group => format!("io.k8s.api.{}", group.split('.').next().unwrap_or(group)),
     };
     let own = format!("{package}.{version}.{kind}");
-    // What all groups share is in the core version or in each.
+    // What all groups share is in the core version or in each; its beta has the same form.
     let shared = || format!("{META}.v1.{kind}");
     [own, shared()].into_iter().find(|name| schema.types.contains_key(name))
 }
-
-const META: &str = "io.k8s.apimachinery.pkg.apis.meta";
 
 /// One event of a watch about a stored object of a row.
 pub fn stored_event(

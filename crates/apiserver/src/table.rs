@@ -8,45 +8,57 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-/// The `meta.k8s.io/v1` Table of some objects of one kind.
-pub fn table(
-    kind: &KindDef,
-    items: &[Value],
-    metadata: Value,
-    include: &str,
+static DEFAULT: [Column; 2] = [kinds::columns::NAME, kinds::columns::CREATED_AT];
+
+/// How a kind's objects are shown as rows.
+pub struct TableView<'a> {
+    columns: &'a [Column],
+    /// The version of tables and metadata.
+    version: &'static str,
+    include: &'a str,
     now: Timestamp,
-) -> Result<Value> {
-    let default = [kinds::columns::NAME, kinds::columns::CREATED_AT];
-    let columns: &[Column] = match kind.printer_columns() {
-        [] => &default,
-        own => own,
-    };
-    let definitions: Vec<Value> = columns
-        .iter()
-        .map(|c| {
+}
+
+impl<'a> TableView<'a> {
+    pub fn new(kind: &'a KindDef, version: &'static str, include: &'a str, now: Timestamp) -> Self {
+        let columns = match kind.printer_columns() {
+            [] => &DEFAULT,
+            own => own,
+        };
+        Self { columns, version, include, now }
+    }
+
+    pub fn definitions(&self) -> Value {
+        let of = |c: &Column| {
             json!({
                 "name": c.name, "type": c.ty, "format": c.format,
                 "description": c.description, "priority": c.priority,
             })
+        };
+        self.columns.iter().map(of).collect()
+    }
+
+    pub fn row(&self, mut obj: Value) -> Value {
+        let cells: Vec<Value> = self.columns.iter().map(|c| cell(c, &obj, self.now)).collect();
+        // Clients of watches look for the end of the initial events in it.
+        let marked = obj["metadata"]["annotations"]["k8s.io/initial-events-end"] == "true";
+        let object = match self.include {
+            "Object" => obj,
+            "None" if !marked => Value::Null,
+            _ => partial(&mut obj, self.version),
+        };
+        json!({"cells": cells, "object": object})
+    }
+
+    /// The table of one object. Without `headers` it follows one that had them.
+    pub fn of(&self, obj: Value, headers: bool) -> Value {
+        let definitions = if headers { self.definitions() } else { Value::Null };
+        let metadata = json!({"resourceVersion": meta::object::resource_version(&obj)});
+        json!({
+            "kind": "Table", "apiVersion": self.version, "metadata": metadata,
+            "columnDefinitions": definitions, "rows": [self.row(obj)],
         })
-        .collect();
-    let rows: Vec<Value> = items
-        .iter()
-        .map(|obj| {
-            let cells: Vec<Value> = columns.iter().map(|c| cell(c, obj, now)).collect();
-            let mut row = json!({"cells": cells});
-            match include {
-                "None" => {}
-                "Object" => row["object"] = obj.clone(),
-                _ => row["object"] = partial(&mut obj.clone()),
-            }
-            row
-        })
-        .collect();
-    Ok(json!({
-        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
-        "columnDefinitions": definitions, "rows": rows,
-    }))
+    }
 }
 
 fn cell(column: &Column, obj: &Value, now: Timestamp) -> Value {
@@ -57,30 +69,24 @@ fn cell(column: &Column, obj: &Value, now: Timestamp) -> Value {
 }
 
 /// The metadata of an object, as `PartialObjectMetadata`. Takes the metadata out of `obj`.
-pub fn partial(obj: &mut Value) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": obj["metadata"].take()})
+pub fn partial(obj: &mut Value, version: &str) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": obj["metadata"].take()})
 }
 
 /// As [`partial`], of a stored object: its metadata is taken over as it stands.
 ///
 /// # Errors
 /// The bytes are no object's.
-pub fn partial_bytes(object: &[u8]) -> Result<Bytes> {
+pub fn partial_bytes(object: &[u8], version: &str) -> Result<Bytes> {
     #[derive(Deserialize)]
     struct Stored<'a> {
         #[serde(borrow)]
         metadata: &'a RawValue,
     }
     let stored: Stored<'_> = serde_json::from_slice(object).map_err(Status::internal)?;
-    let metadata = stored.metadata.get();
-    let mut out = Vec::with_capacity(PARTIAL_HEAD.len() + metadata.len() + 1);
-    out.extend_from_slice(PARTIAL_HEAD);
-    out.extend_from_slice(metadata.as_bytes());
-    out.push(b'}');
-    Ok(out.into())
+    let head = ["{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"", version, "\",\"metadata\":"];
+    Ok([head[0], head[1], head[2], stored.metadata.get(), "}"].concat().into())
 }
-
-const PARTIAL_HEAD: &[u8] = br#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":"#;
 
 #[cfg(test)]
 mod tests {
@@ -91,8 +97,9 @@ mod tests {
         let stored =
             r#"{"kind":"Pod","apiVersion":"v1","metadata":{"labels":{"a":"}"},"name":"n"},"spec":{}}"#;
         let mut obj: Value = serde_json::from_str(stored).expect("JSON");
-        let bytes = partial_bytes(stored.as_bytes()).expect("made");
-        assert_eq!(serde_json::from_slice::<Value>(&bytes).expect("JSON"), partial(&mut obj));
-        assert!(partial_bytes(b"{}").is_err());
+        let version = "meta.k8s.io/v1";
+        let bytes = partial_bytes(stored.as_bytes(), version).expect("made");
+        assert_eq!(serde_json::from_slice::<Value>(&bytes).expect("JSON"), partial(&mut obj, version));
+        assert!(partial_bytes(b"{}", version).is_err());
     }
 }

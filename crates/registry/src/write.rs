@@ -292,7 +292,10 @@ impl Registry {
     ) -> Result<std::result::Result<Bytes, Lost>> {
         let ops = std::iter::once(op).chain(claims).collect();
         let txn = Txn { ops, record: r.recorder.core() };
-        match self.store.commit(txn).await {
+        let begun = tokio::time::Instant::now();
+        let committed = self.store.commit(txn).await;
+        r.recorder.stored(begun.elapsed());
+        match committed {
             Ok(done) => {
                 if let Some(record) = done.record {
                     r.recorder.committed(record);

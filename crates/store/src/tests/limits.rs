@@ -169,6 +169,23 @@ fn a_watcher_that_lags_is_told_and_others_are_not_disturbed() {
 }
 
 #[test]
+fn large_events_come_a_few_at_a_time() {
+    let mut options = Options::new(DIR);
+    options.segment_bytes = 4 << 20;
+    let store = threaded(options, SimDisk::new());
+    let mut watcher = store.watch("/k/", 0).unwrap();
+    for n in 0..20 {
+        set(&*store, &format!("/k/{n}"), &"x".repeat(100 << 10));
+    }
+    let mut batches = Vec::new();
+    while batches.iter().sum::<usize>() < 20 {
+        let Watched::Events(events) = block_on(watcher.next()) else { panic!("events") };
+        batches.push(events.len());
+    }
+    assert!(batches.iter().all(|n| *n <= 3), "{batches:?}");
+}
+
+#[test]
 fn watches_go_on_from_the_log_after_a_restart() {
     let disk = SimDisk::new();
     let mut options = small();
