@@ -25,6 +25,7 @@ pub mod replicaset;
 mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
+pub mod service_cidrs;
 mod start;
 pub mod token_secrets;
 pub mod ttl_after_finished;

@@ -36,6 +36,8 @@ pub struct Config {
     pub root_ca_pem: String,
     /// Networks that nodes get pod ranges from, at most one of each family (`--cluster-cidr`). Empty: no ranges are given.
     pub cluster_cidrs: Vec<String>,
+    /// Ranges of service addresses, the default family's first (`--service-cluster-ip-range`). Empty: none is made.
+    pub service_cidrs: Vec<String>,
     /// Prefix length of a node's range (`--node-cidr-mask-size-ipv4`, `-ipv6`).
     pub node_mask_v4: u8,
     pub node_mask_v6: u8,
@@ -58,6 +60,7 @@ impl Default for Config {
         Self {
             root_ca_pem: String::new(),
             cluster_cidrs: Vec::new(),
+            service_cidrs: Vec::new(),
             node_mask_v4: 24,
             node_mask_v6: 64,
             node_grace: Duration::from_secs(50),
@@ -168,6 +171,7 @@ pub fn start(
         clean::start(&setup),
         pod_requests::start(&setup),
     ];
+    handles.extend(crate::service_cidrs::start(&setup));
     handles.extend(crate::volume_protection::start(&setup));
     handles.extend([sign::start(&setup), trust_bundle::start(&setup)].into_iter().flatten());
     Handles(handles)

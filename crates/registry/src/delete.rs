@@ -201,7 +201,7 @@ impl Registry {
         let op = Op::Delete { key: key.to_owned(), last: Some(value), expect: Expect::At(entry.modified) };
         let removed = self.commit(r, op).await?;
         if let (Some(_), Some(c)) = (&removed, self.companion(r.kind)) {
-            c.released(last, None);
+            c.deleted(last).await;
         }
         Ok(removed)
     }

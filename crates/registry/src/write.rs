@@ -87,23 +87,24 @@ impl Registry {
         if r.kind.generation {
             object::set_meta(&mut obj, "generation", 1);
         }
-        let mut errors = object_meta::validate(r.kind, &obj);
-        errors.extend(r.kind.strategy.validate(&obj));
-        if !errors.is_empty() {
-            return Err(Status::invalid(&r.kind.group_kind(), object::name(&obj), &errors));
-        }
-        let companion = self.companion(r.kind);
-        if let Some(c) = companion {
-            c.creating(&mut obj)?;
-        }
+        // as upstream's `BeginCreate`, before the validation
+        let taking = match self.companion(r.kind) {
+            Some(c) => Some(c.begin(&mut obj, None, r.dry_run).await?),
+            None => None,
+        };
         let result = self.store_new(r, &obj).await;
-        if let (Some(c), true) = (companion, result.is_err() || r.dry_run) {
-            c.released(&obj, None);
+        if let Some(taking) = taking {
+            taking.end(result.is_ok()).await;
         }
         result
     }
 
     async fn store_new(&self, r: &Request<'_>, obj: &Value) -> Result<Written> {
+        let mut errors = object_meta::validate(r.kind, obj);
+        errors.extend(r.kind.strategy.validate(obj));
+        if !errors.is_empty() {
+            return Err(Status::invalid(&r.kind.group_kind(), object::name(obj), &errors));
+        }
         let name = object::name(obj);
         r.admit.validate(Operation::Create, name, Some(obj), None).await?;
         let warnings = r.kind.strategy.warnings(obj, None);
@@ -159,22 +160,39 @@ impl Registry {
         entry: &store::Entry,
         old: &Value,
     ) -> Result<Option<Written>> {
-        let gr = r.kind.group_resource();
         let mut new = transform(Some(old))?;
         precondition_uid(r, &new, object::uid(old))?;
         let pinned = pinned_version(r, &new, old)?;
         r.admit.mutate(Operation::Update, r.name, &mut new, Some(old)).await?;
         self.prepare_update(r, &mut new, old)?;
+        // as upstream's `BeginUpdate`, which a status does not have
+        let taking = match self.companion(r.kind).filter(|_| r.subresource.is_empty()) {
+            Some(c) => Some(c.begin(&mut new, Some(old), r.dry_run).await?),
+            None => None,
+        };
+        let result = self.store_changed(r, new, key, entry, old, pinned).await;
+        if let Some(taking) = taking {
+            taking.end(matches!(result, Ok(Some(_)))).await;
+        }
+        result
+    }
+
+    /// Validates and commits a changed object; `None` when it lost a race.
+    async fn store_changed(
+        &self,
+        r: &Request<'_>,
+        mut new: Value,
+        key: &str,
+        entry: &store::Entry,
+        old: &Value,
+        pinned: bool,
+    ) -> Result<Option<Written>> {
         let ctx = Ctx { now: self.clock.now(), subresource: r.subresource };
         let mut errors = object_meta::validate(r.kind, &new);
         errors.extend(object_meta::validate_update(&new, old));
         errors.extend(r.kind.strategy.validate_update(&new, old, &ctx));
         if !errors.is_empty() {
             return Err(Status::invalid(&r.kind.group_kind(), r.name, &errors));
-        }
-        let companion = self.companion(r.kind);
-        if let Some(c) = companion {
-            c.updating(&mut new, old)?;
         }
         r.admit.validate(Operation::Update, r.name, Some(&new), Some(old)).await?;
         let warnings = r.kind.strategy.warnings(&new, Some(old));
@@ -194,13 +212,8 @@ impl Registry {
         let value = self.stamped(r.kind, &new).await?;
         let op = Op::Put { key: key.to_owned(), value, expect: Expect::At(entry.modified) };
         match self.commit(r, op).await? {
-            Some(bytes) => {
-                if let Some(c) = companion {
-                    c.released(old, Some(&new));
-                }
-                Ok(Some(Written { bytes, created: false, deleted: false, warnings }))
-            }
-            None if pinned => Err(Status::modified(&gr, r.name)),
+            Some(bytes) => Ok(Some(Written { bytes, created: false, deleted: false, warnings })),
+            None if pinned => Err(Status::modified(&r.kind.group_resource(), r.name)),
             None => Ok(None),
         }
     }

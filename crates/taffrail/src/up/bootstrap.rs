@@ -28,6 +28,7 @@ pub async fn run(
     ranges: &[Range],
     addresses: &[IpAddr],
     options: &UpOptions,
+    now: jiff::Timestamp,
 ) -> Result<(), String> {
     for object in auth::bootstrap::objects() {
         rbac(client, &object).await.map_err(failed)?;
@@ -50,7 +51,9 @@ pub async fn run(
         });
         ensure(client, "/apis/scheduling.k8s.io/v1/priorityclasses", &class).await.map_err(failed)?;
     }
-    service_cidr(client, ranges).await.map_err(failed)?;
+    // addresses come from it
+    let cidrs: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+    controllers::service_cidrs::default::ensure(client, &cidrs, now).await.map_err(failed)?;
     kubernetes_service(client, ranges[0].nth(1), addresses, options).await.map_err(failed)?;
     dns_service(client, ranges).await.map_err(failed)
 }
@@ -180,26 +183,4 @@ async fn replace(client: &Client, collection: &str, object: &Value) -> Result<()
         }
         other => other.map(drop),
     }
-}
-
-/// The ranges of Service addresses as an object (upstream: `pkg/controlplane/controller/defaultservicecidr`).
-async fn service_cidr(client: &Client, ranges: &[Range]) -> Result<(), Status> {
-    let cidrs: Vec<String> = ranges.iter().map(ToString::to_string).collect();
-    let collection = "/apis/networking.k8s.io/v1/servicecidrs";
-    let wanted = json!({
-        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
-        "spec": {"cidrs": cidrs},
-    });
-    ensure(client, collection, &wanted).await?;
-    let there = client.raw(Method::GET, &format!("{collection}/kubernetes"), None).await?;
-    if there["status"]["conditions"].as_array().is_some_and(|c| c.iter().any(|c| c["type"] == "Ready")) {
-        return Ok(());
-    }
-    let ready = json!({
-        "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready",
-        "lastTransitionTime": there["metadata"]["creationTimestamp"],
-    });
-    let mut done = there;
-    done["status"] = json!({"conditions": [ready]});
-    client.raw(Method::PUT, &format!("{collection}/kubernetes/status"), Some(&done)).await.map(drop)
 }

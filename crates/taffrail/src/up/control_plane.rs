@@ -79,7 +79,8 @@ impl ControlPlane {
         // Sockets are bound before anything runs: a port in use is told at once.
         let listeners = bind(options).await?;
         let ranges = service_ranges(options)?;
-        let registry = make_registry(options, &ranges, &store, &clock, &rng)?;
+        let loopback = admission::Loopback::default();
+        let registry = make_registry(options, &ranges, &store, &loopback, &clock, &rng)?;
 
         let (rbac, nodes) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::default()));
         let cancel = CancellationToken::new();
@@ -104,7 +105,6 @@ impl ControlPlane {
         let advertise = SocketAddr::new(own, options.secure_port).to_string();
         let flow = super::flow::follow(options, &registry, &clock, &cancel);
         let bootstrapped = Arc::new(AtomicBool::new(false));
-        let loopback = admission::Loopback::default();
         let server = Server::new(
             ServerOptions {
                 registry: registry.clone(),
@@ -259,10 +259,12 @@ fn make_registry(
     options: &UpOptions,
     ranges: &[Range],
     store: &Arc<dyn Store>,
+    loopback: &admission::Loopback,
     clock: &SharedClock,
     rng: &Arc<Rng>,
 ) -> Result<Arc<Registry>, String> {
-    let services = Arc::new(Services::new(ranges.to_vec(), node_ports(options)?, rng.clone()));
+    let ports = node_ports(options)?;
+    let services = Arc::new(Services::new(ranges, ports, store.clone(), loopback.clone(), rng.clone()));
     let registry = Registry::new(store.clone(), clock.clone(), rng.clone(), Kinds::new(kinds::table()))
         .with_companion(meta::GroupResource::new("", "services"), services.clone());
     let registry = Arc::new(registry);
@@ -280,7 +282,7 @@ async fn first_objects(
 ) -> Result<(), String> {
     bootstrap::namespaces(system).await?;
     record::changes(options, system, &server.audit.policy_hash()).await;
-    bootstrap::run(system, ranges, addresses, options).await?;
+    bootstrap::run(system, ranges, addresses, options, server.clock.now()).await?;
     super::flow::defaults(system).await
 }
 
@@ -414,11 +416,13 @@ fn start_controllers(
     );
     let cluster_cidrs = super::nodes::cidrs("cluster-cidr", &options.cluster_cidr)?;
     let cluster_cidrs = cluster_cidrs.iter().map(ToString::to_string).collect();
+    let service_cidrs = service_ranges(options)?.iter().map(ToString::to_string).collect();
     let config = controllers::Config {
         root_ca_pem: pki.ca_pem().to_owned(),
         signing: Some(Arc::new(pki.authority().map_err(|e| e.to_string())?)),
         tokens: Some(server.tokens.signer.clone()),
         cluster_cidrs,
+        service_cidrs,
         ..controllers::Config::default()
     };
     let clients = Arc::new(clients);
