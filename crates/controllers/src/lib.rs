@@ -16,6 +16,7 @@ pub mod endpoint_slice_mirroring;
 pub mod endpoints;
 pub mod garbage;
 pub mod job;
+pub mod legacy_tokens;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;

@@ -51,6 +51,9 @@ pub struct Config {
     pub signing: Option<Arc<Authority>>,
     /// Who signs the tokens of Secrets (`--service-account-private-key-file`); `None`: they get none.
     pub tokens: Option<Arc<Signer>>,
+    /// After how long without use a token in an account's own Secret goes
+    /// (`--legacy-service-account-token-clean-up-period`).
+    pub unused_tokens_kept: Duration,
     /// The longest that a signed certificate lives (`--cluster-signing-duration`).
     pub signing_duration: SignedDuration,
 }
@@ -68,6 +71,7 @@ impl Default for Config {
             ended_pods_kept: 12_500,
             signing: None,
             tokens: None,
+            unused_tokens_kept: Duration::from_secs(365 * 24 * 3600),
             signing_duration: SignedDuration::from_hours(365 * 24),
         }
     }
@@ -171,6 +175,7 @@ pub fn start(
         clean::start(&setup),
         pod_requests::start(&setup),
     ];
+    handles.extend(crate::legacy_tokens::start(&setup));
     handles.extend(crate::service_cidrs::start(&setup));
     handles.extend(crate::volume_protection::start(&setup));
     handles.extend([sign::start(&setup), trust_bundle::start(&setup)].into_iter().flatten());
