@@ -28,6 +28,7 @@ pub mod root_ca;
 pub mod service_account;
 pub mod service_cidrs;
 mod start;
+pub mod storage_migration;
 pub mod token_secrets;
 pub mod ttl_after_finished;
 pub mod volume_protection;

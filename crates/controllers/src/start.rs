@@ -177,6 +177,7 @@ pub fn start(
     ];
     handles.extend(crate::legacy_tokens::start(&setup));
     handles.extend(crate::service_cidrs::start(&setup));
+    handles.extend(crate::storage_migration::start(&setup));
     handles.extend(crate::volume_protection::start(&setup));
     handles.extend([sign::start(&setup), trust_bundle::start(&setup)].into_iter().flatten());
     Handles(handles)

@@ -200,7 +200,8 @@ impl Registry {
             let bytes = self.remove(r, key, entry, &expect_delete).await?;
             return Ok(bytes.map(|bytes| Written { bytes, created: false, deleted: true, warnings }));
         }
-        if same(&new, old) {
+        // one that is stored in an old version is written again, as upstream's store does with stale bytes
+        if same(&new, old) && encode::is_stored_form(r.kind, &entry.value) {
             let bytes = entry.value.clone();
             return Ok(Some(Written { bytes, created: false, deleted: false, warnings }));
         }
