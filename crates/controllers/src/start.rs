@@ -166,7 +166,6 @@ pub fn start(
         crate::endpoint_slice::start(&setup),
         crate::endpoints::start(&setup),
         crate::endpoint_slice_mirroring::start(&setup),
-        crate::custom_resources::start(&setup),
         crate::policy_status::start(&setup),
         crate::resource_quota::start(&setup),
         crate::garbage::start(&setup),
@@ -175,6 +174,7 @@ pub fn start(
         clean::start(&setup),
         pod_requests::start(&setup),
     ];
+    handles.extend(crate::custom_resources::start(&setup));
     handles.extend(crate::legacy_tokens::start(&setup));
     handles.extend(crate::service_cidrs::start(&setup));
     handles.extend(crate::storage_migration::start(&setup));
