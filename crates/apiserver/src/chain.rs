@@ -87,8 +87,10 @@ async fn handle(
     // Who it is comes first: the audit record needs a name, and a failed login has a record of its own shape.
     let known = match authentication::identify(&server, &from, &mut parts.headers, &info.path).await {
         Ok(known) => known,
-        Err(refused) => {
+        Err(refusal) => {
+            let refused = Status::unauthorized();
             let scope = audit::begin(&server, &info, &parts, from.peer, None);
+            refusal.annotations.iter().for_each(|(key, value)| scope.annotate(key, value));
             let rendered =
                 reply::refusal(&refused, accepted.unwrap_or_default().format, scope.wants_response());
             scope.failed_authentication(&refused);
@@ -99,6 +101,8 @@ async fn handle(
     let user = known.identity;
     let scope = audit::begin(&server, &info, &parts, from.peer, Some(&user));
     known.annotations.iter().for_each(|(key, value)| scope.annotate(key, value));
+    let of_credential = Warnings::default();
+    known.warnings.iter().for_each(|text| of_credential.add(text));
     if !scope.received() {
         let refused = Status::internal("failed to store audit event");
         return finish(
@@ -128,7 +132,10 @@ async fn handle(
     slot.streams();
     let uids = slot.uids.take();
     let response = match outcome {
-        Ok(Ok((rendered, warnings))) => finish(&server, &info, scope, rendered, warnings),
+        Ok(Ok((rendered, warnings))) => {
+            let warnings = [of_credential.headers(), warnings].concat();
+            finish(&server, &info, scope, rendered, warnings)
+        }
         Ok(Err(panic)) => {
             let text = panic_text(&*panic);
             scope.panicked(&text);

@@ -406,11 +406,8 @@ mod tests {
         let (body, answer) = sent(Format::Protobuf, 1000).await;
         let envelope = meta::proto::open(&body).expect("opens");
         assert_eq!((envelope.kind.as_str(), envelope.raw.len() + 4 < body.len()), ("ConfigMapList", true));
-        let list = meta::proto::decode(
-            kinds::schema::schema(),
-            "io.k8s.api.core.v1.ConfigMapList",
-            envelope.raw,
-        );
+        let list =
+            meta::proto::decode(kinds::schema::schema(), "io.k8s.api.core.v1.ConfigMapList", envelope.raw);
         let list = list.expect("decodes");
         assert_eq!(list["items"][999]["metadata"]["name"], "c-999");
         assert_eq!(recorded(&answer, false)["items"][999]["metadata"]["name"], "c-999");
