@@ -6,6 +6,7 @@
 mod accepted;
 mod diff;
 mod documents;
+mod fuzz;
 mod http;
 mod requests;
 
@@ -19,15 +20,24 @@ pub struct Args {
     /// The program to compare.
     #[arg(long, default_value = "target/release/taffrail")]
     program: PathBuf,
-    /// A script that starts and stops the real control plane.
+    /// A script that starts and stops the real control plane; without it made requests only show what ours endures.
+    #[arg(long, required_unless_present = "fuzz")]
+    peers: Option<PathBuf>,
+    /// Instead, so many requests made from the OpenAPI documents, with mistakes.
     #[arg(long)]
-    peers: PathBuf,
+    fuzz: Option<usize>,
+    /// Where these requests start from; by default something new.
+    #[arg(long)]
+    seed: Option<u64>,
     /// Only these: discovery, openapi, requests.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Only requests of cases whose names contain this.
+    /// Only requests of cases whose names contain this; of made requests, those of resources whose paths contain it.
     #[arg(long, default_value = "")]
     case: String,
+    /// No requests of cases whose names contain this.
+    #[arg(long)]
+    skip: Option<String>,
     /// Differences that are printed of one document or request.
     #[arg(long, default_value_t = 20)]
     each: usize,
@@ -43,8 +53,13 @@ pub struct Finding {
 
 pub fn run(args: &Args) -> Result<(), String> {
     let alike = ["--nodes", "0", "--service-cluster-ip-range", "10.0.0.0/24"].map(OsStr::new);
-    let real = Side::peers(&args.peers, None)?;
+    let real = args.peers.as_deref().map(|script| Side::peers(script, None)).transpose()?;
     let ours = Side::taffrail(&args.program, &alike)?;
+    if let Some(count) = args.fuzz {
+        let seed = args.seed.unwrap_or_else(|| base::rng::Rng::from_os().below(1_000_000));
+        return fuzz::run(real.as_ref(), &ours, count, seed, &args.case);
+    }
+    let Some(real) = real else { return Err("--peers is missing".into()) };
     let wanted = |part: &str| args.only.is_empty() || args.only.iter().any(|o| o == part);
     let mut findings = Vec::new();
     if wanted("discovery") {
@@ -54,13 +69,13 @@ pub fn run(args: &Args) -> Result<(), String> {
         findings.extend(documents::openapi(&real, &ours)?);
     }
     if wanted("requests") {
-        findings.extend(requests::all(&real, &ours, &args.case)?);
+        findings.extend(requests::all(&real, &ours, &args.case, args.skip.as_deref())?);
     }
     drop((real, ours));
     let mut accepted = Accepted::load()?;
     findings.retain(|f| !accepted.holds(&f.place));
     print(&findings, args.each);
-    if args.only.is_empty() && args.case.is_empty() {
+    if args.only.is_empty() && args.case.is_empty() && args.skip.is_none() {
         accepted.unused().for_each(|place| println!("no longer seen, but accepted: {place}"));
     }
     match findings.len() {

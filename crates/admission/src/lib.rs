@@ -10,7 +10,9 @@ pub mod limit_ranger;
 mod matching;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
+pub mod pod_resize;
 pub mod pod_security;
+pub mod pod_topology;
 pub mod policy;
 pub mod priority;
 pub mod resource_quota;
@@ -59,6 +61,8 @@ pub fn default_chain(
         Arc::new(certificates::Signers::attest(authorizer)),
         Arc::new(certificates::SubjectRestriction),
         Arc::new(storage::DefaultIngressClass::new(registry.clone())),
+        Arc::new(pod_topology::PodTopology::new(registry.clone())),
+        Arc::new(pod_resize::PodResize::new(registry.clone())),
         Arc::new(escalation::Escalation::new(registry.clone(), authorizer.clone())),
         Arc::new(policy::MutatingPolicies::new(registry, authorizer, cancel)),
         Arc::new(webhook::Webhooks::mutating(registry, authorizer, caller.clone(), cancel.clone())),

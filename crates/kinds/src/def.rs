@@ -101,6 +101,11 @@ pub trait Strategy: Send + Sync {
     /// the user from the request's context).
     fn requested_by(&self, _obj: &mut Value, _who: &Requester) {}
 
+    /// Warnings of an object as it was sent, before [`Strategy::prepare_create`] makes something else of it.
+    fn early_warnings(&self, _obj: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Before an update of the object or of a subresource that shares its body (`ctx.subresource`):
     /// restores what this path may not change.
     fn prepare_update(&self, _new: &mut Value, _old: &Value, _ctx: &Ctx) {}
@@ -151,6 +156,16 @@ pub trait Strategy: Send + Sync {
     /// Values of all selectable fields, those of custom resources included.
     fn selected(&self, obj: &Value) -> Vec<(Text, String)> {
         self.fields(obj).into_iter().map(|(field, value)| (field.into(), value)).collect()
+    }
+
+    /// Whether a selector may name the namespace, where the kind is in one and has selectable fields of its own.
+    fn selects_namespace(&self) -> bool {
+        true
+    }
+
+    /// Why a field cannot be selected by (upstream: the kind's field label conversion function).
+    fn unknown_field(&self, field: &str) -> String {
+        format!("field label not supported: {field}")
     }
 
     /// Turns an object as stored into this row's version. Runs for rows with [`KindDef::stored_as`] or
@@ -302,6 +317,26 @@ impl KindDef {
         self.custom.as_ref().map_or(self.columns, |custom| &custom.columns)
     }
 
+    /// Refuses a field that a selector of this kind cannot name (upstream: `Scheme.ConvertFieldLabel`).
+    ///
+    /// # Errors
+    /// Why not, in upstream's words.
+    pub fn check_field(&self, field: &str) -> Result<(), String> {
+        let own = !self.selectable.is_empty() || self.is_custom();
+        let known = match field {
+            "metadata.name" => true,
+            "metadata.namespace" => !own || self.namespaced() && self.strategy.selects_namespace(),
+            field => self.selects_by(field),
+        };
+        match (known, own) {
+            (true, _) => Ok(()),
+            (false, true) => Err(self.strategy.unknown_field(field)),
+            (false, false) => Err(format!(
+                "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+            )),
+        }
+    }
+
     /// Whether a field selector may name the field, beyond `metadata.name` and `metadata.namespace`.
     pub fn selects_by(&self, field: &str) -> bool {
         match &self.custom {
@@ -391,6 +426,50 @@ impl KindDef {
             format!("/registry/{}/{namespace}/{name}", self.storage)
         } else {
             format!("/registry/{}/{name}", self.storage)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::table;
+
+    #[test]
+    fn fields_that_selectors_may_name() {
+        let check = |kind: &str, field: &str| {
+            let row = table().into_iter().find(|r| r.kind == kind).expect("a row");
+            row.check_field(field).err().unwrap_or_default()
+        };
+        for (kind, field, refusal) in [
+            ("Pod", "spec.host", ""),
+            ("Pod", "metadata.namespace", ""),
+            ("Pod", "spec.x", "field label not supported: spec.x"),
+            ("Node", "metadata.namespace", "field label not supported: metadata.namespace"),
+            ("PodCertificateRequest", "metadata.namespace", "field label not supported: metadata.namespace"),
+            ("Job", "status.x", "field label \"status.x\" not supported for Job"),
+            (
+                "ResourceSlice",
+                "spec.x",
+                "field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: spec.x",
+            ),
+            (
+                "ReplicaSet",
+                "status.replicas",
+                "\"status.replicas\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+            ),
+            ("ClusterRole", "metadata.namespace", ""),
+        ] {
+            assert_eq!(check(kind, field), refusal, "{kind} {field}");
+        }
+    }
+
+    #[test]
+    fn selectable_fields_have_values() {
+        for row in table() {
+            let sample: serde_json::Value =
+                meta::yaml::parse_yaml(row.sample.as_bytes(), 1 << 20).expect(&row.kind).0;
+            let named: Vec<_> = row.strategy.fields(&sample).into_iter().map(|(f, _)| f).collect();
+            assert!(row.selectable.iter().all(|f| named.contains(f)), "{}: {named:?}", row.kind);
         }
     }
 }

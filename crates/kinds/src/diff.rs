@@ -3,8 +3,12 @@
 //!
 //! The cost is bounded: longer texts have no difference shown.
 
-/// Most lines of a text. Beyond them upstream's matching treats frequent lines in its own way.
-const LINES_MAX: usize = 199;
+use std::collections::HashMap;
+
+/// Most lines of a text.
+const LINES_MAX: usize = 2000;
+/// Lines of a text from which on those that are in it often start no match.
+const OFTEN_FROM_LINES: usize = 200;
 /// Lines shown around a change.
 const CONTEXT: usize = 3;
 
@@ -45,29 +49,57 @@ fn range(start: usize, stop: usize) -> String {
     }
 }
 
+/// Where the lines of `b` are that may start a match.
+fn places<'a>(b: &[&'a str]) -> HashMap<&'a str, Vec<usize>> {
+    let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (j, line) in b.iter().enumerate() {
+        places.entry(line).or_default().push(j);
+    }
+    if b.len() >= OFTEN_FROM_LINES {
+        let often = b.len() / 100 + 1;
+        places.retain(|_, at| at.len() <= often);
+    }
+    places
+}
+
 /// The longest run of equal lines within two ranges, the first of several: where it starts and its length.
-fn longest(a: &[&str], b: &[&str], ra: (usize, usize), rb: (usize, usize)) -> (usize, usize, usize) {
+fn longest(
+    (a, b): (&[&str], &[&str]),
+    places: &HashMap<&str, Vec<usize>>,
+    ra: (usize, usize),
+    rb: (usize, usize),
+) -> (usize, usize, usize) {
     let mut best = (ra.0, rb.0, 0);
-    let mut lengths = vec![0usize; b.len() + 1];
+    let mut lengths: HashMap<usize, usize> = HashMap::new();
     for (i, line) in a.iter().enumerate().take(ra.1).skip(ra.0) {
-        let mut next = vec![0usize; b.len() + 1];
-        for j in (rb.0..rb.1).filter(|j| *line == b[*j]) {
-            let length = lengths[j] + 1;
-            next[j + 1] = length;
+        let mut next = HashMap::new();
+        let at = places.get(line).map(Vec::as_slice).unwrap_or_default();
+        for j in at.iter().copied().filter(|j| (rb.0..rb.1).contains(j)) {
+            let length = 1 + j.checked_sub(1).and_then(|before| lengths.get(&before)).copied().unwrap_or(0);
+            next.insert(j, length);
             if length > best.2 {
                 best = (i + 1 - length, j + 1 - length, length);
             }
         }
         lengths = next;
     }
-    best
+    // lines that are there often may be within it
+    let (mut i, mut j, mut n) = best;
+    while i > ra.0 && j > rb.0 && a[i - 1] == b[j - 1] {
+        (i, j, n) = (i - 1, j - 1, n + 1);
+    }
+    while i + n < ra.1 && j + n < rb.1 && a[i + n] == b[j + n] {
+        n += 1;
+    }
+    (i, j, n)
 }
 
 fn runs(a: &[&str], b: &[&str]) -> Vec<Run> {
+    let places = places(b);
     let mut todo = vec![((0, a.len()), (0, b.len()))];
     let mut matches = Vec::new();
     while let Some((ra, rb)) = todo.pop() {
-        let (i, j, n) = longest(a, b, ra, rb);
+        let (i, j, n) = longest((a, b), &places, ra, rb);
         if n > 0 {
             matches.push((i, j, n));
             todo.push(((ra.0, i), (rb.0, j)));
@@ -146,5 +178,15 @@ mod tests {
             "@@ -1,4 +1,4 @@\n-0\n+x\n 1\n 2\n 3\n@@ -18,3 +18,4 @@\n 17\n 18\n 19\n+y\n"
         );
         assert_eq!(unified("a", "a\nb"), "@@ -1 +1,2 @@\n a\n+b\n");
+    }
+
+    #[test]
+    fn lines_that_are_there_often_start_no_match() {
+        let text = |middle: &str| {
+            let lines: Vec<String> = (0..120).flat_map(|n| [n.to_string(), "null".to_owned()]).collect();
+            format!("{}\n{middle}\nend", lines.join("\n"))
+        };
+        let shown = "@@ -238,6 +238,5 @@\n null\n 119\n null\n-a\n-null\n+b\n end\n";
+        assert_eq!(unified(&text("a\nnull"), &text("b")), shown);
     }
 }

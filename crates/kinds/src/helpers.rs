@@ -146,6 +146,34 @@ pub fn qualified_name_errors(value: &str) -> Vec<String> {
     errors
 }
 
+/// Errors of the name of an environment variable: printable ASCII without `=` (upstream: `IsRelaxedEnvVarName`).
+pub fn env_name_errors(name: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if name.is_empty() {
+        errors.push("environment variable name must be non-empty".to_owned());
+    }
+    if !name.bytes().all(|b| (0x20..=0x7e).contains(&b) && b != b'=') {
+        let text = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+        errors.push(text.to_owned());
+    }
+    errors
+}
+
+/// Errors of a subdomain whose labels may have underscores (upstream: `IsDNS1123SubdomainWithUnderscore`).
+pub fn underscored_subdomain_errors(name: &str) -> Vec<String> {
+    let text = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character";
+    let pattern = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*";
+    let mut errors = Vec::new();
+    if name.len() > DNS_SUBDOMAIN_MAX {
+        errors.push(max_length(DNS_SUBDOMAIN_MAX));
+    }
+    let is_label = |l: &str| is_dns1123_label(&l.strip_prefix('_').unwrap_or(l).replace('_', "-"));
+    if !name.split('.').all(is_label) {
+        errors.push(regex_error(text, pattern, &["example.com"]));
+    }
+    errors
+}
+
 /// Errors of a label's value (upstream: `IsValidLabelValue`).
 pub fn label_value_errors(value: &str) -> Vec<String> {
     let mut errors = Vec::new();

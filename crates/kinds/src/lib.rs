@@ -23,6 +23,7 @@ pub mod discovery;
 pub mod events;
 pub mod flowcontrol;
 pub mod helpers;
+mod internal;
 pub mod ip;
 pub mod networking;
 pub mod node;

@@ -1,15 +1,27 @@
 //! Defaults of pods and pod templates (upstream: `pkg/apis/core/v1/defaults.go`).
 
+use crate::resources;
 use crate::validate::text;
 use meta::object::default_at;
 use serde_json::{Value, json};
 
+/// Texts of volumes that stand where there are none.
+const TEXTS: &[(&str, &[(&str, &str)])] = &[
+    ("iscsi", &[("iscsiInterface", "default")]),
+    ("rbd", &[("pool", "rbd"), ("user", "admin"), ("keyring", "/etc/ceph/keyring")]),
+    ("scaleIO", &[("storageMode", "ThinProvisioned"), ("fsType", "xfs")]),
+];
 const CONTAINER_LISTS: &[&str] = &["initContainers", "containers", "ephemeralContainers"];
 
 /// Defaults of a pod template; what is defaulted only in a Pod itself is left open.
+/// One that is left out is an empty one, as the field is in Go.
 pub fn template(template: &mut Value) {
+    if template.is_null() {
+        *template = json!({});
+    }
     if template.is_object() {
         default_at(template, &[], "metadata", json!({}));
+        default_at(template, &[], "spec", json!({}));
         spec(&mut template["spec"]);
     }
 }
@@ -82,6 +94,16 @@ fn spec(spec: &mut Value) {
     if let Some(volumes) = spec.get_mut("volumes").and_then(Value::as_array_mut) {
         volumes.iter_mut().for_each(volume);
     }
+    resources::round(spec.get_mut("overhead"));
+    round(spec.get_mut("resources"));
+}
+
+/// Rounds the amounts of a holder of requests and limits.
+fn round(holder: Option<&mut Value>) {
+    let Some(holder) = holder else { return };
+    for side in ["limits", "requests"] {
+        resources::round(holder.get_mut(side));
+    }
 }
 
 /// The elements of a list field, none when it is absent (indexing would insert a null).
@@ -97,12 +119,12 @@ fn default_text(v: &mut Value, field: &str, value: &str) {
 
 fn container(c: &mut Value) {
     if text(c, "imagePullPolicy").is_empty() {
-        let policy = if is_latest(text(c, "image")) { "Always" } else { "IfNotPresent" };
-        c["imagePullPolicy"] = policy.into();
+        c["imagePullPolicy"] = pull_policy(text(c, "image")).into();
     }
     default_text(c, "terminationMessagePath", "/dev/termination-log");
     default_text(c, "terminationMessagePolicy", "File");
     default_at(c, &[], "resources", json!({}));
+    round(c.get_mut("resources"));
     if let Some(ports) = c.get_mut("ports").and_then(Value::as_array_mut) {
         ports.iter_mut().for_each(|p| default_text(p, "protocol", "TCP"));
     }
@@ -122,6 +144,9 @@ fn container(c: &mut Value) {
         }
         if let Some(reference) = env.pointer_mut("/valueFrom/resourceFieldRef").filter(|r| r.is_object()) {
             default_at(reference, &[], "divisor", "0");
+        }
+        if let Some(reference) = env.pointer_mut("/valueFrom/fileKeyRef").filter(|r| r.is_object()) {
+            default_at(reference, &[], "optional", false);
         }
     }
 }
@@ -147,16 +172,43 @@ fn http_get(action: &mut Value) {
     default_text(action, "scheme", "HTTP");
 }
 
-/// Whether an image reference means the tag `latest`: it has no tag and no digest, or says so.
+/// How an image is pulled for which nobody says it.
+fn pull_policy(image: &str) -> &'static str {
+    if is_latest(image) { "Always" } else { "IfNotPresent" }
+}
+
+/// Whether an image reference means the tag `latest`: it says so, or has no tag and no digest. What is no reference does not
+/// (upstream: `pkg/util/parsers#ParseImageName`).
 fn is_latest(image: &str) -> bool {
-    if image.contains('@') {
-        return false;
-    }
-    let last = image.rsplit('/').next().unwrap_or(image);
-    match last.split_once(':') {
-        Some((_, tag)) => tag == "latest",
-        None => true,
-    }
+    let (rest, digest) = image.split_once('@').map_or((image, false), |(rest, _)| (rest, true));
+    let start = rest.rfind('/').map_or(0, |i| i + 1);
+    let (name, tag) = match rest[start..].split_once(':') {
+        Some((last, tag)) => (&rest[..start + last.len()], Some(tag)),
+        None => (rest, None),
+    };
+    is_repository(name)
+        && match tag {
+            Some(tag) => tag == "latest",
+            None => !digest,
+        }
+}
+
+fn is_repository(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('/').collect();
+    let is_host = |part: &str| {
+        part == "localhost" || part.contains(['.', ':']) || part.bytes().any(|b| b.is_ascii_uppercase())
+    };
+    let path = match parts.as_slice() {
+        [host, rest @ ..] if !rest.is_empty() && is_host(host) => rest,
+        all => all,
+    };
+    path.iter().all(|part| {
+        let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let bytes = part.as_bytes();
+        edge(bytes.first())
+            && edge(bytes.last())
+            && bytes.iter().all(|b| edge(Some(b)) || matches!(b, b'.' | b'_' | b'-'))
+    })
 }
 
 fn volume(v: &mut Value) {
@@ -171,6 +223,25 @@ fn volume(v: &mut Value) {
     }
     if v.get("hostPath").is_some_and(Value::is_object) {
         default_at(v, &["hostPath"], "type", "");
+    }
+    for (source, fields) in TEXTS {
+        if let Some(source) = v.get_mut(source).filter(|s| s.is_object()) {
+            fields.iter().for_each(|(field, value)| default_text(source, field, value));
+        }
+    }
+    if let Some(disk) = v.get_mut("azureDisk").filter(|s| s.is_object()) {
+        for (field, value) in [("cachingMode", "ReadWrite"), ("fsType", "ext4"), ("kind", "Shared")] {
+            default_at(disk, &[], field, value);
+        }
+        default_at(disk, &[], "readOnly", false);
+    }
+    if let Some(image) = v.get_mut("image").filter(|s| s.is_object()) {
+        let policy = pull_policy(text(image, "reference"));
+        default_text(image, "pullPolicy", policy);
+    }
+    if let Some(claim) = v.pointer_mut("/ephemeral/volumeClaimTemplate").filter(|c| c.is_object()) {
+        default_at(claim, &[], "spec", json!({}));
+        crate::core::persistent_volume_claim::default_spec(&mut claim["spec"]);
     }
     field_refs(v.pointer_mut("/downwardAPI/items"));
     for source in v.pointer_mut("/projected/sources").and_then(Value::as_array_mut).into_iter().flatten() {
@@ -220,9 +291,17 @@ mod tests {
 
     #[test]
     fn latest_is_pulled_always() {
-        for (image, latest) in
-            [("a", true), ("a:latest", true), ("a:1", false), ("r:5000/a", true), ("a@sha256:0", false)]
-        {
+        for (image, latest) in [
+            ("a", true),
+            ("a:latest", true),
+            ("a:1", false),
+            ("r:5000/a", true),
+            ("a@sha256:0", false),
+            ("", false),
+            ("a:latest@sha256:0", true),
+            ("A b", false),
+            ("h.io/A", false),
+        ] {
             assert_eq!(is_latest(image), latest, "{image}");
         }
     }

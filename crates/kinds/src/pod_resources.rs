@@ -22,7 +22,7 @@ impl Side {
 }
 
 /// Whether it can be asked for by the pod as a whole (upstream: `IsSupportedPodLevelResource`).
-fn is_whole(name: &str) -> bool {
+pub fn is_whole(name: &str) -> bool {
     matches!(name, "cpu" | "memory") || is_huge_page(name)
 }
 
@@ -38,12 +38,16 @@ pub fn is_pod_level_set(pod: &Value) -> bool {
 /// All containers and sidecars together, or what one init container needs beside the sidecars before it, if that is
 /// more. `of` tells what one container takes.
 fn aggregate(pod: &Value, of: &dyn Fn(&Value) -> Amounts) -> Amounts {
+    sum(&pod["spec"], of)
+}
+
+fn sum(spec: &Value, of: &dyn Fn(&Value) -> Amounts) -> Amounts {
     let mut sum = Amounts::default();
-    for container in items(&pod["spec"], "containers") {
+    for container in items(spec, "containers") {
         sum.add(&of(container));
     }
     let (mut sidecars, mut init) = (Amounts::default(), Amounts::default());
-    for container in items(&pod["spec"], "initContainers") {
+    for container in items(spec, "initContainers") {
         let own = of(container);
         if container["restartPolicy"] == "Always" {
             sum.add(&own);
@@ -57,6 +61,11 @@ fn aggregate(pod: &Value, of: &dyn Fn(&Value) -> Amounts) -> Amounts {
     }
     sum.raise(&init);
     sum
+}
+
+/// What the containers of a spec take together (upstream: `AggregateContainerRequests`, `AggregateContainerLimits`).
+pub fn of_containers(spec: &Value, side: Side) -> Amounts {
+    sum(spec, &|c| Amounts::of(&c["resources"][side.field()]))
 }
 
 /// The amounts that the pod names for all its containers stand instead of theirs.

@@ -43,6 +43,11 @@ pub fn immutable(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) 
     }
 }
 
+/// What a check of a text said of it.
+pub fn told(value: &str, messages: Vec<String>, at: &Path, errors: &mut ErrorList) {
+    errors.extend(messages.into_iter().map(|m| Error::invalid(at, value, m)));
+}
+
 /// A port number 1–65535.
 pub fn port(n: i64, path: &Path, errors: &mut ErrorList) {
     if !(1..=65535).contains(&n) {

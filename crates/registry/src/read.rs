@@ -112,19 +112,7 @@ impl Selectors {
 
     /// Refuses fields that the kind cannot select by (upstream: the kind's field label conversion function).
     pub fn check(&self, kind: &KindDef) -> Result<()> {
-        for field in self.fields.keys() {
-            let known = is_meta_field(field) || kind.selects_by(field);
-            if !known {
-                let plain = kind.selectable.is_empty() && !kind.is_custom();
-                return Err(Status::bad_request(match plain {
-                    true => format!(
-                        "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
-                    ),
-                    false => format!("field label not supported: {field}"),
-                }));
-            }
-        }
-        Ok(())
+        self.fields.keys().try_for_each(|field| kind.check_field(field).map_err(Status::bad_request))
     }
 }
 
@@ -351,9 +339,9 @@ fn read_failure(e: &ReadError, query: &ListQuery, prefix: &str, after: Option<&s
             s.continue_token = Some(Cursor { start: format!("{key}\0"), revision: -1 }.encode());
             s
         }
-        ReadError::Compacted { asked, oldest } => Status::expired(format!(
-            "The resourceVersion for the provided list is too old. ({asked}, {oldest})"
-        )),
+        ReadError::Compacted { .. } => {
+            Status::expired("The resourceVersion for the provided list is too old.")
+        }
         ReadError::Future { asked, current } => {
             Status::timeout(format!("Too large resource version: {asked}, current: {current}"), 1)
         }

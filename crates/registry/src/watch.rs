@@ -1,9 +1,10 @@
 //! Watch: changes as the client's selectors see them, with bookmarks
 //! (upstream: apiserver `pkg/storage/cacher/cache_watcher.go`).
 
-use crate::read::{ListQuery, Match, Selectors, parse_revision};
+use crate::read::{ListQuery, Listed, Match, Selectors, parse_revision};
 use crate::{Registry, encode};
 use bytes::Bytes;
+use futures::FutureExt as _;
 use kinds::KindDef;
 use meta::object;
 use meta::permit::Permit;
@@ -49,13 +50,34 @@ pub struct WatchQuery {
     pub bookmarks: bool,
 }
 
-/// A running watch.
-pub struct Watching {
+/// Objects of the initial state that are read at a time: a client that does not read costs no more than these.
+const INITIAL_PAGE: usize = 500;
+
+/// What is left of the initial state, read page by page at one revision.
+struct Initial {
+    permit: Permit,
+    namespace: Option<String>,
+    query: ListQuery,
+    revision: Revision,
+    /// A bookmark tells its end.
+    marked: bool,
+}
+
+/// How one client sees changes.
+struct Seen {
     registry: Arc<Registry>,
     kind: Arc<KindDef>,
     selectors: Selectors,
-    /// Events known but not handed out: the initial state, or the rest of a batch.
+}
+
+/// A running watch.
+pub struct Watching {
+    seen: Seen,
+    /// A page of the initial state that is not handed out yet.
     ready: VecDeque<WatchEvent>,
+    /// Changes that are known but not handed out.
+    changes: VecDeque<Arc<Event>>,
+    initial: Option<Initial>,
     watcher: Box<dyn Watcher>,
 }
 
@@ -73,23 +95,26 @@ impl Registry {
         let unset = query.resource_version.is_empty();
         // Without a version (or with 0) the watch starts with the state, as synthetic ADDED events.
         let state_first = query.initial_events.unwrap_or(unset || asked == 0);
-        let mut ready = VecDeque::new();
+        let (mut ready, mut initial) = (VecDeque::new(), None);
         let mut from = asked;
         if state_first {
             let list = ListQuery {
                 selectors: query.selectors.clone(),
-                limit: 0,
+                limit: INITIAL_PAGE,
                 resume: None,
                 resource_version: query.resource_version.clone(),
                 matching: Match::NotOlderThan,
             };
             let listed = self.list(permit, kind, namespace, &list).await?;
             from = listed.revision;
-            let added = |object| WatchEvent { kind: WatchEventType::Added, object, revision: from };
-            ready.extend(listed.items.into_iter().map(added));
-            if query.initial_events == Some(true) && query.bookmarks {
-                ready.push_back(bookmark(kind, from, true));
-            }
+            let mut rest = Initial {
+                permit: *permit,
+                namespace: namespace.map(str::to_owned),
+                query: list,
+                revision: from,
+                marked: query.initial_events == Some(true) && query.bookmarks,
+            };
+            initial = rest.take(kind, listed, &mut ready).then_some(rest);
         } else if asked == 0 {
             from = self.store.revision();
         }
@@ -104,12 +129,31 @@ impl Registry {
             }
         })?;
         let selectors = query.selectors.clone();
-        Ok(Watching { registry: self.clone(), kind: kind.clone(), selectors, ready, watcher })
+        let seen = Seen { registry: self.clone(), kind: kind.clone(), selectors };
+        Ok(Watching { seen, ready, changes: VecDeque::new(), initial, watcher })
     }
 }
 
 fn too_old(asked: Revision, oldest: Revision) -> Status {
     Status::expired(format!("too old resource version: {asked} ({oldest})"))
+}
+
+impl Initial {
+    /// Makes events of a page; whether there are more pages.
+    fn take(&mut self, kind: &KindDef, page: Listed, ready: &mut VecDeque<WatchEvent>) -> bool {
+        let revision = self.revision;
+        let added = |object| WatchEvent { kind: WatchEventType::Added, object, revision };
+        ready.extend(page.items.into_iter().map(added));
+        if page.next.is_some() {
+            // All pages show the revision of the first.
+            (self.query.resume, self.query.resource_version) = (page.next, "0".to_owned());
+            return true;
+        }
+        if self.marked {
+            ready.push_back(bookmark(kind, revision, true));
+        }
+        false
+    }
 }
 
 impl Watching {
@@ -119,14 +163,28 @@ impl Watching {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(Some(event));
             }
-            match self.watcher.next().await {
-                Watched::Events(events) => {
-                    for e in &events {
-                        if let Some(event) = self.translate(e).await? {
-                            self.ready.push_back(event);
-                        }
-                    }
+            if let Some(initial) = &mut self.initial {
+                let Initial { permit, namespace, query, revision, .. } = &*initial;
+                let page =
+                    self.seen.registry.list(permit, &self.seen.kind, namespace.as_deref(), query).await;
+                // The client was so slow that the revision is gone.
+                let page = page.map_err(|e| if e.code == 410 { too_old(*revision, 0) } else { e })?;
+                if !initial.take(&self.seen.kind, page, &mut self.ready) {
+                    self.initial = None;
                 }
+                continue;
+            }
+            // A change leaves the queue when it is translated: until then, this may be dropped at any await.
+            if let Some(change) = self.changes.front().cloned() {
+                let event = self.seen.translate(&change).await?;
+                self.changes.pop_front();
+                match event {
+                    Some(event) => return Ok(Some(event)),
+                    None => continue,
+                }
+            }
+            match self.watcher.next().await {
+                Watched::Events(events) => self.changes.extend(events),
                 Watched::Lagged { oldest } => return Err(too_old(self.watcher.progress(), oldest)),
                 Watched::Closed => return Ok(None),
             }
@@ -135,16 +193,29 @@ impl Watching {
 
     /// An event that is ready now, without waiting.
     pub fn buffered(&mut self) -> Option<WatchEvent> {
-        self.ready.pop_front()
+        if let Some(event) = self.ready.pop_front() {
+            return Some(event);
+        }
+        while let Some(change) = self.changes.front().cloned() {
+            let Some(Ok(event)) = self.seen.translate(&change).now_or_never() else { return None };
+            self.changes.pop_front();
+            if event.is_some() {
+                return event;
+            }
+        }
+        None
     }
 
     /// A bookmark at the point up to which everything was handed out; `None` while events wait.
     pub fn bookmark(&self) -> Option<WatchEvent> {
-        self.ready.is_empty().then(|| bookmark(&self.kind, self.watcher.progress(), false))
+        let idle = self.ready.is_empty() && self.changes.is_empty() && self.initial.is_none();
+        idle.then(|| bookmark(&self.seen.kind, self.watcher.progress(), false))
     }
+}
 
+impl Seen {
     /// How the selectors see a change: an object that leaves them is deleted, one that enters them is added.
-    async fn translate(&mut self, e: &Event) -> Result<Option<WatchEvent>> {
+    async fn translate(&self, e: &Event) -> Result<Option<WatchEvent>> {
         let previous = match &e.previous {
             Some(bytes) => Some(in_version(&self.registry, &self.kind, bytes).await?),
             None => None,

@@ -82,35 +82,34 @@ impl Registry {
 
     async fn create_once(&self, r: &Request<'_>, mut obj: Value) -> Result<Written> {
         match_namespace(r, &mut obj)?;
-        if !matches!(object::resource_version(&obj), "" | "0") {
-            let text = "resourceVersion should not be set on objects to be created";
-            return Err(Status::new(500, meta::Reason::Unknown, text));
-        }
         wipe_system_fields(&mut obj);
         let asked_name = object::name(&obj).to_owned();
         r.admit.mutate(Operation::Create, &asked_name, &mut obj, None).await?;
         self.fill_system_fields(r.kind, &mut obj);
         let now = self.clock.now();
         let ctx = Ctx { now, subresource: r.subresource };
+        let warnings = r.kind.strategy.early_warnings(&obj);
         r.kind.strategy.prepare_create(&mut obj, &ctx);
         r.kind.strategy.requested_by(&mut obj, &r.requester);
         if r.kind.generation {
             object::set_meta(&mut obj, "generation", 1);
         }
         let Some(companion) = self.companion(r.kind) else {
-            let done = self.store_new(r, &obj, None).await?;
-            return done.map_err(|_| already_exists(r.kind, &obj));
+            return match self.store_new(r, &obj, None, warnings).await? {
+                Ok(written) => Ok(written),
+                Err(_) => Err(self.exists(r, &obj).await),
+            };
         };
         for _ in 0..CLAIM_TRIES_MAX {
             let mut full = obj.clone();
             // as upstream's `BeginCreate`, before the validation
             let taking = companion.begin(&mut full, None, r.dry_run).await?;
-            let result = self.store_new(r, &full, Some(companion)).await;
+            let result = self.store_new(r, &full, Some(companion), warnings.clone()).await;
             taking.end(matches!(result, Ok(Ok(_)))).await;
             match result? {
                 Ok(written) => return Ok(written),
                 Err(Lost::Claim(key)) => companion.contended(&key),
-                Err(Lost::Object) => return Err(already_exists(r.kind, &obj)),
+                Err(Lost::Object) => return Err(self.exists(r, &obj).await),
             }
         }
         Err(Status::too_many_requests("others claimed what this object would have got; try again", 1))
@@ -122,6 +121,7 @@ impl Registry {
         r: &Request<'_>,
         obj: &Value,
         companion: Option<&dyn Companion>,
+        mut warnings: Vec<String>,
     ) -> Result<std::result::Result<Written, Lost>> {
         let mut errors = object_meta::validate(r.kind, obj);
         errors.extend(r.kind.strategy.validate(obj));
@@ -130,20 +130,39 @@ impl Registry {
         }
         let name = object::name(obj);
         r.admit.validate(Operation::Create, name, Some(obj), None).await?;
-        let warnings = r.kind.strategy.warnings(obj, None);
+        warnings.extend(r.kind.strategy.warnings(obj, None));
         let key = r.kind.key(object::namespace(obj), name);
-        let value = self.stamped(r.kind, obj).await?;
         if r.dry_run {
             self.consistent().await?;
             if self.store.get(&key).is_some() {
                 return Ok(Err(Lost::Object));
             }
-            return Ok(Ok(Written { bytes: value.bytes.into(), created: true, deleted: false, warnings }));
+            // Only a store minds a revision, and a dry run does not come to it: the client gets back what it sent.
+            let bytes = encode::reencode(r.kind, obj).into();
+            return Ok(Ok(Written { bytes, created: true, deleted: false, warnings }));
         }
+        if object::resource_version(obj).parse::<u64>().is_ok_and(|revision| revision > 0) {
+            let text = "resourceVersion should not be set on objects to be created";
+            return Err(Status::new(500, meta::Reason::Unknown, text));
+        }
+        let value = self.stamped(r.kind, obj).await?;
         let op = Op::Put { key, value, expect: Expect::Absent };
         let claims = companion.map(|c| c.claims(Some(obj), None)).unwrap_or_default();
         let done = self.commit(r, op, claims).await?;
         Ok(done.map(|bytes| Written { bytes, created: true, deleted: false, warnings }))
+    }
+
+    /// The error for an object whose name is taken (upstream: registry `store.go#create`).
+    async fn exists(&self, r: &Request<'_>, obj: &Value) -> Status {
+        let name = object::name(obj);
+        let mut status = Status::already_exists(&r.kind.group_resource(), name);
+        if let Some(entry) = self.store.get(&r.kind.key(object::namespace(obj), name))
+            && let Ok(there) = self.decode(r.kind, &entry.value).await
+            && object::is_deleting(&there)
+        {
+            status.message = format!("object is being deleted: {}", status.message);
+        }
+        status
     }
 
     /// Changes an object. `transform` makes the new object from the current one; a resourceVersion in it must be the
@@ -322,15 +341,7 @@ impl Registry {
 
 /// Clients cannot set these on create (upstream: `rest.WipeObjectMetaSystemFields`).
 fn wipe_system_fields(obj: &mut Value) {
-    for field in [
-        "creationTimestamp",
-        "uid",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "selfLink",
-        "generation",
-        "resourceVersion",
-    ] {
+    for field in ["creationTimestamp", "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
         object::remove_meta(obj, field);
     }
 }
@@ -350,10 +361,6 @@ fn match_namespace(r: &Request<'_>, obj: &mut Value) -> Result<()> {
         _ => {}
     }
     Ok(())
-}
-
-fn already_exists(kind: &KindDef, obj: &Value) -> Status {
-    Status::already_exists(&kind.group_resource(), object::name(obj))
 }
 
 fn precondition_uid(r: &Request<'_>, new: &Value, current: &str) -> Result<()> {

@@ -16,6 +16,9 @@ use std::task::{Context, Poll, Waker};
 
 /// Events that one call gives a watcher, but for the rest of the last revision.
 const BATCH_EVENTS_MAX: usize = 1000;
+/// Bytes of events that one call gives a watcher, but for the last event and the rest of its revision: a watcher that
+/// does not go on keeps them in memory.
+const BATCH_BYTES_MAX: u64 = 256 << 10;
 /// Events forgotten between two chances for others to take the lock.
 const TRIM_STEP_EVENTS: usize = 1000;
 /// Bytes of an event beyond its key and values.
@@ -232,7 +235,11 @@ impl Bucket {
             return Some(Watched::Lagged { oldest: log.lost });
         }
         let from = log.events.partition_point(|e| e.revision <= after);
-        let mut to = (from + BATCH_EVENTS_MAX).min(log.events.len());
+        let (mut to, mut bytes) = (from, 0);
+        while to < log.events.len() && to - from < BATCH_EVENTS_MAX && bytes < BATCH_BYTES_MAX {
+            bytes += event_bytes(&log.events[to]);
+            to += 1;
+        }
         while to > from && to < log.events.len() && log.events[to].revision == log.events[to - 1].revision {
             to += 1;
         }

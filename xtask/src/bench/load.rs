@@ -17,6 +17,9 @@ const SELECTED_EACH: usize = 10;
 /// How long all watchers may take to see all events.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// How long a namespace may be without its service account.
+const ACCOUNT_TIMEOUT: Duration = Duration::from_secs(10);
+
 // The bars: the server's CPU time of one request as a part of the real one's.
 const SMALL_BAR: f64 = 1.0 / 8.0;
 const LIST_BAR: f64 = 1.0 / 15.0;
@@ -98,8 +101,19 @@ pub async fn fill(side: &Side, total: usize) -> Result<f64, String> {
     Ok(side.memory_mb().0)
 }
 
+/// Makes a namespace, and waits until pods may be made in it.
 pub async fn namespace(side: &Side, name: &str) -> Result<(), String> {
-    Connection::open(side).await?.call(&call::namespace(name), 0, 0).await.map(drop)
+    let mut c = Connection::open(side).await?;
+    c.call(&call::namespace(name), 0, 0).await?;
+    let account = format!("/api/v1/namespaces/{name}/serviceaccounts/default");
+    let begun = Instant::now();
+    while let Err(e) = c.get(&account).await {
+        if begun.elapsed() > ACCOUNT_TIMEOUT {
+            return Err(e);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
 }
 
 /// Sends `total` requests over some connections, each as fast as answers come.

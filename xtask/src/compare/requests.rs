@@ -7,14 +7,19 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 6] = [
     include_str!("requests/protocol.yaml"),
     include_str!("requests/validation.yaml"),
     include_str!("requests/writes.yaml"),
     include_str!("requests/extensions.yaml"),
+    include_str!("requests/pods.yaml"),
+    include_str!("requests/workloads.yaml"),
 ];
-const NAMESPACE: &str = "compare";
+pub const NAMESPACE: &str = "compare";
+/// An answer that takes longer is told: a watch that does not end makes the comparison slow without a difference.
+const SLOW: Duration = Duration::from_secs(5);
 /// Fields whose values come by chance or from the clock.
 const CHANCE: [&str; 10] = [
     "ca.crt",
@@ -72,13 +77,17 @@ impl Step {
     }
 }
 
-pub fn all(real: &Side, ours: &Side, only: &str) -> Result<Vec<Finding>, String> {
+/// Asks both; of cases whose names contain `only` and not `skip`.
+pub fn all(real: &Side, ours: &Side, only: &str, skip: Option<&str>) -> Result<Vec<Finding>, String> {
     let mut cases = Vec::new();
     for file in FILES {
         let read: Vec<Case> = serde_saphyr::from_str(file).map_err(|e| format!("requests: {e}"))?;
-        cases.extend(read.into_iter().filter(|c| c.case.contains(only)));
+        cases.extend(
+            read.into_iter().filter(|c| c.case.contains(only) && !skip.is_some_and(|s| c.case.contains(s))),
+        );
     }
-    let (theirs, mine) = (answers(real, &cases)?, answers(ours, &cases)?);
+    let asks: Vec<Ask> = cases.iter().flat_map(|c| &c.steps).map(Step::ask).collect();
+    let (theirs, mine) = both(|| answers(real, "the real one", &asks), || answers(ours, "ours", &asks))?;
     let mut out = Vec::new();
     let mut at = theirs.iter().zip(&mine);
     let mut asked = 0;
@@ -92,26 +101,50 @@ pub fn all(real: &Side, ours: &Side, only: &str) -> Result<Vec<Finding>, String>
     Ok(out)
 }
 
-fn answers(side: &Side, cases: &[Case]) -> Result<Vec<Value>, String> {
+/// Does the same with both servers at once, as each has time when the other is at work.
+pub fn both<T: Send>(
+    real: impl FnOnce() -> Result<T, String> + Send,
+    ours: impl FnOnce() -> Result<T, String>,
+) -> Result<(T, T), String> {
+    std::thread::scope(|scope| {
+        let real = scope.spawn(real);
+        let ours = ours();
+        let real = real.join().unwrap_or_else(|_| Err("the thread that asks the real one panicked".into()));
+        Ok((real?, ours?))
+    })
+}
+
+fn answers(side: &Side, called: &str, asks: &[Ask]) -> Result<Vec<Value>, String> {
     side.with(async |side| {
         let mut connection = Connection::new(side);
-        let namespace = json!({"metadata": {"name": NAMESPACE}});
-        let made = Ask {
-            method: "POST".into(),
-            body: namespace.to_string().into(),
-            ..Ask::get("/api/v1/namespaces")
-        };
-        connection.send(&made).await?;
-        wait_for_account(&mut connection).await?;
+        prepare(&mut connection).await?;
         let mut out = Vec::new();
-        for step in cases.iter().flat_map(|c| &c.steps) {
-            out.push(match connection.send(&step.ask()).await {
+        for ask in asks {
+            let since = Instant::now();
+            out.push(match connection.send(ask).await {
                 Ok(answer) => told(answer),
                 Err(error) => json!({ "error": error }),
             });
+            if since.elapsed() > SLOW {
+                println!(
+                    "slow, {called}: {:.1} s for {} {}",
+                    since.elapsed().as_secs_f64(),
+                    ask.method,
+                    ask.path
+                );
+            }
         }
         Ok(out)
     })
+}
+
+/// Makes the namespace in which all is asked.
+pub async fn prepare(connection: &mut Connection<'_>) -> Result<(), String> {
+    let namespace = json!({"metadata": {"name": NAMESPACE}});
+    let made =
+        Ask { method: "POST".into(), body: namespace.to_string().into(), ..Ask::get("/api/v1/namespaces") };
+    connection.send(&made).await?;
+    wait_for_account(connection).await
 }
 
 /// Pods can be made once their namespace has its service account.
@@ -121,12 +154,12 @@ async fn wait_for_account(connection: &mut Connection<'_>) -> Result<(), String>
         if connection.send(&Ask::get(&path)).await?.code == 200 {
             return Ok(());
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Err("the namespace got no service account".into())
 }
 
-fn told(answer: Answer) -> Value {
+pub fn told(answer: Answer) -> Value {
     let mut body = answer.document();
     hide(&mut body, 0);
     settle_causes(&mut body);

@@ -95,7 +95,8 @@ fn scale_row() -> KindDef {
 /// The workload with the Scale's replica count.
 fn scaled(kind: &KindDef, old: &Value, scale: &Value, patched: bool) -> Result<Value> {
     let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
-    if replicas < 0 {
+    // A custom resource says itself what it takes.
+    if replicas < 0 && !kind.is_custom() {
         let at = Path::new("spec").child("replicas");
         let error = Error::invalid(&at, replicas, "must be greater than or equal to 0");
         let gk = meta::GroupKind { group: "autoscaling".into(), kind: "Scale".into() };

@@ -3,6 +3,7 @@
 use super::amount;
 use super::replica_set::{containers, selector};
 use crate::columns::{AGE, NAME, column, wide};
+use crate::core::pod::disabled;
 use crate::core::pod_template::labels;
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, status};
 use crate::status as shared;
@@ -90,12 +91,14 @@ impl Strategy for DaemonSet {
 
     fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
         obj["status"] = empty_status();
+        disabled::of_workload(obj, &Value::Null);
         let n = template_generation(obj).max(1);
         set_template_generation(obj, n);
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
         shared::split(new, old, ctx);
+        disabled::of_workload(new, old);
         let changed = i64::from(new["spec"]["template"] != old["spec"]["template"]);
         set_template_generation(new, template_generation(old) + changed);
     }

@@ -3,6 +3,7 @@
 use super::amount;
 use super::replica_set::{containers, selector, workload};
 use crate::columns::{AGE, NAME, column, wide};
+use crate::core::pod::disabled;
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, scale, status};
 use crate::pod_defaults;
 use crate::pod_warnings;
@@ -72,10 +73,12 @@ impl Strategy for Deployment {
 
     fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
         obj["status"] = json!({});
+        disabled::of_workload(obj, &Value::Null);
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
         shared::split(new, old, ctx);
+        disabled::of_workload(new, old);
         if ctx.subresource == "status" {
             match object::meta_map(old, "labels") {
                 Some(labels) => object::set_meta(new, "labels", labels.clone()),
@@ -149,8 +152,9 @@ fn strategy(v: &Value, path: &Path, errors: &mut ErrorList) {
             }
             amount::at_most_all(unavailable, &path, errors);
         }
-        other => {
-            errors.push(Error::not_supported(&path.child("type"), other, &["Recreate", "RollingUpdate"]))
+        _ => {
+            let shown = json!({"Type": v["type"], "RollingUpdate": rolling});
+            errors.push(Error::not_supported(path, shown, &["Recreate", "RollingUpdate"]));
         }
     }
 }
@@ -165,6 +169,8 @@ fn status_errors(new: &Value, old: &Value) -> ErrorList {
         "readyReplicas",
         "availableReplicas",
         "unavailableReplicas",
+        "terminatingReplicas",
+        "collisionCount",
     ] {
         non_negative(new, field, &path, &mut errors);
     }

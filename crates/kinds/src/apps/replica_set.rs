@@ -1,11 +1,12 @@
 //! ReplicaSet (upstream: `pkg/registry/apps/replicaset`, `pkg/apis/apps/validation`).
 
 use crate::columns::{AGE, NAME, column, wide};
+use crate::core::pod::disabled;
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, scale, status};
 use crate::pod_defaults;
 use crate::pod_warnings;
 use crate::status as shared;
-use crate::validate::{immutable, is_empty_selector, items, label_selector, non_negative, selects, text};
+use crate::validate::{immutable, is_empty_selector, items, label_selector, non_negative, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use meta::selector::LabelSelector;
@@ -34,7 +35,6 @@ pub fn kind() -> KindDef {
                 wide("Selector", "string", |o, _| selector(o).into()),
             ]
         },
-        selectable: &["status.replicas"],
         generation: true,
         strategy: StrategyRef::Static(&ReplicaSet),
         sample: include_str!("samples/replica_set.yaml"),
@@ -68,10 +68,12 @@ impl Strategy for ReplicaSet {
 
     fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
         obj["status"] = json!({"replicas": 0});
+        disabled::of_workload(obj, &Value::Null);
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
         shared::split(new, old, ctx);
+        disabled::of_workload(new, old);
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
@@ -102,10 +104,6 @@ impl Strategy for ReplicaSet {
         warnings.extend(pod_warnings::template(&new["spec"]["template"], &at));
         warnings
     }
-
-    fn fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
-        vec![("status.replicas", obj["status"]["replicas"].as_i64().unwrap_or(0).to_string())]
-    }
 }
 
 /// Selector and template of a workload whose pods always restart.
@@ -123,14 +121,17 @@ pub fn workload(obj: &Value, errors: &mut ErrorList) {
     }
     let template = &obj["spec"]["template"];
     let at = Path::new("spec").child("template");
-    if template.is_null() {
-        errors.push(Error::required(&at, ""));
-        return;
-    }
     let labels = &template["metadata"]["labels"];
-    if !selector.is_null() && !is_empty_selector(selector) && !selects(selector, labels) {
-        let detail = "`selector` does not match template `labels`";
-        errors.push(Error::invalid(&at.child("metadata").child("labels"), labels.clone(), detail));
+    match LabelSelector::from_value(selector) {
+        Err(_) => {
+            errors.push(Error::invalid(&path, selector.clone(), "invalid label selector"));
+            return;
+        }
+        Ok(selector) if !selector.matches_map(labels.as_object()) => {
+            let detail = "`selector` does not match template `labels`";
+            errors.push(Error::invalid(&at.child("metadata").child("labels"), labels.clone(), detail));
+        }
+        Ok(_) => {}
     }
     errors.extend(crate::core::pod::validation::template(template, &at));
     let policy = text(&template["spec"], "restartPolicy");
@@ -147,9 +148,14 @@ fn status_errors(status: &Value) -> ErrorList {
     let mut errors = Vec::new();
     let path = Path::new("status");
     let replicas = status["replicas"].as_i64().unwrap_or(0);
-    for field in
-        ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"]
-    {
+    for field in [
+        "replicas",
+        "fullyLabeledReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "observedGeneration",
+        "terminatingReplicas",
+    ] {
         non_negative(status, field, &path, &mut errors);
     }
     for field in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {
@@ -157,6 +163,11 @@ fn status_errors(status: &Value) -> ErrorList {
         if n > replicas {
             errors.push(Error::invalid(&path.child(field), n, "cannot be greater than status.replicas"));
         }
+    }
+    let available = status["availableReplicas"].as_i64().unwrap_or(0);
+    if available > status["readyReplicas"].as_i64().unwrap_or(0) {
+        let detail = "cannot be greater than readyReplicas";
+        errors.push(Error::invalid(&path.child("availableReplicas"), available, detail));
     }
     errors
 }

@@ -4,6 +4,7 @@ use super::amount;
 use super::replica_set::containers;
 use crate::columns::{AGE, NAME, column, wide};
 use crate::core::persistent_volume_claim;
+use crate::core::pod::disabled;
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, scale, status};
 use crate::status as shared;
 use crate::validate::{immutable, is_empty_selector, items, label_selector, non_negative, text};
@@ -80,10 +81,12 @@ impl Strategy for StatefulSet {
 
     fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
         obj["status"] = json!({"replicas": 0, "availableReplicas": 0});
+        disabled::of_workload(obj, &Value::Null);
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
         shared::split(new, old, ctx);
+        disabled::of_workload(new, old);
     }
 
     fn name_errors(&self, name: &str, prefix: bool) -> Vec<String> {

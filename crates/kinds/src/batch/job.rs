@@ -12,6 +12,7 @@ pub use spec::errors as spec_errors;
 
 use crate::apps::replica_set::{containers, selector};
 use crate::columns::{AGE, NAME, column, wide};
+use crate::core::pod::disabled;
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef};
 use crate::status as shared;
 use crate::validate::{items, label_selector};
@@ -138,6 +139,10 @@ pub fn drop_disabled(spec: &mut Value, old: Option<&Value>) {
     {
         map.remove("scheduling");
     }
+    let was = old.map_or(&Value::Null, |old| &old["template"]);
+    if let Some(template) = spec.get_mut("template").filter(|t| t.is_object()) {
+        disabled::drop_fields(template, was);
+    }
 }
 
 /// Labels and selector that tie the pods to this Job alone (upstream: `generateSelector`).
@@ -203,6 +208,10 @@ impl Strategy for Job {
 
     fn fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
         vec![("status.successful", obj["status"]["succeeded"].as_i64().unwrap_or(0).to_string())]
+    }
+
+    fn unknown_field(&self, field: &str) -> String {
+        format!("field label {field:?} not supported for Job")
     }
 
     /// Upstream: Jobs orphan their pods unless asked otherwise.

@@ -114,6 +114,10 @@ impl Strategy for PodCertificate {
         ]
     }
 
+    fn selects_namespace(&self) -> bool {
+        false
+    }
+
     fn unconditional_update(&self) -> bool {
         false
     }

@@ -72,7 +72,9 @@ impl Strategy for TrustBundle {
 fn check(obj: &Value, parse: bool, errors: &mut ErrorList) {
     let (signer, name) = (text(&obj["spec"], "signerName"), object::name(obj));
     let at = Path::new("metadata").child("name");
-    errors.extend(name_errors(name, signer).into_iter().map(|m| Error::invalid(&at, name, m)));
+    if !name.is_empty() {
+        errors.extend(name_errors(name, signer).into_iter().map(|m| Error::invalid(&at, name, m)));
+    }
     let path = Path::new("spec");
     if !signer.is_empty() {
         signer_name(signer, &path.child("signerName"), errors);
@@ -83,10 +85,7 @@ fn check(obj: &Value, parse: bool, errors: &mut ErrorList) {
 }
 
 /// Upstream: `ValidateClusterTrustBundleName`.
-fn name_errors(name: &str, signer: &str) -> Vec<String> {
-    if name.is_empty() {
-        return Vec::new();
-    }
+pub fn name_errors(name: &str, signer: &str) -> Vec<String> {
     if signer.is_empty() {
         if name.contains(':') {
             return vec!["ClusterTrustBundle without signer name must not have \":\" in its name".to_owned()];

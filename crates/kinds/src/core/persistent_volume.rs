@@ -1,6 +1,6 @@
 //! PersistentVolume (upstream: `pkg/registry/core/persistentvolume`, `pkg/api/persistentvolume`).
 
-mod sources;
+pub mod sources;
 pub mod validation;
 
 use crate::columns::{AGE, NAME, column, wide};

@@ -1,11 +1,15 @@
 //! Pod (upstream: `pkg/registry/core/pod/strategy.go`).
 
 mod columns;
+pub mod disabled;
 mod ephemeral;
+mod prepare;
 mod resize;
 pub mod validation;
 
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, Subresource, status};
+use crate::pod_resources::is_whole;
+use crate::resources::quantity;
 use crate::validate::{items, text};
 use crate::{ip, pod_defaults, pod_warnings};
 use meta::field::{ErrorList, Path};
@@ -61,6 +65,8 @@ pub fn kind() -> KindDef {
             "status.podIP",
             "status.podIPs",
             "status.nominatedNodeName",
+            // of clients of old
+            "spec.host",
         ],
         generation: true,
         strategy: StrategyRef::Static(&Pod),
@@ -76,7 +82,15 @@ impl Strategy for Pod {
         pod_defaults::pod(obj);
     }
 
+    fn early_warnings(&self, obj: &Value) -> Vec<String> {
+        prepare::apparmor_warnings(obj)
+    }
+
     fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
+        disabled::drop_fields(obj, &Value::Null);
+        prepare::label_keys(obj);
+        prepare::apparmor(obj);
+        prepare::whole(&mut obj["spec"]);
         obj["status"] = json!({"phase": "Pending", "qosClass": qos_class(&obj["spec"])});
         if items(&obj["spec"], "schedulingGates").is_empty() {
             return;
@@ -99,8 +113,13 @@ impl Strategy for Pod {
                     status["conditions"] = new["status"]["conditions"].clone();
                 }
                 new["status"] = status;
+                // Clients that do not know the pod's own resources leave them out.
+                if new["spec"]["resources"].is_null() && !old["spec"]["resources"].is_null() {
+                    new["spec"]["resources"] = old["spec"]["resources"].clone();
+                }
             }
         }
+        disabled::drop_fields(new, old);
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
@@ -161,6 +180,7 @@ impl Strategy for Pod {
             ("status.podIP", ips.first().copied().unwrap_or_else(|| text(status, "podIP")).to_owned()),
             ("status.podIPs", ips.join(",")),
             ("status.nominatedNodeName", text(status, "nominatedNodeName").to_owned()),
+            ("spec.host", text(spec, "nodeName").to_owned()),
         ]
     }
 }
@@ -168,40 +188,76 @@ impl Strategy for Pod {
 fn prepare_status(new: &mut Value, old: &Value) {
     new["spec"] = old["spec"].clone();
     object::set_meta(new, "generation", object::generation(old));
-    // Deletion is not the kubelet's to start, and owners are not its to change.
-    for field in ["ownerReferences", "labels"] {
-        match old["metadata"].get(field) {
-            Some(v) => object::set_meta(new, field, v.clone()),
-            None => object::remove_meta(new, field),
+    // Owners are not the kubelet's to change.
+    match old["metadata"].get("ownerReferences") {
+        Some(v) => object::set_meta(new, "ownerReferences", v.clone()),
+        None => object::remove_meta(new, "ownerReferences"),
+    }
+    let (status, was) = (&mut new["status"], &old["status"]);
+    if text(status, "qosClass").is_empty() && !was["qosClass"].is_null() {
+        status["qosClass"] = was["qosClass"].clone();
+    }
+    // What clients leave out that do not know it stays; off by default, so dropped otherwise.
+    for field in
+        ["resourceClaimStatuses", "extendedResourceClaimStatus", "nodeAllocatableResourceClaimStatuses"]
+    {
+        if status[field].is_null() && !was[field].is_null() {
+            status[field] = was[field].clone();
         }
     }
-    object::default_at(new, &["status"], "qosClass", qos_class(&old["spec"]));
+    for field in ["nodeAllocatableResourceClaimStatuses", "volumeHealth"] {
+        if was[field].is_null() {
+            status.as_object_mut().map(|s| s.remove(field));
+        }
+    }
+    keep_generations(status, was);
+}
+
+/// Upstream: `preserveOldObservedGeneration`. There may be several conditions of a type.
+fn keep_generations(status: &mut Value, was: &Value) {
+    const FIELD: &str = "observedGeneration";
+    let seen = |v: &Value| v[FIELD].as_i64().unwrap_or(0);
+    if seen(status) == 0 && seen(was) != 0 {
+        status[FIELD] = was[FIELD].clone();
+    }
+    let mut before: Vec<&Value> = items(was, "conditions").iter().collect();
+    for c in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+        let Some(i) = before.iter().position(|b| b["type"] == c["type"]) else { continue };
+        let old = before.remove(i);
+        if seen(c) == 0 && seen(old) != 0 {
+            c[FIELD] = old[FIELD].clone();
+        }
+    }
 }
 
 /// The quality-of-service class of a pod spec (upstream: `pkg/apis/core/helper/qos/qos.go#ComputePodQOS`).
 pub fn qos_class(spec: &Value) -> &'static str {
-    let is_zero = |v: &Value| match v {
-        Value::String(s) => {
-            s.trim_end_matches(|c: char| c.is_ascii_alphabetic()).bytes().all(|b| matches!(b, b'0' | b'.'))
-        }
-        Value::Number(n) => n.as_f64() == Some(0.0),
-        _ => true,
-    };
-    let mut any = false;
-    let mut guaranteed = true;
-    for c in items(spec, "containers").iter().chain(items(spec, "initContainers")) {
-        for resource in ["cpu", "memory"] {
-            let limit = &c["resources"]["limits"][resource];
-            let request = &c["resources"]["requests"][resource];
-            any |= !is_zero(limit) || !is_zero(request);
-            guaranteed &= !is_zero(limit) && (request.is_null() || request == limit);
-        }
+    let own = &spec["resources"];
+    if ["requests", "limits"]
+        .iter()
+        .any(|s| own[*s].as_object().is_some_and(|l| l.keys().any(|n| is_whole(n))))
+    {
+        return class_of(own);
     }
-    match (any, guaranteed) {
-        (false, _) => "BestEffort",
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
-    }
+    let all = items(spec, "initContainers").iter().chain(items(spec, "containers"));
+    one_class(all.map(|c| class_of(&c["resources"])))
+}
+
+/// The class that all have, or that of those that differ.
+fn one_class(mut classes: impl Iterator<Item = &'static str>) -> &'static str {
+    let first = classes.next().unwrap_or("BestEffort");
+    if classes.all(|c| c == first) { first } else { "Burstable" }
+}
+
+fn class_of(resources: &Value) -> &'static str {
+    one_class(["cpu", "memory"].into_iter().map(|name| {
+        let (request, limit) = (quantity(&resources["requests"][name]), quantity(&resources["limits"][name]));
+        match request == limit {
+            false => "Burstable",
+            true if request.is_zero() => "BestEffort",
+            true => "Guaranteed",
+        }
+    }))
 }
 
 #[cfg(test)]
@@ -215,6 +271,11 @@ mod tests {
         assert_eq!(of(json!({"requests": {"cpu": "10m"}})), "Burstable");
         let full = json!({"cpu": "1", "memory": "1Gi"});
         assert_eq!(of(json!({"limits": full, "requests": full})), "Guaranteed");
+        assert_eq!(of(json!({"limits": full, "requests": {"cpu": "1000m", "memory": "1Gi"}})), "Guaranteed");
         assert_eq!(of(json!({"limits": full, "requests": {"cpu": "500m", "memory": "1Gi"}})), "Burstable");
+        assert_eq!(
+            qos_class(&json!({"resources": {"requests": {"cpu": "1"}}, "containers": [{}]})),
+            "Burstable"
+        );
     }
 }

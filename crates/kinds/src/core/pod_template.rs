@@ -1,6 +1,7 @@
 //! PodTemplate (upstream: `pkg/registry/core/podtemplate`).
 
 use crate::columns::{NAME, column};
+use crate::core::pod::disabled;
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef};
 use crate::pod_defaults;
 use crate::pod_warnings;
@@ -56,7 +57,13 @@ impl Strategy for PodTemplate {
         pod_defaults::template(&mut obj["template"]);
     }
 
-    fn prepare_create(&self, _: &mut Value, _: &Ctx) {}
+    fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
+        disabled::drop_fields(&mut obj["template"], &Value::Null);
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value, _: &Ctx) {
+        disabled::drop_fields(&mut new["template"], &old["template"]);
+    }
 
     fn validate(&self, obj: &Value) -> ErrorList {
         crate::core::pod::validation::template(&obj["template"], &Path::new("template"))

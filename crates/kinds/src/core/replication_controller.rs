@@ -2,6 +2,7 @@
 
 use crate::apps::replica_set::containers;
 use crate::columns::{AGE, NAME, column, wide};
+use crate::core::pod::disabled;
 use crate::core::pod_template::labels;
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, scale, status};
 use crate::status as shared;
@@ -56,15 +57,19 @@ impl Strategy for ReplicationController {
         }
         object::default_at(obj, &["spec"], "replicas", 1);
         object::default_at(obj, &[], "status", json!({"replicas": 0}));
-        pod_defaults::template(&mut obj["spec"]["template"]);
+        if obj["spec"]["template"].is_object() {
+            pod_defaults::template(&mut obj["spec"]["template"]);
+        }
     }
 
     fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
         obj["status"] = json!({"replicas": 0});
+        disabled::of_workload(obj, &Value::Null);
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
         shared::split(new, old, ctx);
+        disabled::of_workload(new, old);
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {

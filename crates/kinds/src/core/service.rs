@@ -188,6 +188,7 @@ impl Strategy for Service {
         if !one.is_empty() && items(&obj["spec"], "clusterIPs").is_empty() {
             obj["spec"]["clusterIPs"] = json!([one]);
         }
+        drop_internal_policy(obj);
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
@@ -196,6 +197,7 @@ impl Strategy for Service {
             keep_allocated(new, old);
             normalize(new, old);
             drop_dependent(new, old);
+            drop_internal_policy(new);
         }
     }
 
@@ -224,6 +226,16 @@ impl Strategy for Service {
 
     fn name_errors(&self, name: &str, prefix: bool) -> Vec<String> {
         helpers::dns_label_errors(name, prefix)
+    }
+}
+
+/// Upstream stores the policy of an ExternalName Service and never shows it (`defaultOnReadInternalTrafficPolicy`).
+/// One that is wrong stays for validation to see.
+fn drop_internal_policy(obj: &mut Value) {
+    let spec = &obj["spec"];
+    let known = matches!(text(spec, "internalTrafficPolicy"), "Cluster" | "Local");
+    if known && text(spec, "type") == "ExternalName" {
+        object::map_at(obj, &["spec"]).map(|m| m.remove("internalTrafficPolicy"));
     }
 }
 
@@ -347,5 +359,17 @@ mod tests {
         drop_dependent(&mut new, &old);
         assert_eq!(new["spec"]["ports"][0].get("nodePort"), None);
         assert_eq!(new["spec"].get("externalTrafficPolicy"), None);
+    }
+
+    #[test]
+    fn an_external_name_has_no_internal_policy() {
+        let old = json!({"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.1", "internalTrafficPolicy": "Cluster"}});
+        let mut new = json!({"spec": {"type": "ExternalName", "externalName": "x", "internalTrafficPolicy": "Cluster"}});
+        let ctx = Ctx { now: jiff::Timestamp::UNIX_EPOCH, subresource: "" };
+        Service.prepare_update(&mut new, &old, &ctx);
+        assert_eq!(new["spec"].get("internalTrafficPolicy"), None);
+        new["spec"]["internalTrafficPolicy"] = json!("Odd");
+        Service.prepare_create(&mut new, &ctx);
+        assert_eq!(new["spec"]["internalTrafficPolicy"], "Odd");
     }
 }

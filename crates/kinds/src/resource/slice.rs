@@ -80,6 +80,10 @@ impl Strategy for ResourceSlice {
             ("spec.pool.name", text(&spec["pool"], "name").to_owned()),
         ]
     }
+
+    fn unknown_field(&self, field: &str) -> String {
+        format!("field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: {field}")
+    }
 }
 
 fn is_set(v: &Value) -> bool {

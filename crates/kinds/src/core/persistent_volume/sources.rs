@@ -66,7 +66,8 @@ pub fn validate(spec: &Value, name: &str, has_affinity: bool, path: &Path, error
     }
 }
 
-fn one(source: &str, s: &Value, name: &str, at: &Path, errors: &mut ErrorList) {
+/// Errors of one source; those that pods have too need no name of a volume.
+pub fn one(source: &str, s: &Value, name: &str, at: &Path, errors: &mut ErrorList) {
     let mut need = |fields: &[&str]| fields.iter().for_each(|f| required(s, f, at, errors));
     match source {
         "vsphereVolume" => need(&["volumePath"]),
@@ -199,7 +200,7 @@ fn is_host_port(pair: &str) -> bool {
     }
 }
 
-fn is_initiator(name: &str) -> bool {
+pub fn is_initiator(name: &str) -> bool {
     let pattern = match name.get(..3) {
         Some("iqn") => &IQN,
         Some("eui") => &EUI,

@@ -3,15 +3,14 @@
 
 use crate::core::persistent_volume::CLASS_ANNOTATION;
 use crate::core::persistent_volume::validation::{access_modes, class_name};
-use crate::diff;
 use crate::helpers;
+use crate::internal;
 use crate::resources;
 use crate::rest::keep;
 use crate::status::reason_errors;
 use crate::validate::{immutable, items, label_selector, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object::{self, map_at};
-use serde::Serialize;
 use serde_json::Value;
 
 const CHANGEABLE: &str = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
@@ -107,7 +106,7 @@ pub fn update(new: &Value, old: &Value) -> ErrorList {
         keep(&mut now, &was, "volumeAttributesClassName");
     }
     if now != was {
-        let shown = diff::unified(&go_text(&was), &go_text(&now));
+        let shown = internal::difference("PersistentVolumeClaimSpec", &was, &now);
         errors.push(Error::forbidden(&path, format!("{CHANGEABLE}\n{shown}")));
     }
     let size = |v: &Value| resources::quantity(&v["storage"]);
@@ -129,48 +128,6 @@ pub fn update(new: &Value, old: &Value) -> ErrorList {
         errors.push(Error::forbidden(&path.child(class), detail));
     }
     errors
-}
-
-/// A spec as upstream's internal type is written for people: Go's names, all fields, nulls.
-fn go_text(spec: &Value) -> String {
-    let reference = |v: &Value, fields: &[(&str, &str)]| match v.is_object() {
-        true => fields_text(&fields.iter().map(|(go, f)| (*go, pretty(&v[*f]))).collect::<Vec<_>>()),
-        false => "null".to_owned(),
-    };
-    let names = [("APIGroup", "apiGroup"), ("Kind", "kind"), ("Name", "name"), ("Namespace", "namespace")];
-    let resources = &spec["resources"];
-    let name = pretty(&Value::from(text(spec, "volumeName")));
-    fields_text(&[
-        ("AccessModes", pretty(&spec["accessModes"])),
-        ("Selector", pretty(&spec["selector"])),
-        (
-            "Resources",
-            fields_text(&[
-                ("Limits", pretty(&resources["limits"])),
-                ("Requests", pretty(&resources["requests"])),
-            ]),
-        ),
-        ("VolumeName", name),
-        ("StorageClassName", pretty(&spec["storageClassName"])),
-        ("VolumeMode", pretty(&spec["volumeMode"])),
-        ("DataSource", reference(&spec["dataSource"], &names[..3])),
-        ("DataSourceRef", reference(&spec["dataSourceRef"], &names)),
-        ("VolumeAttributesClassName", pretty(&spec["volumeAttributesClassName"])),
-    ])
-}
-
-fn fields_text(fields: &[(&str, String)]) -> String {
-    let lines: Vec<String> =
-        fields.iter().map(|(k, v)| format!(" \"{k}\": {}", v.replace('\n', "\n "))).collect();
-    format!("{{\n{}\n}}", lines.join(",\n"))
-}
-
-/// JSON with an indentation of one.
-fn pretty(v: &Value) -> String {
-    let mut out = Vec::new();
-    let format = serde_json::ser::PrettyFormatter::with_indent(b" ");
-    let written = v.serialize(&mut serde_json::Serializer::with_formatter(&mut out, format));
-    written.ok().and_then(|()| String::from_utf8(out).ok()).unwrap_or_default()
 }
 
 /// The class may be named once where it was not, and move from the annotation to the field

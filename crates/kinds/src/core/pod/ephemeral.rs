@@ -4,12 +4,11 @@
 //! Invariant: containers are only ever added; nothing else of the pod changes.
 
 use super::validation;
-use crate::diff;
+use crate::internal;
 use crate::rest::{keep, keep_metadata};
 use crate::validate::{items, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
-use serde::Serialize;
 use serde_json::Value;
 
 const LIST: &str = "ephemeralContainers";
@@ -25,7 +24,7 @@ pub fn prepare(new: &mut Value, old: &Value) {
 
 /// Errors of a change.
 pub fn errors(new: &Value, old: &Value) -> ErrorList {
-    let mut errors = validation::existing(new);
+    let mut errors = validation::existing(new, old);
     if object::annotation(old, "kubernetes.io/config.mirror").is_some() {
         return vec![Error::forbidden(&Path::new(""), "static pods do not support ephemeral containers")];
     }
@@ -39,7 +38,7 @@ pub fn errors(new: &Value, old: &Value) -> ErrorList {
                 errors.push(Error::forbidden(&at, detail));
             }
             Some(is) if is != was => {
-                let shown = diff::unified(&pretty(was), &pretty(is));
+                let shown = internal::difference("EphemeralContainer", was, is);
                 let detail = format!("existing ephemeral containers {name:?} may not be changed\n{shown}");
                 errors.push(Error::forbidden(&at, detail));
             }
@@ -47,17 +46,6 @@ pub fn errors(new: &Value, old: &Value) -> ErrorList {
         }
     }
     errors
-}
-
-/// JSON on lines, with one space per level as Go's encoder is told.
-fn pretty(v: &Value) -> String {
-    let mut out = Vec::new();
-    let layout = serde_json::ser::PrettyFormatter::with_indent(b" ");
-    let mut writer = serde_json::Serializer::with_formatter(&mut out, layout);
-    match v.serialize(&mut writer) {
-        Ok(()) => String::from_utf8_lossy(&out).into_owned(),
-        Err(_) => String::new(),
-    }
 }
 
 #[cfg(test)]

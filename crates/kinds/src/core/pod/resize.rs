@@ -44,7 +44,7 @@ pub fn prepare(new: &mut Value, old: &Value) {
 /// Errors of a resize.
 pub fn errors(new: &Value, old: &Value) -> ErrorList {
     let at = Path::new("spec");
-    let mut errors = validation::existing(new);
+    let mut errors = validation::existing(new, old);
     let refused = |why: &str| vec![Error::forbidden(&Path::new(""), why)];
     if object::annotation(old, "kubernetes.io/config.mirror").is_some() {
         return refused("static pods cannot be resized");

@@ -7,8 +7,8 @@ use serde_json::Value;
 const RESOURCES: &[&str] = &["cpu", "memory"];
 const POLICIES: &[&str] = &["NotRequired", "RestartContainer"];
 
-/// Errors of a container's policies; `init` is for one that ends before the others start.
-pub fn errors(c: &Value, pod_policy: &str, init: bool, at: &Path, errors: &mut ErrorList) {
+/// Errors of a container's policies.
+pub fn errors(c: &Value, pod_policy: &str, at: &Path, errors: &mut ErrorList) {
     let at = at.child("resizePolicy");
     let mut seen: Vec<&str> = Vec::new();
     for (i, p) in items(c, "resizePolicy").iter().enumerate() {
@@ -29,7 +29,12 @@ pub fn errors(c: &Value, pod_policy: &str, init: bool, at: &Path, errors: &mut E
             errors.push(Error::invalid(&at, policy, detail));
         }
     }
-    for (i, p) in items(c, "resizePolicy").iter().enumerate().filter(|_| init) {
+}
+
+/// An init container that ends is not started again by a resize.
+pub fn of_init(c: &Value, at: &Path, errors: &mut ErrorList) {
+    let at = at.child("resizePolicy");
+    for (i, p) in items(c, "resizePolicy").iter().enumerate() {
         if p["restartPolicy"] == "RestartContainer" {
             let detail = "must not be set to 'RestartContainer' for non-sidecar initContainers";
             errors.push(Error::invalid(&at.index(i).child("restartPolicy"), "RestartContainer", detail));
@@ -47,7 +52,11 @@ mod tests {
     fn policies() {
         let refused = |list: Value, pod: &str, init: bool| {
             let mut all = Vec::new();
-            errors(&json!({"resizePolicy": list}), pod, init, &Path::new("c"), &mut all);
+            let c = json!({"resizePolicy": list});
+            errors(&c, pod, &Path::new("c"), &mut all);
+            if init {
+                of_init(&c, &Path::new("c"), &mut all);
+            }
             all.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         let one = |resource: &str, policy: &str| json!({"resourceName": resource, "restartPolicy": policy});
