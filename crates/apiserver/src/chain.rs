@@ -107,20 +107,26 @@ async fn handle(
     let deadline = match deadline {
         Ok(deadline) => deadline,
         // Upstream refuses this before it knows who asks, and records it like a failed login.
-        Err(refused) => return unknown(&server, &info, &parts, from.peer, plain, &refused).await,
+        Err(refused) => return unknown(&server, &info, &parts, from.peer, plain, &refused, &[]).await,
     };
     // Who it is comes first: the audit record needs a name, and a failed login has a record of its own shape.
     let clock = server.clock.clone();
     let begun = clock.monotonic();
     let known = match authentication::identify(&server, &from, &mut parts.headers, &info.path).await {
         Ok(known) => known,
-        Err(refused) => return unknown(&server, &info, &parts, from.peer, plain, &refused).await,
+        Err(refusal) => {
+            let refused = Status::unauthorized();
+            let notes = &refusal.annotations;
+            return unknown(&server, &info, &parts, from.peer, plain, &refused, notes).await;
+        }
     };
     // From here on everything is on the record: refusals by later filters, panics, cut connections.
     let user = known.identity;
     let scope = audit::begin(&server, &info, &parts, from.peer, Some(&user));
     scope.latency.spent(Layer::Authentication, clock.monotonic().saturating_sub(begun));
     known.annotations.iter().for_each(|(key, value)| scope.annotate(key, value));
+    let of_credential = Warnings::default();
+    known.warnings.iter().for_each(|text| of_credential.add(text));
     if !scope.received().await {
         return finish(&server, &info, scope, reply::unrecorded(&parts.uri), Vec::new()).await;
     }
@@ -155,7 +161,10 @@ async fn handle(
     }
     let uids = slot.uids.take();
     let response = match outcome {
-        Ok(Ok((rendered, warnings))) => finish(&server, &info, scope, rendered, warnings).await,
+        Ok(Ok((rendered, warnings))) => {
+            let warnings = [of_credential.headers(), warnings].concat();
+            finish(&server, &info, scope, rendered, warnings).await
+        }
         Ok(Err(panic)) => {
             let text = panic_text(&*panic);
             scope.panicked(&text);
@@ -185,8 +194,10 @@ async fn unknown(
     peer: SocketAddr,
     plain: Encoding,
     refused: &Status,
+    annotations: &[(&'static str, String)],
 ) -> Response<Body> {
     let scope = audit::begin(server, info, parts, peer, None);
+    annotations.iter().for_each(|(key, value)| scope.annotate(key, value));
     let rendered = reply::refusal(refused, plain, scope.wants_response());
     scope.failed_authentication(refused).await;
     finish(server, info, scope, rendered, Vec::new()).await

@@ -1,398 +1,229 @@
 //! Service addresses and node ports: handed out with a create, kept in step by updates, taken back by deletes
-//! (upstream: `pkg/registry/core/service/storage/alloc.go`, `ipallocator`, `portallocator`).
+//! (upstream: `pkg/registry/core/service/storage/alloc.go`).
 //!
-//! The pools live in memory and are filled from the stored Services at start. Node ports are claimed in the store as well
-//! ([`claims`]), since several servers may write to it.
+//! Invariant: what a write takes is given back unless the write is stored, and what it frees stays taken unless it is.
+//! Several servers may write to one store: an address is an object there, a node port has a claim ([`claims`]).
 
+mod addresses;
 pub mod claims;
+mod families;
+mod ports;
 
-use kinds::core::service::{has_node_ports, needs_cluster_ip};
+use addresses::{Addresses, Parent, Refused};
+use admission::Loopback;
+use async_trait::async_trait;
+use kinds::core::service::{gets_node_ports, has_node_ports, needs_cluster_ip, needs_health_check};
+use kinds::ip::{self, Cidr};
 use kinds::validate::{items, text};
-use meta::field::{Error, Path};
+use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use meta::status::{Result, Status};
-use parking_lot::Mutex;
-use registry::Companion;
+use ports::{Operation, Ports};
+use registry::{Companion, Taking};
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
+use store::Store;
 
-/// What a node port may be for.
-const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
-/// How many addresses are tried at random before the range is walked.
-const RANDOM_TRIES: usize = 32;
-
-/// A range of service addresses.
+/// A range of service addresses that the operator names.
 #[derive(Clone, Debug)]
-pub struct Range {
-    base: IpAddr,
-    prefix: u8,
-}
+pub struct Range(Cidr);
 
 impl Range {
-    /// Parses `10.96.0.0/16`; prefixes wider than /12 (IPv4) or /108 (IPv6) use their first million addresses.
+    /// Parses `10.96.0.0/16`.
     pub fn parse(cidr: &str) -> std::result::Result<Self, String> {
-        let bad = || format!("{cidr:?} is not a CIDR such as 10.96.0.0/16");
-        let (base, prefix) = cidr.split_once('/').ok_or_else(bad)?;
-        let base: IpAddr = base.parse().map_err(|_| bad())?;
-        let prefix: u8 = prefix.parse().map_err(|_| bad())?;
-        if prefix > if base.is_ipv4() { 30 } else { 126 } {
+        let parsed = ip::parse_cidr(cidr);
+        let range = parsed.ok_or_else(|| format!("{cidr:?} is not a CIDR such as 10.96.0.0/16"))?;
+        if range.bits > if range.is_ipv4() { 30 } else { 126 } {
             return Err(format!("{cidr:?} is too small a range for Services"));
         }
-        let range = Self { base, prefix };
-        Ok(Self { base: range.mask(base), prefix })
+        if !range.is_ipv4() && range.bits < 64 {
+            return Err(format!("{cidr:?} is too wide a range for Services: at least 64 bits are fixed"));
+        }
+        Ok(Self(range))
     }
 
     pub fn is_ipv4(&self) -> bool {
-        self.base.is_ipv4()
+        self.0.is_ipv4()
     }
 
-    fn bits(&self) -> u8 {
-        let bits = if self.base.is_ipv4() { 32 } else { 128 };
-        (bits - self.prefix).min(20)
-    }
-
-    fn mask(&self, ip: IpAddr) -> IpAddr {
-        match ip {
-            IpAddr::V4(v4) => {
-                let mask = u32::MAX.checked_shl(u32::from(32 - self.prefix)).unwrap_or(0);
-                IpAddr::V4(Ipv4Addr::from(u32::from(v4) & mask))
-            }
-            IpAddr::V6(v6) => {
-                let mask = u128::MAX.checked_shl(u32::from(128 - self.prefix)).unwrap_or(0);
-                IpAddr::V6(Ipv6Addr::from(u128::from(v6) & mask))
-            }
-        }
-    }
-
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        ip.is_ipv4() == self.base.is_ipv4() && self.mask(ip) == self.base
-    }
-
-    /// The address at an offset from the base.
+    /// The address at an offset from the first.
     pub fn nth(&self, n: u64) -> IpAddr {
-        match self.base {
-            IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from(u32::from(v4).wrapping_add(n as u32))),
-            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6).wrapping_add(u128::from(n)))),
-        }
-    }
-
-    /// Usable offsets: all but the network's own address and, in IPv4, the last.
-    fn offsets(&self) -> std::ops::Range<u64> {
-        let size = 1u64 << self.bits();
-        1..size - u64::from(self.is_ipv4())
+        self.0.nth(u128::from(n))
     }
 }
 
 impl std::fmt::Display for Range {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.base, self.prefix)
+        self.0.fmt(f)
     }
-}
-
-#[derive(Default)]
-struct Pools {
-    addresses: HashSet<IpAddr>,
-    ports: HashSet<(u16, String)>,
 }
 
 pub struct Services {
-    /// The primary family first.
-    ranges: Vec<Range>,
-    node_ports: std::ops::RangeInclusive<u16>,
-    pools: Mutex<Pools>,
-    rng: Arc<base::rng::Rng>,
+    /// The cluster's families, the default first.
+    families: Vec<&'static str>,
+    addresses: Arc<Addresses>,
+    ports: Arc<Ports>,
 }
 
 impl Services {
+    /// `ranges` are the operator's, the default family's first; addresses come from ServiceCIDRs.
     pub fn new(
-        ranges: Vec<Range>,
+        ranges: &[Range],
         node_ports: std::ops::RangeInclusive<u16>,
+        store: Arc<dyn Store>,
+        loopback: Loopback,
         rng: Arc<base::rng::Rng>,
     ) -> Self {
-        Self { ranges, node_ports, pools: Mutex::default(), rng }
+        let family = |r: &Range| if r.is_ipv4() { families::V4 } else { families::V6 };
+        Self {
+            families: ranges.iter().map(family).collect(),
+            addresses: Arc::new(Addresses::new(store, loopback, rng.clone())),
+            ports: Arc::new(Ports::new(node_ports, rng)),
+        }
     }
 
-    /// Marks what stored Services hold.
+    /// Marks the ports that stored Services hold.
     pub fn restore<'a>(&self, services: impl IntoIterator<Item = &'a Value>) {
-        let mut pools = self.pools.lock();
-        for s in services {
-            pools.addresses.extend(addresses(s));
-            pools.ports.extend(node_ports(s));
-        }
+        services.into_iter().for_each(|s| self.ports.restore(held_ports(s)));
     }
 
     /// A server, maybe another one, gave a node port away, or took it back.
     fn claimed(&self, port: u16, is: bool) {
-        let mut pools = self.pools.lock();
-        for key in PROTOCOLS.map(|p| (port, p.to_owned())) {
-            if is {
-                pools.ports.insert(key)
-            } else {
-                pools.ports.remove(&key)
-            };
-        }
+        if is { self.ports.restore([port]) } else { self.ports.release([port]) }
     }
 
     /// Nothing but these is claimed. What is being written just now is among those only later, and then is refused to
     /// others by its claim.
-    fn only_claimed(&self, ports: &HashSet<u16>) {
-        self.pools.lock().ports.clear();
-        ports.iter().for_each(|port| self.claimed(*port, true));
+    fn only_claimed(&self, ports: HashSet<u16>) {
+        self.ports.replace(ports);
     }
 
-    fn range(&self, family: &str) -> Option<&Range> {
-        self.ranges.iter().find(|r| r.is_ipv4() == (family == "IPv4"))
-    }
-
-    /// Decides families and policy (upstream: `initIPFamilyFields`).
-    fn families(&self, spec: &mut Value, old: Option<&Value>) -> Result<Vec<String>> {
-        let family_of = |ip: &str| {
-            ip.parse::<IpAddr>().ok().map(|a| if a.is_ipv4() { "IPv4" } else { "IPv6" }.to_owned())
-        };
-        let mut families = object::strings(&spec["ipFamilies"]);
-        let asked: Vec<String> =
-            items(spec, "clusterIPs").iter().filter_map(|i| i.as_str()).filter_map(family_of).collect();
-        if families.is_empty() {
-            families = asked.clone();
-        }
-        let policy = text(spec, "ipFamilyPolicy").to_owned();
-        let headless_free = text(spec, "clusterIP") == "None" && items_empty(spec, "selector");
-        let policy = match policy.as_str() {
-            "" if families.len() == 2 || asked.len() == 2 => "RequireDualStack".to_owned(),
-            "" if headless_free && old.is_none() => "RequireDualStack".to_owned(),
-            "" => "SingleStack".to_owned(),
-            _ => policy,
-        };
-        let primary = if self.ranges.first().is_some_and(Range::is_ipv4) { "IPv4" } else { "IPv6" };
-        if families.is_empty() {
-            families.push(primary.to_owned());
-        }
-        let other = |f: &str| if f == "IPv4" { "IPv6" } else { "IPv4" }.to_owned();
-        let dual = self.ranges.len() == 2 || headless_free;
-        match policy.as_str() {
-            "SingleStack" => families.truncate(1),
-            "PreferDualStack" if families.len() == 1 && dual => families.push(other(&families[0])),
-            "RequireDualStack" if families.len() == 1 && dual => families.push(other(&families[0])),
-            "RequireDualStack" if !dual => {
-                let at = Path::new("spec").child("ipFamilyPolicy");
-                let detail = "this cluster is not configured for dual-stack services";
-                return Err(invalid(vec![Error::invalid(&at, "RequireDualStack", detail)], ""));
+    async fn complete(&self, new: &mut Value, old: Option<&Value>, write: &mut Write) -> Result<()> {
+        families::settle(new, old, &self.families).map_err(|errors| invalid(new, errors))?;
+        match old {
+            None => {
+                self.all_addresses(new, write).await?;
+                if has_node_ports(&new["spec"]) {
+                    new_ports(new, &mut write.ports)?;
+                }
+                if needs_health_check(&new["spec"]) {
+                    health_port(new, &mut write.ports)?;
+                }
             }
-            _ => {}
-        }
-        for (i, f) in families.iter().enumerate() {
-            if self.range(f).is_none() && !headless_free {
-                let at = Path::new("spec").child("ipFamilies").index(i);
-                let detail = "not configured on this cluster";
-                return Err(invalid(vec![Error::invalid(&at, f.as_str(), detail)], ""));
+            Some(old) => {
+                self.changed_addresses(new, old, write).await?;
+                changed_ports(new, old, &mut write.ports)?;
             }
-        }
-        spec["ipFamilies"] = json!(families);
-        spec["ipFamilyPolicy"] = policy.into();
-        Ok(families)
-    }
-
-    /// Completes addresses and ports; returns what was newly taken.
-    fn complete(&self, obj: &mut Value, old: Option<&Value>) -> Result<Taken> {
-        let name = object::name(obj).to_owned();
-        let mut taken = Taken::default();
-        let result = self.complete_into(obj, old, &mut taken);
-        if let Err(mut e) = result {
-            self.give_back(&taken);
-            if let Some(d) = &mut e.details
-                && e.code == 422
-            {
-                d.name.clone_from(&name);
-                e.message = e.message.replace("Service \"\"", &format!("Service {name:?}"));
-            }
-            return Err(e);
-        }
-        Ok(taken)
-    }
-
-    fn complete_into(&self, obj: &mut Value, old: Option<&Value>, taken: &mut Taken) -> Result<()> {
-        if text(&obj["spec"], "type") != "ExternalName" {
-            // One address given is the first of the list.
-            let one = text(&obj["spec"], "clusterIP").to_owned();
-            if !one.is_empty() && items(&obj["spec"], "clusterIPs").is_empty() {
-                obj["spec"]["clusterIPs"] = json!([one]);
-            }
-            let families = self.families(&mut obj["spec"], old)?;
-            if needs_cluster_ip(&obj["spec"]) {
-                self.take_addresses(obj, old, &families, taken)?;
-            } else {
-                obj["spec"]["clusterIPs"] = json!(["None"]);
-            }
-        }
-        if has_node_ports(&obj["spec"]) {
-            self.take_ports(obj, old, taken)?;
         }
         Ok(())
     }
 
-    fn take_addresses(
-        &self,
-        obj: &mut Value,
-        old: Option<&Value>,
-        families: &[String],
-        taken: &mut Taken,
-    ) -> Result<()> {
-        let asked = object::strings(&obj["spec"]["clusterIPs"]);
-        let held: Vec<IpAddr> = old.map(|o| addresses(o).collect()).unwrap_or_default();
-        let mut ips = Vec::new();
+    /// An address for each family (upstream: `allocClusterIPs`).
+    async fn all_addresses(&self, new: &mut Value, write: &mut Write) -> Result<()> {
+        let mut ips = object::strings(&new["spec"]["clusterIPs"]);
+        if text(&new["spec"], "type") == "ExternalName" || ips.first().is_some_and(|ip| ip == "None") {
+            return Ok(());
+        }
+        let families = object::strings(&new["spec"]["ipFamilies"]);
+        ips.resize(families.len().max(ips.len()), String::new());
+        new["spec"]["clusterIPs"] = json!(ips);
         for (i, family) in families.iter().enumerate() {
+            ips[i] = self.address(new, family, &ips[i], write).await?;
+        }
+        new["spec"]["clusterIP"] = ips.first().map(String::as_str).unwrap_or_default().into();
+        new["spec"]["clusterIPs"] = json!(ips);
+        Ok(())
+    }
+
+    /// upstream: `updateClusterIPs`
+    async fn changed_addresses(&self, new: &mut Value, old: &Value, write: &mut Write) -> Result<()> {
+        if families::stays(new, Some(old)) {
+            return Ok(());
+        }
+        let external = |s: &Value| text(&s["spec"], "type") == "ExternalName";
+        if external(old) {
+            return self.all_addresses(new, write).await;
+        }
+        let held: Vec<IpAddr> = addresses_of(old).collect();
+        if held.is_empty() {
+            return Ok(());
+        }
+        let families = |s: &Value| items(&s["spec"], "ipFamilies").len();
+        if external(new) {
+            write.freed = held;
+        } else if families(old) == 1 && families(new) == 2 {
+            let mut ips = object::strings(&new["spec"]["clusterIPs"]);
+            ips.resize(ips.len().max(2), String::new());
+            new["spec"]["clusterIPs"] = json!(ips);
+            let family = new["spec"]["ipFamilies"][1].as_str().unwrap_or_default().to_owned();
+            ips[1] = self.address(new, &family, &ips[1], write).await?;
+            new["spec"]["clusterIPs"] = json!(ips);
+        } else if families(old) == 2 && families(new) == 1 {
+            write.freed = held.into_iter().skip(1).collect();
+        }
+        Ok(())
+    }
+
+    /// The address asked for, or any of a family when none is.
+    async fn address(&self, new: &Value, family: &str, asked: &str, write: &mut Write) -> Result<String> {
+        let parent = Parent { namespace: object::namespace(new), name: object::name(new) };
+        let v4 = family == families::V4;
+        let refused = |detail: String| {
             let at = Path::new("spec").child("clusterIPs");
-            let Some(range) = self.range(family) else { continue };
-            let ip = match asked.get(i).map(|a| a.parse::<IpAddr>()) {
-                Some(Ok(ip)) if held.contains(&ip) => ip,
-                Some(Ok(ip)) => {
-                    self.take_address(range, ip).map_err(|why| {
-                        let detail = format!("failed to allocate IP {ip}: {why}");
-                        invalid(vec![Error::invalid(&at, json!([ip.to_string()]), detail)], "")
-                    })?;
-                    taken.addresses.push(ip);
-                    ip
-                }
-                _ => {
-                    let ip = self
-                        .any_address(range)
-                        .ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))?;
-                    taken.addresses.push(ip);
-                    ip
-                }
+            invalid(new, vec![Error::invalid(&at, new["spec"]["clusterIPs"].clone(), detail)])
+        };
+        if asked.is_empty() {
+            let taken = match write.dry_run {
+                true => self.addresses.could_take_any(v4),
+                false => self.addresses.take_any(parent, v4).await,
             };
-            ips.push(ip.to_string());
-        }
-        if let Some(first) = ips.first() {
-            obj["spec"]["clusterIP"] = first.as_str().into();
-        }
-        obj["spec"]["clusterIPs"] = json!(ips);
-        Ok(())
-    }
-
-    fn take_address(&self, range: &Range, ip: IpAddr) -> std::result::Result<(), String> {
-        if !range.contains(ip) {
-            return Err("the provided network does not match the current range".to_owned());
-        }
-        if self.pools.lock().addresses.insert(ip) {
-            Ok(())
-        } else {
-            Err("provided IP is already allocated".to_owned())
-        }
-    }
-
-    fn any_address(&self, range: &Range) -> Option<IpAddr> {
-        let offsets = range.offsets();
-        // Upstream keeps the range's start for addresses that people choose.
-        let low = (1u64 << range.bits()).min(4096) / 16;
-        let low = low.clamp(16, 256).min(offsets.end / 2);
-        let mut pools = self.pools.lock();
-        for _ in 0..RANDOM_TRIES {
-            let ip = range.nth(low + self.rng.below(offsets.end - low));
-            if range.contains(ip) && pools.addresses.insert(ip) {
-                return Some(ip);
-            }
-        }
-        offsets.map(|n| range.nth(n)).find(|ip| pools.addresses.insert(*ip))
-    }
-
-    fn take_ports(&self, obj: &mut Value, old: Option<&Value>, taken: &mut Taken) -> Result<()> {
-        let held: HashSet<(u16, String)> = old.map(|o| node_ports(o).collect()).unwrap_or_default();
-        let mut seen: Vec<(i64, u16)> = Vec::new();
-        let count = items(&obj["spec"], "ports").len();
-        for i in 0..count {
-            let at = Path::new("spec").child("ports").index(i).child("nodePort");
-            let entry = &mut obj["spec"]["ports"][i];
-            let protocol = text(entry, "protocol").to_owned();
-            let port = entry["port"].as_i64().unwrap_or(0);
-            let asked = entry["nodePort"].as_i64().unwrap_or(0);
-            if asked != 0 {
-                let number = u16::try_from(asked).unwrap_or(0);
-                let key = (number, protocol);
-                if held.contains(&key) || taken.ports.contains(&key) {
-                    seen.push((port, number));
-                    continue;
+            let ip = taken.map_err(|why| match why {
+                Refused::Full => {
+                    let name = parent.name;
+                    Status::internal(format!("failed to allocate a serviceIP for Service {name:?}: {why}"))
                 }
-                if !self.node_ports.contains(&number) {
-                    let detail = format!(
-                        "provided port is not in the valid range. The range of valid ports is {}-{}",
-                        self.node_ports.start(),
-                        self.node_ports.end()
-                    );
-                    return Err(invalid(vec![Error::invalid(&at, asked, detail)], ""));
-                }
-                if !self.pools.lock().ports.insert(key.clone()) {
-                    return Err(invalid(
-                        vec![Error::invalid(&at, asked, "provided port is already allocated")],
-                        "",
-                    ));
-                }
-                taken.ports.push(key);
-                seen.push((port, number));
-                continue;
-            }
-            // The same port in two protocols shares its node port.
-            let shared = seen.iter().find(|(p, _)| *p == port).map(|(_, n)| (*n, protocol.clone()));
-            let shared = shared.filter(|key| self.pools.lock().ports.insert(key.clone()));
-            let key = shared.or_else(|| self.any_port(&protocol));
-            let key = key.ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))?;
-            entry["nodePort"] = key.0.into();
-            seen.push((port, key.0));
-            taken.ports.push(key);
+                why => refused(format!("failed to allocate IP: {why}")),
+            })?;
+            write.took(ip);
+            return Ok(ip.to_string());
         }
-        Ok(())
-    }
-
-    fn any_port(&self, protocol: &str) -> Option<(u16, String)> {
-        let (first, last) = (*self.node_ports.start(), *self.node_ports.end());
-        let size = u64::from(last - first) + 1;
-        let mut pools = self.pools.lock();
-        for _ in 0..RANDOM_TRIES {
-            let key = (first + self.rng.below(size) as u16, protocol.to_owned());
-            if pools.ports.insert(key.clone()) {
-                return Some(key);
-            }
-        }
-        self.node_ports.clone().map(|p| (p, protocol.to_owned())).find(|k| pools.ports.insert(k.clone()))
-    }
-
-    fn give_back(&self, taken: &Taken) {
-        let mut pools = self.pools.lock();
-        for a in &taken.addresses {
-            pools.addresses.remove(a);
-        }
-        for p in &taken.ports {
-            pools.ports.remove(p);
-        }
+        let ip = ip::parse(asked)
+            .ok_or_else(|| Status::internal(format!("failed to parse service IP {asked:?}")))?;
+        let taken = match write.dry_run {
+            true => self.addresses.could_take(ip),
+            false => self.addresses.take(parent, ip).await,
+        };
+        taken.map_err(|why| refused(format!("failed to allocate IP {asked}: {why}")))?;
+        write.took(ip);
+        Ok(asked.to_owned())
     }
 }
 
-#[derive(Default)]
-struct Taken {
-    addresses: Vec<IpAddr>,
-    ports: Vec<(u16, String)>,
-}
-
+#[async_trait]
 impl Companion for Services {
-    fn creating(&self, new: &mut Value) -> Result<()> {
-        self.complete(new, None).map(drop)
-    }
-
-    fn updating(&self, new: &mut Value, old: &Value) -> Result<()> {
-        self.complete(new, Some(old)).map(drop)
-    }
-
-    fn released(&self, gone: &Value, kept: Option<&Value>) {
-        let keep: HashSet<IpAddr> = kept.map(|k| addresses(k).collect()).unwrap_or_default();
-        let keep_ports: HashSet<(u16, String)> = kept.map(|k| node_ports(k).collect()).unwrap_or_default();
-        let mut pools = self.pools.lock();
-        for a in addresses(gone).filter(|a| !keep.contains(a)) {
-            pools.addresses.remove(&a);
+    async fn begin(&self, new: &mut Value, old: Option<&Value>, dry_run: bool) -> Result<Box<dyn Taking>> {
+        let mut write = Box::new(Write {
+            addresses: self.addresses.clone(),
+            dry_run,
+            taken: Vec::new(),
+            freed: Vec::new(),
+            ports: Operation::new(self.ports.clone(), dry_run),
+        });
+        match self.complete(new, old, &mut write).await {
+            Ok(()) => Ok(write),
+            Err(e) => {
+                write.end(false).await;
+                Err(e)
+            }
         }
-        for p in node_ports(gone).filter(|p| !keep_ports.contains(p)) {
-            pools.ports.remove(&p);
+    }
+
+    async fn deleted(&self, gone: &Value) {
+        self.ports.release(held_ports(gone));
+        for ip in addresses_of(gone) {
+            self.addresses.release(ip).await;
         }
     }
 
@@ -407,24 +238,163 @@ impl Companion for Services {
     }
 }
 
-fn items_empty(v: &Value, field: &str) -> bool {
-    v[field].as_object().is_none_or(serde_json::Map::is_empty)
+/// What one write takes and frees. Dropped without an end it frees its ports; its addresses are the repair loop's then.
+struct Write {
+    addresses: Arc<Addresses>,
+    dry_run: bool,
+    taken: Vec<IpAddr>,
+    freed: Vec<IpAddr>,
+    ports: Operation,
 }
 
-fn addresses(s: &Value) -> impl Iterator<Item = IpAddr> + '_ {
-    items(&s["spec"], "clusterIPs").iter().filter_map(|i| i.as_str()?.parse().ok())
+impl Write {
+    fn took(&mut self, ip: IpAddr) {
+        if !self.dry_run {
+            self.taken.push(ip);
+        }
+    }
 }
 
-fn node_ports(s: &Value) -> impl Iterator<Item = (u16, String)> + '_ {
-    items(&s["spec"], "ports").iter().filter_map(|p| {
-        let port = u16::try_from(p["nodePort"].as_i64()?).ok().filter(|n| *n != 0)?;
-        Some((port, text(p, "protocol").to_owned()))
-    })
+#[async_trait]
+impl Taking for Write {
+    async fn end(mut self: Box<Self>, written: bool) {
+        self.ports.end(written);
+        if self.dry_run {
+            return;
+        }
+        for ip in if written { &self.freed } else { &self.taken } {
+            self.addresses.release(*ip).await;
+        }
+    }
 }
 
-fn invalid(errors: Vec<Error>, name: &str) -> Status {
+/// Node ports of a new Service: entries for one port share theirs, whatever their protocols (upstream: `initNodePorts`).
+fn new_ports(new: &mut Value, op: &mut Operation) -> Result<()> {
+    let mut given: Vec<(i64, i64)> = Vec::new();
+    let gets = gets_node_ports(&new["spec"]);
+    for i in 0..items(&new["spec"], "ports").len() {
+        let (port, asked) = numbers(&new["spec"]["ports"][i]);
+        if asked == 0 && !gets {
+            continue;
+        }
+        let known = given.iter().find(|(p, _)| *p == port).map(|(_, number)| *number);
+        let number = match known {
+            Some(number) if asked == 0 => number,
+            Some(number) if asked == number => continue,
+            Some(_) => take_port(new, i, asked, op)?,
+            None => {
+                let listed = items(&new["spec"], "ports").iter().map(numbers);
+                let wanted = listed.filter(|(p, n)| *p == port && *n != 0).map(|(_, n)| n).next();
+                let number = match wanted {
+                    Some(wanted) => take_port(new, i, wanted, op)?,
+                    None => any_port(op)?,
+                };
+                given.push((port, number));
+                number
+            }
+        };
+        new["spec"]["ports"][i]["nodePort"] = number.into();
+    }
+    Ok(())
+}
+
+/// upstream: `txnUpdateNodePorts`
+fn changed_ports(new: &mut Value, old: &Value, op: &mut Operation) -> Result<()> {
+    let held: Vec<u16> = node_ports(old).collect();
+    if has_node_ports(&new["spec"]) {
+        let gets = gets_node_ports(&new["spec"]);
+        let mut seen: Vec<(String, i64)> = Vec::new();
+        for i in 0..items(&new["spec"], "ports").len() {
+            let entry = &new["spec"]["ports"][i];
+            let (protocol, mut number) = (text(entry, "protocol").to_owned(), numbers(entry).1);
+            if number == 0 && !gets {
+                continue;
+            }
+            let is_held = held.iter().any(|h| i64::from(*h) == number);
+            if number == 0 {
+                number = any_port(op)?;
+                new["spec"]["ports"][i]["nodePort"] = number.into();
+            } else if !is_held && !seen.iter().any(|(_, n)| *n == number) {
+                take_port(new, i, number, op)?;
+            }
+            if seen.iter().any(|(p, n)| (p, *n) == (&protocol, number)) {
+                let text = format!("duplicate nodePort: {{{protocol} {number}}}");
+                return Err(Status::new(500, meta::Reason::Unknown, text));
+            }
+            seen.push((protocol, number));
+        }
+        let kept: Vec<u16> = node_ports(new).collect();
+        op.free(held.into_iter().filter(|h| !kept.contains(h)));
+    } else if has_node_ports(&old["spec"]) {
+        op.free(held);
+    }
+    match (needs_health_check(&old["spec"]), needs_health_check(&new["spec"])) {
+        (false, true) => health_port(new, op)?,
+        (true, false) => op.free(health_port_of(old)),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The port under which a node tells whether it has endpoints (upstream: `allocHealthCheckNodePort`).
+fn health_port(new: &mut Value, op: &mut Operation) -> Result<()> {
+    match new["spec"]["healthCheckNodePort"].as_i64().unwrap_or(0) {
+        0 => {
+            let port = op.take_any().map_err(|why| {
+                Status::internal(format!("failed to allocate a HealthCheck NodePort 0: {why}"))
+            })?;
+            new["spec"]["healthCheckNodePort"] = port.into();
+        }
+        asked => op.take(asked).map_err(|why| {
+            Status::internal(format!("failed to allocate requested HealthCheck NodePort {asked}: {why}"))
+        })?,
+    }
+    Ok(())
+}
+
+fn take_port(new: &Value, index: usize, number: i64, op: &mut Operation) -> Result<i64> {
+    let at = Path::new("spec").child("ports").index(index).child("nodePort");
+    let refused = |why: ports::Refused| invalid(new, vec![Error::invalid(&at, number, why.to_string())]);
+    op.take(number).map_err(refused)?;
+    Ok(number)
+}
+
+fn any_port(op: &mut Operation) -> Result<i64> {
+    let refused = |why| Status::internal(format!("failed to allocate a nodePort: {why}"));
+    op.take_any().map(i64::from).map_err(refused)
+}
+
+/// A port and its node port.
+fn numbers(entry: &Value) -> (i64, i64) {
+    (entry["port"].as_i64().unwrap_or(0), entry["nodePort"].as_i64().unwrap_or(0))
+}
+
+/// The addresses that a Service holds.
+fn addresses_of(s: &Value) -> impl Iterator<Item = IpAddr> + '_ {
+    let list = if needs_cluster_ip(&s["spec"]) { items(&s["spec"], "clusterIPs") } else { &[] };
+    list.iter().filter_map(|i| ip::parse(i.as_str()?))
+}
+
+/// The node ports that it has as its type has such; of others they are nothing but numbers.
+fn node_ports(s: &Value) -> impl Iterator<Item = u16> + '_ {
+    let list = if has_node_ports(&s["spec"]) { items(&s["spec"], "ports") } else { &[] };
+    let numbers = list.iter().filter_map(|p| p["nodePort"].as_u64());
+    numbers.filter_map(|n| u16::try_from(n).ok()).filter(|n| *n != 0)
+}
+
+fn health_port_of(s: &Value) -> Option<u16> {
+    let asked = s["spec"]["healthCheckNodePort"].as_u64().filter(|_| needs_health_check(&s["spec"]));
+    asked.and_then(|n| u16::try_from(n).ok()).filter(|n| *n != 0)
+}
+
+/// All ports that a Service holds.
+fn held_ports(s: &Value) -> impl Iterator<Item = u16> + '_ {
+    node_ports(s).chain(health_port_of(s))
+}
+
+fn invalid(service: &Value, errors: ErrorList) -> Status {
     let gk = meta::GroupKind { group: String::new(), kind: "Service".into() };
-    Status::invalid(&gk, name, &errors)
+    Status::invalid(&gk, object::name(service), &errors)
 }
 
 /// Finds Services for calls of the server's own (upstream: `aggregator.NewClusterIPServiceResolver`).
@@ -453,57 +423,4 @@ impl client::outbound::Resolve for Resolver {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pool() -> Services {
-        let ranges =
-            vec![Range::parse("10.96.0.0/24").expect("v4"), Range::parse("fd00:96::/112").expect("v6")];
-        Services::new(ranges, 30000..=30002, Arc::new(base::rng::Rng::seeded(7)))
-    }
-
-    fn service(extra: Value) -> Value {
-        let mut s = json!({"metadata": {"name": "a"}, "spec": {"type": "ClusterIP", "selector": {"a": "b"}, "ports": [{"port": 80, "protocol": "TCP"}]}});
-        for (k, v) in extra.as_object().into_iter().flatten() {
-            s["spec"][k] = v.clone();
-        }
-        s
-    }
-
-    #[test]
-    fn one_address_by_default_and_two_when_asked() {
-        let pool = pool();
-        let mut s = service(json!({}));
-        pool.creating(&mut s).expect("made");
-        assert_eq!(items(&s["spec"], "clusterIPs").len(), 1);
-        let old = s.clone();
-        s["spec"]["ipFamilyPolicy"] = json!("PreferDualStack");
-        pool.updating(&mut s, &old).expect("updated");
-        assert_eq!(s["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));
-        assert_eq!(s["spec"]["clusterIPs"][0], old["spec"]["clusterIPs"][0], "the first address stays");
-        assert!(s["spec"]["clusterIPs"][1].as_str().is_some_and(|a| a.starts_with("fd00:96::")));
-    }
-
-    #[test]
-    fn an_address_is_given_once_until_it_is_back() {
-        let pool = pool();
-        let mut a = service(json!({"clusterIP": "10.96.0.50"}));
-        pool.creating(&mut a).expect("made");
-        let refused = pool.creating(&mut service(json!({"clusterIP": "10.96.0.50"}))).expect_err("taken");
-        assert_eq!((refused.code, refused.message.contains("provided IP is already allocated")), (422, true));
-        pool.released(&a, None);
-        pool.creating(&mut service(json!({"clusterIP": "10.96.0.50"}))).expect("free again");
-    }
-
-    #[test]
-    fn node_ports_run_out_and_a_failed_write_takes_none() {
-        let pool = pool();
-        let node = || service(json!({"type": "NodePort"}));
-        for _ in 0..3 {
-            pool.creating(&mut node()).expect("made");
-        }
-        let before = pool.pools.lock().addresses.len();
-        pool.creating(&mut node()).expect_err("full");
-        assert_eq!(pool.pools.lock().addresses.len(), before);
-    }
-}
+mod tests;

@@ -3,7 +3,9 @@
 
 use crate::context::Context;
 use crate::reply::Reply;
-use auth::tokens::{INVALID_SINCE_LABEL, Live, Objects, Signer, TokenRequest, TokenSecret, token_request};
+use auth::tokens::{
+    INVALID_SINCE_LABEL, LAST_USED_LABEL, Live, Objects, Signer, TokenRequest, TokenSecret, token_request,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kinds::KindDef;
@@ -12,6 +14,10 @@ use meta::status::Result;
 use registry::Registry;
 use serde_json::Value;
 use std::sync::Arc;
+
+mod last_used;
+
+pub use last_used::LastUsed;
 
 const SCHEMA: &str = "io.k8s.api.authentication.v1.TokenRequest";
 pub struct Tokens {
@@ -31,12 +37,24 @@ impl Tokens {
 }
 
 /// Objects that tokens are bound to, straight from the store.
-pub struct Stored(pub Arc<Registry>);
+pub struct Stored {
+    registry: Arc<Registry>,
+    last_used: Option<LastUsed>,
+}
 
 impl Stored {
+    pub fn new(registry: Arc<Registry>) -> Self {
+        Self { registry, last_used: None }
+    }
+
+    /// As [`Self::new`]; of tokens that live in Secrets it is written down when they were used.
+    pub fn tracking(registry: Arc<Registry>, last_used: LastUsed) -> Self {
+        Self { registry, last_used: Some(last_used) }
+    }
+
     fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
-        let row = self.0.kinds().resource("", "v1", resource)?;
-        let entry = self.0.store().get(&row.key(namespace, name))?;
+        let row = self.registry.kinds().resource("", "v1", resource)?;
+        let entry = self.registry.store().get(&row.key(namespace, name))?;
         serde_json::from_slice(&entry.value).ok()
     }
 
@@ -68,11 +86,19 @@ impl Objects for Stored {
         let account = self.get("serviceaccounts", namespace, account).unwrap_or_default();
         let named = account["secrets"].as_array();
         Some(TokenSecret {
+            uid: object::uid(&secret).to_owned(),
+            last_used: object::label(&secret, LAST_USED_LABEL).unwrap_or("").to_owned(),
             token: STANDARD.decode(secret["data"]["token"].as_str()?).ok()?,
             deleting: object::is_deleting(&secret),
             invalid: object::label(&secret, INVALID_SINCE_LABEL).is_some_and(|since| !since.is_empty()),
             of_account: named.into_iter().flatten().any(|s| s["name"] == name),
         })
+    }
+
+    fn token_used(&self, namespace: &str, name: &str, secret: &TokenSecret, day: String) {
+        if let Some(last_used) = &self.last_used {
+            last_used.note(namespace, name, &secret.uid, day);
+        }
     }
 }
 
@@ -91,7 +117,7 @@ pub async fn request(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         extend: true,
         now: server.clock.now(),
     };
-    let stored = Stored(server.registry.clone());
+    let stored = Stored::new(server.registry.clone());
     let get = |resource: &str, name: &str| {
         stored.get(resource, if resource == "nodes" { "" } else { &info.namespace }, name)
     };

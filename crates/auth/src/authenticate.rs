@@ -39,14 +39,31 @@ pub struct Known {
     pub audiences: Vec<String>,
     /// Audit annotations of requests with this credential.
     pub annotations: Vec<(&'static str, String)>,
+    /// Told to the client with every answer.
+    pub warnings: Vec<&'static str>,
+}
+
+/// Why somebody is not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refusal {
+    /// For the log and for TokenReviews, never for the client.
+    pub why: String,
+    /// Audit annotations of the refused request.
+    pub annotations: Vec<(&'static str, String)>,
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self { why, annotations: Vec::new() }
+    }
 }
 
 /// Who presents what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Known(Known),
-    /// 401; the reason is for the log and for TokenReviews, never for the client.
-    Refused(String),
+    /// 401.
+    Refused(Refusal),
 }
 
 /// What a request shows of its sender.
@@ -149,7 +166,7 @@ impl Authenticator {
 
     /// Decides who sent a request.
     pub async fn authenticate(&self, c: &Credentials<'_>, now: Timestamp) -> Outcome {
-        let mut errors = Vec::new();
+        let (mut errors, mut annotations) = (Vec::new(), Vec::new());
         match self.spoken_for(c, now) {
             Ok(Some(known)) => return Outcome::Known(known),
             Err(e) => errors.push(e),
@@ -164,21 +181,20 @@ impl Authenticator {
         if let Some(token) = c.authorization.and_then(bearer).or(in_protocol.as_deref()) {
             match self.token(token, &self.audiences, now).await {
                 Ok(known) => return Outcome::Known(known),
-                Err(why) => errors.push(why),
+                Err(refusal) => {
+                    errors.push(refusal.why);
+                    annotations = refusal.annotations;
+                }
             }
         }
         if !errors.is_empty() {
-            return Outcome::Refused(aggregate(&errors));
+            return Outcome::Refused(Refusal { why: aggregate(&errors), annotations });
         }
         if self.anonymous_paths.as_ref().is_none_or(|paths| paths.contains(c.path)) {
             let identity = Arc::new(Identity::anonymous());
-            return Outcome::Known(Known {
-                identity,
-                audiences: self.audiences.clone(),
-                annotations: Vec::new(),
-            });
+            return Outcome::Known(Known { identity, audiences: self.audiences.clone(), ..Known::default() });
         }
-        Outcome::Refused("no credential was given".to_owned())
+        Outcome::Refused("no credential was given".to_owned().into())
     }
 
     /// Decides whose a bearer token is, for some audiences.
@@ -190,33 +206,38 @@ impl Authenticator {
         token: &str,
         audiences: &[String],
         now: Timestamp,
-    ) -> std::result::Result<Known, String> {
+    ) -> std::result::Result<Known, Refusal> {
         if let Some(identity) = self.tokens.get(token) {
             // A static token is good for the API server's audiences, all of them.
             let audiences: Vec<String> =
                 self.audiences.iter().filter(|a| audiences.contains(a)).cloned().collect();
             if !audiences.is_empty() || self.audiences.is_empty() {
-                return Ok(Known { identity: identity.clone(), audiences, annotations: Vec::new() });
+                return Ok(Known { identity: identity.clone(), audiences, ..Known::default() });
             }
-            return Err(Rejected::Unknown.to_string());
+            return Err(Rejected::Unknown.to_string().into());
         }
         let key = Cache::<Known>::key(token.as_bytes(), audiences);
         if let Some(known) = self.cache.get(&key, now) {
             return Ok(known);
         }
-        let mut errors = Vec::new();
+        let (mut errors, mut annotations) = (Vec::new(), Vec::new());
         match self.service_accounts.verify(token, audiences, &self.audiences, &*self.objects, now) {
             Ok(verified) => {
                 let known = Known {
                     identity: Arc::new(verified.identity.authenticated()),
                     audiences: verified.audiences,
                     annotations: verified.annotations,
+                    warnings: verified.warnings,
                 };
                 self.cache.put(key, known.clone(), cache::SECONDS, verified.expires, now);
                 return Ok(known);
             }
             Err(Rejected::Unknown) => {}
             Err(Rejected::Bad(why)) => errors.push(why),
+            Err(Rejected::Invalidated { why, secret }) => {
+                errors.push(why);
+                annotations.push(("authentication.k8s.io/legacy-token-invalidated", secret));
+            }
         }
         for source in &self.sources {
             match source.token(token, audiences, now).await {
@@ -230,7 +251,7 @@ impl Authenticator {
         }
         // Upstream asks its loopback token's authenticator too, which does not know the token either.
         errors.insert(0, Rejected::Unknown.to_string());
-        Err(aggregate(&errors))
+        Err(Refusal { why: aggregate(&errors), annotations })
     }
 
     /// Answers a TokenReview (upstream: `pkg/registry/authentication/tokenreview/storage.go`).
@@ -257,7 +278,7 @@ impl Authenticator {
         let mut out = review.clone();
         out["status"] = match decided {
             None => json!({"user": {}}),
-            Some(Err(why)) => json!({"user": {}, "error": why}),
+            Some(Err(refusal)) => json!({"user": {}, "error": refusal.why}),
             Some(Ok(known)) => {
                 let mut status = json!({"authenticated": true, "user": known.identity.to_value()});
                 if !known.audiences.is_empty() {
@@ -278,7 +299,7 @@ impl Authenticator {
         Ok(user.map(|identity| Known {
             identity: Arc::new(identity.authenticated()),
             audiences: self.audiences.clone(),
-            annotations: Vec::new(),
+            ..Known::default()
         }))
     }
 
@@ -297,7 +318,7 @@ impl Authenticator {
             proxy.is_client(der, chain, now)?;
         }
         let identity = Arc::new(identity.authenticated());
-        let known = Known { identity, audiences: self.audiences.clone(), annotations: Vec::new() };
+        let known = Known { identity, audiences: self.audiences.clone(), ..Known::default() };
         self.certificates.put(key, known.clone(), cache::SECONDS, until, now);
         Ok(Some(known))
     }

@@ -8,6 +8,7 @@ mod graph;
 pub(crate) mod references;
 
 pub use graph::NodeGraph;
+pub use references::secrets;
 
 use crate::authorize::{Attributes, Decision};
 use crate::bootstrap;

@@ -7,7 +7,7 @@
 mod legacy;
 mod request;
 
-pub use legacy::{INVALID_SINCE_LABEL, LEGACY_ISSUER, TokenSecret};
+pub use legacy::{INVALID_SINCE_LABEL, LAST_USED_LABEL, LEGACY_ISSUER, TokenSecret};
 pub use request::{Answer, EXTENDED_SECONDS, TokenRequest, token_request};
 
 use crate::identity::{
@@ -58,6 +58,9 @@ pub trait Objects {
     fn token_secret(&self, _namespace: &str, _name: &str) -> Option<TokenSecret> {
         None
     }
+
+    /// The token of a Secret was shown, and the Secret does not say so yet: `day` is when.
+    fn token_used(&self, _namespace: &str, _name: &str, _secret: &TokenSecret, _day: String) {}
 }
 
 /// An object that a token names.
@@ -145,6 +148,9 @@ pub enum Rejected {
     /// Ours by its issuer, and not good.
     #[error("{0}")]
     Bad(String),
+    /// That of a Secret which is marked as invalid; the Secret is for the audit record.
+    #[error("{why}")]
+    Invalidated { why: String, secret: String },
 }
 
 fn bad(why: impl Into<String>) -> Rejected {
@@ -162,6 +168,8 @@ pub struct Verified {
     pub expires: Timestamp,
     /// Audit annotations of a request with this token.
     pub annotations: Vec<(&'static str, String)>,
+    /// Told to the client with every answer.
+    pub warnings: Vec<&'static str>,
 }
 
 /// A token just made.
@@ -285,7 +293,7 @@ impl Signer {
         match named_issuer(token) {
             Some(issuer) if issuer == self.issuer => {}
             Some(issuer) if issuer == LEGACY_ISSUER => {
-                return legacy::verify(self, token, audiences, own_audiences, objects);
+                return legacy::verify(self, token, audiences, own_audiences, objects, now);
             }
             _ => return Err(Rejected::Unknown),
         }
@@ -311,7 +319,7 @@ impl Signer {
             annotations.push(("authentication.k8s.io/stale-token", note));
         }
         let expires = claims.exp.and_then(|e| Timestamp::from_second(e).ok()).unwrap_or(Timestamp::MAX);
-        Ok(Verified { identity, audiences: matched, expires, annotations })
+        Ok(Verified { identity, audiences: matched, expires, annotations, warnings: Vec::new() })
     }
 
     /// The claims of a token signed by one of our keys.

@@ -101,6 +101,8 @@ pub enum Patch {
     Merge(Value),
     /// Kubernetes' strategic merge.
     Strategic(Value),
+    /// Server-side apply; fields of other managers are taken over.
+    Apply { manager: &'static str, object: Value },
 }
 
 impl Patch {
@@ -109,6 +111,7 @@ impl Patch {
             Self::Json(v) => ("application/json-patch+json", v),
             Self::Merge(v) => ("application/merge-patch+json", v),
             Self::Strategic(v) => ("application/strategic-merge-patch+json", v),
+            Self::Apply { object, .. } => ("application/apply-patch+yaml", object),
         }
     }
 }
@@ -234,7 +237,12 @@ impl Client {
 
     pub(crate) async fn patch_at<T: DeserializeOwned>(&self, uri: &str, patch: &Patch) -> Result<T> {
         let (kind, body) = patch.parts();
-        let answer = self.exchange(Method::PATCH, uri, Some(encode(body)?), kind, None).await?;
+        let mut uri = uri.to_owned();
+        if let Patch::Apply { manager, .. } = patch {
+            push_query(&mut uri, "fieldManager", manager);
+            push_query(&mut uri, "force", "true");
+        }
+        let answer = self.exchange(Method::PATCH, &uri, Some(encode(body)?), kind, None).await?;
         decode(&answer)
     }
 

@@ -36,6 +36,8 @@ pub struct Config {
     pub root_ca_pem: String,
     /// Networks that nodes get pod ranges from, at most one of each family (`--cluster-cidr`). Empty: no ranges are given.
     pub cluster_cidrs: Vec<String>,
+    /// Ranges of service addresses, the default family's first (`--service-cluster-ip-range`). Empty: none is made.
+    pub service_cidrs: Vec<String>,
     /// Prefix length of a node's range (`--node-cidr-mask-size-ipv4`, `-ipv6`).
     pub node_mask_v4: u8,
     pub node_mask_v6: u8,
@@ -49,6 +51,9 @@ pub struct Config {
     pub signing: Option<Arc<Authority>>,
     /// Who signs the tokens of Secrets (`--service-account-private-key-file`); `None`: they get none.
     pub tokens: Option<Arc<Signer>>,
+    /// After how long without use a token in an account's own Secret goes
+    /// (`--legacy-service-account-token-clean-up-period`).
+    pub unused_tokens_kept: Duration,
     /// The longest that a signed certificate lives (`--cluster-signing-duration`).
     pub signing_duration: SignedDuration,
 }
@@ -58,6 +63,7 @@ impl Default for Config {
         Self {
             root_ca_pem: String::new(),
             cluster_cidrs: Vec::new(),
+            service_cidrs: Vec::new(),
             node_mask_v4: 24,
             node_mask_v6: 64,
             node_grace: Duration::from_secs(50),
@@ -65,6 +71,7 @@ impl Default for Config {
             ended_pods_kept: 12_500,
             signing: None,
             tokens: None,
+            unused_tokens_kept: Duration::from_secs(365 * 24 * 3600),
             signing_duration: SignedDuration::from_hours(365 * 24),
         }
     }
@@ -159,7 +166,6 @@ pub fn start(
         crate::endpoint_slice::start(&setup),
         crate::endpoints::start(&setup),
         crate::endpoint_slice_mirroring::start(&setup),
-        crate::custom_resources::start(&setup),
         crate::policy_status::start(&setup),
         crate::resource_quota::start(&setup),
         crate::garbage::start(&setup),
@@ -168,6 +174,10 @@ pub fn start(
         clean::start(&setup),
         pod_requests::start(&setup),
     ];
+    handles.extend(crate::custom_resources::start(&setup));
+    handles.extend(crate::legacy_tokens::start(&setup));
+    handles.extend(crate::service_cidrs::start(&setup));
+    handles.extend(crate::storage_migration::start(&setup));
     handles.extend(crate::volume_protection::start(&setup));
     handles.extend([sign::start(&setup), trust_bundle::start(&setup)].into_iter().flatten());
     Handles(handles)

@@ -3,46 +3,13 @@
 //!
 //! An address is kept in its canonical family: an IPv4 address written as IPv6 is IPv4.
 
+mod cidr;
+
+pub use cidr::Cidr;
+
 use meta::field::{Error, ErrorList, Path};
 use serde_json::Value;
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-/// An address range such as `10.0.0.0/8`, with the address as written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr {
-    pub ip: IpAddr,
-    /// Length of the prefix in bits, of the address's canonical family.
-    pub bits: u8,
-}
-
-impl Cidr {
-    /// The first address of the range.
-    pub fn network(&self) -> IpAddr {
-        match self.ip {
-            IpAddr::V4(ip) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.bits)).unwrap_or(0);
-                IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() & mask))
-            }
-            IpAddr::V6(ip) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.bits)).unwrap_or(0);
-                IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & mask))
-            }
-        }
-    }
-
-    /// Whether the address is in the range.
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        self.ip.is_ipv4() == ip.is_ipv4() && Self { ip, bits: self.bits }.network() == self.network()
-    }
-}
-
-/// The canonical text of the range, without host bits.
-impl fmt::Display for Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.network(), self.bits)
-    }
-}
+use std::net::{IpAddr, Ipv6Addr};
 
 /// An address, leading zeros in IPv4 allowed and read as decimal (upstream: `ParseIPSloppy`).
 pub fn parse(text: &str) -> Option<IpAddr> {

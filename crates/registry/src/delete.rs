@@ -122,7 +122,7 @@ impl Registry {
             match plan(r.kind, &old, options, self.clock.now()) {
                 Plan::Nothing => return Ok(Deleted::Pending(entry.value)),
                 Plan::Remove(last) => {
-                    if let Some(bytes) = self.remove(r, &key, &entry, &last).await? {
+                    if let Some(bytes) = self.remove(r, &key, &entry, &old, &last).await? {
                         return Ok(Deleted::Gone(bytes));
                     }
                 }
@@ -186,12 +186,13 @@ impl Registry {
         (object::is_deleting(new) && was_held && !held && grace == 0).then(|| new.clone())
     }
 
-    /// Removes an object; `None` when it changed meanwhile.
+    /// Removes an object, which is `old` in the store and last seen as `last`; `None` when it changed meanwhile.
     pub(crate) async fn remove(
         &self,
         r: &Request<'_>,
         key: &str,
         entry: &Entry,
+        old: &Value,
         last: &Value,
     ) -> Result<Option<Bytes>> {
         if r.dry_run {
@@ -200,10 +201,11 @@ impl Registry {
         let value = self.stamped(r.kind, last).await?;
         let op = Op::Delete { key: key.to_owned(), last: Some(value), expect: Expect::At(entry.modified) };
         let companion = self.companion(r.kind);
-        let claims = companion.map(|c| c.claims(None, Some(last))).unwrap_or_default();
+        // what is claimed is what was stored
+        let claims = companion.map(|c| c.claims(None, Some(old))).unwrap_or_default();
         let removed = self.commit(r, op, claims).await?.ok();
         if let (Some(_), Some(c)) = (&removed, companion) {
-            c.released(last, None);
+            c.deleted(last).await;
         }
         Ok(removed)
     }

@@ -30,6 +30,11 @@ pub fn is_own(kind: &KindDef, bytes: &[u8]) -> bool {
     })
 }
 
+/// Whether an object's bytes are as [`encode_stored`] begins them today: a definition may have changed the version.
+pub fn is_stored_form(kind: &KindDef, bytes: &[u8]) -> bool {
+    bytes.starts_with(&head(&kind.kind, &kind.storage_version()))
+}
+
 fn after(mut out: Vec<u8>, obj: &Value) -> Stamped {
     let empty = serde_json::Map::new();
     let top = obj.as_object().unwrap_or(&empty);

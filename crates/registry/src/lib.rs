@@ -84,12 +84,14 @@ pub trait Recorder: Send + Sync {
 }
 
 /// Keeps what lives beside the objects of a kind (service addresses and ports) in step with them.
+#[async_trait]
 pub trait Companion: Send + Sync {
-    /// Completes a new object; what is taken here is given back by `released` when the write fails.
-    fn creating(&self, new: &mut Value) -> Result<()>;
-    fn updating(&self, new: &mut Value, old: &Value) -> Result<()>;
-    /// `kept` is the object that remains (`None` after a delete or a failed create), `gone` the one that does not.
-    fn released(&self, gone: &Value, kept: Option<&Value>);
+    /// Completes a new object, or a changed one with what it was, before it is validated, and takes what it needs. A dry
+    /// run takes nothing.
+    async fn begin(&self, new: &mut Value, old: Option<&Value>, dry_run: bool) -> Result<Box<dyn Taking>>;
+
+    /// An object is gone: what it held is free.
+    async fn deleted(&self, gone: &Value);
 
     /// What is written in the same commit as the change from `old` to `new`: keys that only one object may have. So two
     /// servers of one cluster cannot give the same thing away twice.
@@ -98,10 +100,17 @@ pub trait Companion: Send + Sync {
         Vec::new()
     }
 
-    /// Another object has this key: nothing was written, and the write is tried again.
+    /// Another object has this key: nothing was written, what was taken is undone, and the write is tried again.
     fn contended(&self, key: &str) {
         let _ = key;
     }
+}
+
+/// What one write took.
+#[async_trait]
+pub trait Taking: Send {
+    /// Keeps what was taken and frees what the write gave up, or undoes it all when nothing was written.
+    async fn end(self: Box<Self>, written: bool);
 }
 
 /// The registry: rows, store and the few capabilities that writing needs.

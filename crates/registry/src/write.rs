@@ -1,7 +1,7 @@
 //! Create and update (PUT, PATCH and subresources), for every kind
 //! (upstream: apiserver `pkg/registry/generic/registry/store.go#Create`, `#Update`).
 
-use crate::{Admit, Operation, Recorder, Registry, commit_failure, encode, object_meta};
+use crate::{Admit, Companion, Operation, Recorder, Registry, commit_failure, encode, object_meta};
 use bytes::Bytes;
 use kinds::{Ctx, KindDef};
 use meta::object;
@@ -94,25 +94,18 @@ impl Registry {
         if r.kind.generation {
             object::set_meta(&mut obj, "generation", 1);
         }
-        let mut errors = object_meta::validate(r.kind, &obj);
-        errors.extend(r.kind.strategy.validate(&obj));
-        if !errors.is_empty() {
-            return Err(Status::invalid(&r.kind.group_kind(), object::name(&obj), &errors));
-        }
         let Some(companion) = self.companion(r.kind) else {
-            return match self.store_new(r, &obj, Vec::new(), warnings).await? {
+            return match self.store_new(r, &obj, None, warnings).await? {
                 Ok(written) => Ok(written),
                 Err(_) => Err(self.exists(r, &obj).await),
             };
         };
         for _ in 0..CLAIM_TRIES_MAX {
             let mut full = obj.clone();
-            companion.creating(&mut full)?;
-            let claims = companion.claims(Some(&full), None);
-            let result = self.store_new(r, &full, claims, warnings.clone()).await;
-            if r.dry_run || !matches!(result, Ok(Ok(_))) {
-                companion.released(&full, None);
-            }
+            // as upstream's `BeginCreate`, before the validation
+            let taking = companion.begin(&mut full, None, r.dry_run).await?;
+            let result = self.store_new(r, &full, Some(companion), warnings.clone()).await;
+            taking.end(matches!(result, Ok(Ok(_)))).await;
             match result? {
                 Ok(written) => return Ok(written),
                 Err(Lost::Claim(key)) => companion.contended(&key),
@@ -122,13 +115,19 @@ impl Registry {
         Err(Status::too_many_requests("others claimed what this object would have got; try again", 1))
     }
 
+    /// Validates and commits a new object.
     async fn store_new(
         &self,
         r: &Request<'_>,
         obj: &Value,
-        claims: Vec<Op>,
+        companion: Option<&dyn Companion>,
         mut warnings: Vec<String>,
     ) -> Result<std::result::Result<Written, Lost>> {
+        let mut errors = object_meta::validate(r.kind, obj);
+        errors.extend(r.kind.strategy.validate(obj));
+        if !errors.is_empty() {
+            return Err(Status::invalid(&r.kind.group_kind(), object::name(obj), &errors));
+        }
         let name = object::name(obj);
         r.admit.validate(Operation::Create, name, Some(obj), None).await?;
         warnings.extend(r.kind.strategy.warnings(obj, None));
@@ -136,7 +135,7 @@ impl Registry {
         if r.dry_run {
             self.consistent().await?;
             if self.store.get(&key).is_some() {
-                return Err(self.exists(r, obj).await);
+                return Ok(Err(Lost::Object));
             }
             // Only a store minds a revision, and a dry run does not come to it: the client gets back what it sent.
             let bytes = encode::reencode(r.kind, obj).into();
@@ -148,6 +147,7 @@ impl Registry {
         }
         let value = self.stamped(r.kind, obj).await?;
         let op = Op::Put { key, value, expect: Expect::Absent };
+        let claims = companion.map(|c| c.claims(Some(obj), None)).unwrap_or_default();
         let done = self.commit(r, op, claims).await?;
         Ok(done.map(|bytes| Written { bytes, created: true, deleted: false, warnings }))
     }
@@ -202,12 +202,42 @@ impl Registry {
         entry: &store::Entry,
         old: &Value,
     ) -> Result<Option<Written>> {
-        let gr = r.kind.group_resource();
         let mut new = transform(Some(old))?;
         precondition_uid(r, &new, object::uid(old))?;
         let pinned = pinned_version(r, &new, old)?;
         r.admit.mutate(Operation::Update, r.name, &mut new, Some(old)).await?;
         self.prepare_update(r, &mut new, old)?;
+        // as upstream's `BeginUpdate`, which a status does not have
+        let companion = self.companion(r.kind).filter(|_| r.subresource.is_empty());
+        let taking = match companion {
+            Some(c) => Some(c.begin(&mut new, Some(old), r.dry_run).await?),
+            None => None,
+        };
+        let result = self.store_changed(r, new, key, entry, old, companion).await;
+        if let Some(taking) = taking {
+            taking.end(matches!(result, Ok(Ok(_)))).await;
+        }
+        match (result?, companion) {
+            (Ok(written), _) => Ok(Some(written)),
+            (Err(Lost::Object), _) if pinned => Err(Status::modified(&r.kind.group_resource(), r.name)),
+            (Err(Lost::Claim(key)), Some(c)) => {
+                c.contended(&key);
+                Ok(None)
+            }
+            (Err(_), _) => Ok(None),
+        }
+    }
+
+    /// Validates and commits a changed object.
+    async fn store_changed(
+        &self,
+        r: &Request<'_>,
+        mut new: Value,
+        key: &str,
+        entry: &store::Entry,
+        old: &Value,
+        companion: Option<&dyn Companion>,
+    ) -> Result<std::result::Result<Written, Lost>> {
         let ctx = Ctx { now: self.clock.now(), subresource: r.subresource };
         let mut errors = object_meta::validate(r.kind, &new);
         errors.extend(object_meta::validate_update(&new, old));
@@ -215,45 +245,28 @@ impl Registry {
         if !errors.is_empty() {
             return Err(Status::invalid(&r.kind.group_kind(), r.name, &errors));
         }
-        let companion = self.companion(r.kind);
-        if let Some(c) = companion {
-            c.updating(&mut new, old)?;
-        }
         r.admit.validate(Operation::Update, r.name, Some(&new), Some(old)).await?;
         let warnings = r.kind.strategy.warnings(&new, Some(old));
         if let Some(expect_delete) = self.emptied(r.kind, &new, old) {
-            let bytes = self.remove(r, key, entry, &expect_delete).await?;
-            return Ok(bytes.map(|bytes| Written { bytes, created: false, deleted: true, warnings }));
+            let bytes = self.remove(r, key, entry, old, &expect_delete).await?;
+            let written = |bytes| Written { bytes, created: false, deleted: true, warnings };
+            return Ok(bytes.map(written).ok_or(Lost::Object));
         }
-        if same(&new, old) {
+        // one that is stored in an old version is written again, as upstream's store does with stale bytes
+        if same(&new, old) && encode::is_stored_form(r.kind, &entry.value) {
             let bytes = entry.value.clone();
-            return Ok(Some(Written { bytes, created: false, deleted: false, warnings }));
+            return Ok(Ok(Written { bytes, created: false, deleted: false, warnings }));
         }
         if r.dry_run {
             object::set_meta(&mut new, "resourceVersion", object::resource_version(old));
             let bytes = encode::reencode(r.kind, &new).into();
-            return Ok(Some(Written { bytes, created: false, deleted: false, warnings }));
+            return Ok(Ok(Written { bytes, created: false, deleted: false, warnings }));
         }
         let value = self.stamped(r.kind, &new).await?;
         let op = Op::Put { key: key.to_owned(), value, expect: Expect::At(entry.modified) };
         let claims = companion.map(|c| c.claims(Some(&new), Some(old))).unwrap_or_default();
-        match self.commit(r, op, claims).await? {
-            Ok(bytes) => {
-                if let Some(c) = companion {
-                    c.released(old, Some(&new));
-                }
-                Ok(Some(Written { bytes, created: false, deleted: false, warnings }))
-            }
-            Err(Lost::Claim(key)) => {
-                if let Some(c) = companion {
-                    c.released(&new, Some(old));
-                    c.contended(&key);
-                }
-                Ok(None)
-            }
-            Err(Lost::Object) if pinned => Err(Status::modified(&gr, r.name)),
-            Err(Lost::Object) => Ok(None),
-        }
+        let done = self.commit(r, op, claims).await?;
+        Ok(done.map(|bytes| Written { bytes, created: false, deleted: false, warnings }))
     }
 
     /// What an update may not change is put back (upstream: `rest.BeforeUpdate`).

@@ -2,9 +2,8 @@
 
 use crate::chain::Connection;
 use crate::server::Server;
-use auth::authenticate::{Credentials, Known, Outcome};
+use auth::authenticate::{Credentials, Known, Outcome, Refusal};
 use http::HeaderMap;
-use meta::status::{Result, Status};
 use tracing::debug;
 
 /// The caller. A credential that is not accepted is refused, never taken for none; one that is goes no further.
@@ -13,7 +12,7 @@ pub async fn identify(
     from: &Connection,
     headers: &mut HeaderMap,
     path: &str,
-) -> Result<Known> {
+) -> Result<Known, Refusal> {
     if let Some(identity) = &from.identity {
         return Ok(Known { identity: identity.clone(), ..Known::default() });
     }
@@ -41,9 +40,9 @@ pub async fn identify(
             server.authenticator.clear(headers);
             Ok(known)
         }
-        Outcome::Refused(why) => {
-            debug!(peer = %from.peer, %why, "authentication failed");
-            Err(Status::unauthorized())
+        Outcome::Refused(refusal) => {
+            debug!(peer = %from.peer, why = %refusal.why, "authentication failed");
+            Err(refusal)
         }
     }
 }

@@ -6,7 +6,6 @@
 //! ports when a server ends in between; a claim in the same commit does not.
 
 use super::Services;
-use kinds::validate::{items, text};
 use meta::object;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -30,11 +29,7 @@ pub fn port(key: &str) -> Option<u16> {
 
 /// All ports of the range that a Service has: one number is one claim, whatever its protocols.
 fn ports(service: Option<&Value>) -> BTreeSet<u16> {
-    let spec = service.map_or(&Value::Null, |s| &s["spec"]);
-    let number = |n: &Value| n.as_u64().and_then(|n| u16::try_from(n).ok()).filter(|n| *n != 0);
-    let of_ports = items(spec, "ports").iter().filter_map(|p| number(&p["nodePort"]));
-    let health = number(&spec["healthCheckNodePort"]).filter(|_| text(spec, "type") == "LoadBalancer");
-    of_ports.chain(health).collect()
+    service.into_iter().flat_map(super::held_ports).collect()
 }
 
 fn claim(port: u16, service: &Value) -> Op {
@@ -74,7 +69,7 @@ pub async fn repair(store: &dyn Store, services: &[Value]) {
 pub async fn follow(services: Arc<Services>, store: Arc<dyn Store>, cancel: CancellationToken) {
     loop {
         let Ok(page) = store.list(&Range { prefix: PREFIX, ..Range::default() }) else { return };
-        services.only_claimed(&page.entries.iter().filter_map(|e| port(&e.key)).collect());
+        services.only_claimed(page.entries.iter().filter_map(|e| port(&e.key)).collect());
         let Ok(mut watcher) = store.watch(PREFIX, page.revision) else { continue };
         loop {
             let watched = tokio::select! {
@@ -126,7 +121,12 @@ mod tests {
         assert_eq!(of(Some(&a), Some(&a)), []);
         let mut health = service(&[]);
         health["spec"]["healthCheckNodePort"] = 30_009.into();
+        assert_eq!(shown(of(Some(&health), None)), []);
+        health["spec"]["externalTrafficPolicy"] = "Local".into();
         assert_eq!(shown(of(Some(&health), None)), [(at(30_009), true)]);
+        let mut external = a.clone();
+        external["spec"]["type"] = "ExternalName".into();
+        assert_eq!(of(Some(&external), None), [], "a number that it does not hold");
         assert_eq!((port(&at(30_001)), port("/registry/ranges/servicenodeports/x")), (Some(30_001), None));
     }
 }

@@ -71,7 +71,7 @@ impl TokenSource for Oidc {
         Ok(Some(Known {
             identity: Arc::new(identity.authenticated()),
             audiences: matched,
-            annotations: Vec::new(),
+            ..Known::default()
         }))
     }
 }

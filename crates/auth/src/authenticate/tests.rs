@@ -59,7 +59,7 @@ fn with_header(a: &Authenticator, authorization: &str) -> Outcome {
 fn name(o: &Outcome) -> &str {
     match o {
         Outcome::Known(k) => &k.identity.name,
-        Outcome::Refused(why) => why,
+        Outcome::Refused(refusal) => &refusal.why,
     }
 }
 
@@ -221,7 +221,7 @@ impl TokenSource for Theirs {
     ) -> std::result::Result<Option<Known>, String> {
         let identity = Arc::new(Identity::new("theirs", &[]).authenticated());
         match token {
-            "theirs" => Ok(Some(Known { identity, audiences: audiences.to_vec(), annotations: Vec::new() })),
+            "theirs" => Ok(Some(Known { identity, audiences: audiences.to_vec(), ..Known::default() })),
             "broken" => Err("the server is down".to_owned()),
             _ => Ok(None),
         }

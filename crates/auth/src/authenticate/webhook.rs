@@ -49,7 +49,7 @@ impl WebhookTokens {
             };
         }
         let identity = Arc::new(user_of(&status["user"]).authenticated());
-        Ok(Some(Known { identity, audiences: matched, annotations: Vec::new() }))
+        Ok(Some(Known { identity, audiences: matched, ..Known::default() }))
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 pub(crate) const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// Names of the secrets that a pod's containers, volumes and image pulls use.
-pub(crate) fn secrets(pod: &Value) -> BTreeSet<&str> {
+pub fn secrets(pod: &Value) -> BTreeSet<&str> {
     let spec = &pod["spec"];
     let mut out: Vec<&Value> = items(&spec["imagePullSecrets"]).iter().map(|s| &s["name"]).collect();
     for c in containers(spec) {

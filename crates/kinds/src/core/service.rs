@@ -104,8 +104,13 @@ fn selector(o: &Value) -> String {
     if terms.is_empty() { "<none>".to_owned() } else { terms.join(",") }
 }
 
-/// Whether the type has node ports.
+/// Whether the type has node ports (upstream: `needsNodePort`).
 pub fn has_node_ports(spec: &Value) -> bool {
+    matches!(text(spec, "type"), "NodePort" | "LoadBalancer")
+}
+
+/// Whether it gets node ports that it does not ask for (upstream: `shouldAllocateNodePorts`).
+pub fn gets_node_ports(spec: &Value) -> bool {
     match text(spec, "type") {
         "NodePort" => true,
         "LoadBalancer" => spec["allocateLoadBalancerNodePorts"] != false,
@@ -121,13 +126,19 @@ fn is_external(spec: &Value) -> bool {
 }
 
 /// Upstream: `NeedsHealthCheck`.
-fn needs_health_check(spec: &Value) -> bool {
+pub fn needs_health_check(spec: &Value) -> bool {
     text(spec, "type") == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local"
 }
 
 /// Whether the Service has addresses of its own.
 pub fn needs_cluster_ip(spec: &Value) -> bool {
     text(spec, "type") != "ExternalName" && text(spec, "clusterIP") != "None"
+}
+
+/// Errors of addresses, families and policy, which stand before all others (upstream:
+/// `ValidateServiceClusterIPsRelatedFields`).
+pub fn cluster_ip_errors(obj: &Value, old: Option<&Value>) -> ErrorList {
+    validation::cluster_ip_errors(obj, old)
 }
 
 struct Service;
@@ -183,8 +194,9 @@ impl Strategy for Service {
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
         shared::split(new, old, ctx);
         if ctx.subresource != "status" {
+            keep_allocated(new, old);
             normalize(new, old);
-            inherit(new, old);
+            drop_dependent(new, old);
             drop_internal_policy(new);
         }
     }
@@ -243,10 +255,14 @@ fn normalize(new: &mut Value, old: &Value) {
     }
 }
 
-/// An update that leaves allocated values out keeps them (upstream: `patchAllocatedValues`), and drops what the new
-/// type cannot have (`dropTypeDependentFields`).
-fn inherit(new: &mut Value, old: &Value) {
-    if needs_cluster_ip(&old["spec"]) && needs_cluster_ip(&new["spec"]) {
+fn is_external_name(obj: &Value) -> bool {
+    text(&obj["spec"], "type") == "ExternalName"
+}
+
+/// An update that leaves allocated values out keeps them (upstream: `patchAllocatedValues`). A node port goes with the
+/// name of its port.
+fn keep_allocated(new: &mut Value, old: &Value) {
+    if !is_external_name(old) && !is_external_name(new) {
         for field in ["clusterIP", "clusterIPs"] {
             let absent =
                 new["spec"][field].as_str().unwrap_or("").is_empty() && items(&new["spec"], field).is_empty();
@@ -255,20 +271,57 @@ fn inherit(new: &mut Value, old: &Value) {
             }
         }
     }
-    if text(&new["spec"], "type") == "ExternalName" {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            if new["spec"][field] == old["spec"][field] {
-                object::map_at(new, &["spec"]).map(|m| m.remove(field));
-            }
-        }
-    } else {
-        for field in ["ipFamilies", "ipFamilyPolicy"] {
-            if new["spec"].get(field).is_none_or(Value::is_null) && !old["spec"][field].is_null() {
-                new["spec"][field] = old["spec"][field].clone();
+    if has_node_ports(&old["spec"]) && has_node_ports(&new["spec"]) {
+        let (had, has) = (node_ports(old), node_ports(new));
+        for p in new["spec"].get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+            // of ports with one name, the last counts
+            let was = items(&old["spec"], "ports").iter().rfind(|o| text(o, "name") == text(p, "name"));
+            let number = was.and_then(|w| w["nodePort"].as_i64()).unwrap_or(0);
+            let used = had.contains(&number) && has.contains(&number);
+            if p["nodePort"].as_i64().unwrap_or(0) == 0 && number != 0 && !used {
+                p["nodePort"] = number.into();
             }
         }
     }
+    let health = &old["spec"]["healthCheckNodePort"];
+    if needs_health_check(&old["spec"])
+        && needs_health_check(&new["spec"])
+        && new["spec"]["healthCheckNodePort"].as_i64().unwrap_or(0) == 0
+        && !health.is_null()
+    {
+        new["spec"]["healthCheckNodePort"] = health.clone();
+    }
+}
+
+fn node_ports(obj: &Value) -> Vec<i64> {
+    let ports = items(&obj["spec"], "ports").iter().filter_map(|p| p["nodePort"].as_i64());
+    ports.filter(|n| *n != 0).collect()
+}
+
+/// What the new type cannot have goes, unless it was changed too (upstream: `dropTypeDependentFields`).
+fn drop_dependent(new: &mut Value, old: &Value) {
+    if is_external_name(new) && !is_external_name(old) {
+        let same = |new: &Value, field: &str| new["spec"][field] == old["spec"][field];
+        let same_addresses = same(new, "clusterIP") && same(new, "clusterIPs");
+        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            if if field.starts_with("cluster") { same_addresses } else { same(new, field) } {
+                object::map_at(new, &["spec"]).map(|m| m.remove(field));
+            }
+        }
+    }
+    let (had, has) = (node_ports(old), node_ports(new));
+    if has_node_ports(&old["spec"])
+        && !has_node_ports(&new["spec"])
+        && has.iter().all(|port| had.contains(port))
+    {
+        for p in new["spec"].get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+            p.as_object_mut().map(|m| m.remove("nodePort"));
+        }
+    }
     let balancer = |s: &Value| text(&s["spec"], "type") == "LoadBalancer";
+    if !balancer(new) && !new["status"].is_null() {
+        new["status"]["loadBalancer"] = json!({});
+    }
     if balancer(old) && !balancer(new) {
         for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
             if new["spec"][field] == old["spec"][field] {
@@ -281,19 +334,6 @@ fn inherit(new: &mut Value, old: &Value) {
         && new["spec"]["healthCheckNodePort"] == old["spec"]["healthCheckNodePort"]
     {
         object::map_at(new, &["spec"]).map(|m| m.remove("healthCheckNodePort"));
-    }
-    let keeps_ports = has_node_ports(&new["spec"]);
-    let had_ports = has_node_ports(&old["spec"]);
-    let old_ports = items(&old["spec"], "ports").to_vec();
-    for p in new["spec"].get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
-        let was = old_ports.iter().find(|o| o["port"] == p["port"] && o["protocol"] == p["protocol"]);
-        let asked = p["nodePort"].as_i64().unwrap_or(0);
-        let had = was.and_then(|w| w["nodePort"].as_i64()).unwrap_or(0);
-        if keeps_ports && had_ports && asked == 0 && had != 0 {
-            p["nodePort"] = had.into();
-        } else if !keeps_ports && had_ports && asked == had {
-            p.as_object_mut().map(|m| m.remove("nodePort"));
-        }
     }
     let leaves = is_external(&old["spec"]) && !is_external(&new["spec"]);
     if leaves && new["spec"]["externalTrafficPolicy"] == old["spec"]["externalTrafficPolicy"] {
@@ -310,16 +350,17 @@ mod tests {
         let old = json!({"spec": {"type": "NodePort", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"], "externalTrafficPolicy": "Cluster",
             "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30001}]}});
         let mut new = json!({"spec": {"type": "NodePort", "externalTrafficPolicy": "Cluster", "ports": [{"port": 80, "protocol": "TCP"}]}});
-        inherit(&mut new, &old);
+        keep_allocated(&mut new, &old);
         assert_eq!(
             (&new["spec"]["clusterIP"], &new["spec"]["ports"][0]["nodePort"]),
             (&json!("10.0.0.1"), &json!(30001))
         );
         new["spec"]["type"] = json!("ClusterIP");
-        inherit(&mut new, &old);
+        drop_dependent(&mut new, &old);
         assert_eq!(new["spec"]["ports"][0].get("nodePort"), None);
         assert_eq!(new["spec"].get("externalTrafficPolicy"), None);
     }
+
     #[test]
     fn an_external_name_has_no_internal_policy() {
         let old = json!({"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.1", "internalTrafficPolicy": "Cluster"}});

@@ -3,13 +3,17 @@
 //!
 //! Pure: from all definitions and one of them to that one's new status.
 
+use super::invariants;
+use super::structural::Structural;
 use crate::validate::{items, text};
+use meta::field::{Error, Path, aggregate};
 use meta::object;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 /// The finalizer that waits for a definition's objects to be gone.
 pub const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
+const NON_STRUCTURAL: &str = "NonStructuralSchema";
 const APPROVED_ANNOTATION: &str = "api-approved.kubernetes.io";
 
 /// A definition with the names it gets and the conditions `NamesAccepted` and `Established`; `None` when its status
@@ -78,6 +82,56 @@ pub fn approval_condition(crd: &Value) -> Option<Value> {
         Approval::Bypassed => ("False", "UnapprovedAnnotation"),
     };
     Some(new_condition("KubernetesAPIApprovalPolicyConformant", status, reason, &message))
+}
+
+/// The condition that says what makes schemas not structural; `None` when all are
+/// (upstream: `pkg/controller/nonstructuralschema`).
+pub fn schema_condition(crd: &Value) -> Option<Value> {
+    let path = Path::new("spec");
+    let mut errors = Vec::new();
+    if crd["spec"]["preserveUnknownFields"] == true {
+        errors.push(Error::invalid(&path.child("preserveUnknownFields"), true, "must be false"));
+    }
+    for (i, version) in items(&crd["spec"], "versions").iter().enumerate() {
+        let schema = &version["schema"]["openAPIV3Schema"];
+        if schema.is_null() {
+            continue;
+        }
+        match Structural::parse(schema) {
+            Ok(parsed) => {
+                let at = path.child("versions").index(i).child("schema").child("openAPIV3Schema");
+                errors.extend(invariants::check(&parsed, &at));
+            }
+            Err(why) => {
+                let name = text(version, "name");
+                let message = format!("failed to check validation schema for version {name}: {why}");
+                return Some(new_condition(NON_STRUCTURAL, "Unknown", "StructuralError", &message));
+            }
+        }
+    }
+    let message = aggregate(&errors);
+    (!errors.is_empty()).then(|| new_condition(NON_STRUCTURAL, "True", "Violations", &message))
+}
+
+/// Sets or removes the condition about schemas.
+pub fn set_schema_condition(crd: &mut Value, now: jiff::Timestamp) {
+    let there = find(crd, NON_STRUCTURAL).cloned();
+    match (schema_condition(crd), there) {
+        (Some(wanted), Some(there)) if equivalent(&wanted, &there) => {}
+        (Some(wanted), _) => set_condition(crd, wanted, now),
+        (None, Some(_)) => {
+            let list = object::map_at(crd, &["status"]).and_then(|s| s.get_mut("conditions"));
+            let list = list.and_then(Value::as_array_mut);
+            list.into_iter().for_each(|l| l.retain(|c| c["type"] != NON_STRUCTURAL));
+        }
+        (None, None) => {}
+    }
+}
+
+/// Says how far the deletion of a definition's objects is (upstream: `pkg/controller/finalizer`).
+pub fn set_terminating(crd: &mut Value, going: bool, reason: &str, message: &str, now: jiff::Timestamp) {
+    let status = if going { "True" } else { "False" };
+    set_condition(crd, new_condition("Terminating", status, reason, message), now);
 }
 
 /// Whether a condition of the type is `True`.
@@ -270,6 +324,28 @@ mod tests {
         assert_eq!(text(&second["status"]["acceptedNames"], "singular"), "");
         assert_eq!(find(&second, "Established").unwrap()["reason"], "NotAccepted");
         assert!(establish(&second, NOW).is_none());
+    }
+
+    #[test]
+    fn schemas_that_are_not_structural_are_told_until_they_are() {
+        let of = |schema: Value, preserve: bool| {
+            let version = json!({"name": "v1", "schema": {"openAPIV3Schema": schema}});
+            json!({"spec": {"preserveUnknownFields": preserve, "versions": [version]}, "status": {}})
+        };
+        let mut good = of(json!({"type": "object"}), false);
+        set_schema_condition(&mut good, NOW);
+        assert_eq!(good["status"], json!({}));
+        let mut bad = of(json!({"type": "object", "properties": {"a": {}}}), true);
+        set_schema_condition(&mut bad, NOW);
+        let condition = find(&bad, NON_STRUCTURAL).unwrap();
+        assert_eq!((text(condition, "status"), text(condition, "reason")), ("True", "Violations"));
+        assert_eq!(
+            text(condition, "message"),
+            "[spec.preserveUnknownFields: Invalid value: true: must be false, spec.versions[0].schema.openAPIV3Schema.properties[a].type: Required value: must not be empty for specified object fields]"
+        );
+        bad["spec"] = good["spec"].clone();
+        set_schema_condition(&mut bad, NOW);
+        assert_eq!(bad["status"]["conditions"], json!([]));
     }
 
     #[test]

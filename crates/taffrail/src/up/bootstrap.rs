@@ -9,12 +9,15 @@ use http::Method;
 use meta::Status;
 use serde_json::{Value, json};
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// Offset of the DNS Service's addresses in the Service ranges (upstream: kubeadm's `GetDNSIP`).
 pub const DNS_OFFSET: u128 = 10;
 
 /// How often a first object is looked at anew because another server changed it meanwhile.
 const RACES_MAX: usize = 5;
+/// How long another server has in between.
+const RACE_PAUSE: Duration = Duration::from_millis(500);
 
 /// The namespaces that everything else lives in.
 pub async fn namespaces(client: &Client) -> Result<(), String> {
@@ -26,7 +29,12 @@ pub async fn namespaces(client: &Client) -> Result<(), String> {
 }
 
 /// Everything else.
-pub async fn run(client: &Client, ranges: &[Range], options: &UpOptions) -> Result<(), String> {
+pub async fn run(
+    client: &Client,
+    ranges: &[Range],
+    options: &UpOptions,
+    now: jiff::Timestamp,
+) -> Result<(), String> {
     for object in auth::bootstrap::objects() {
         rbac(client, &object).await.map_err(failed)?;
     }
@@ -48,7 +56,9 @@ pub async fn run(client: &Client, ranges: &[Range], options: &UpOptions) -> Resu
         });
         ensure(client, "/apis/scheduling.k8s.io/v1/priorityclasses", &class).await.map_err(failed)?;
     }
-    service_cidr(client, ranges).await.map_err(failed)?;
+    // addresses come from it
+    let cidrs: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+    controllers::service_cidrs::default::ensure(client, &cidrs, now).await.map_err(failed)?;
     kubernetes_service(client, ranges[0].nth(1), options).await.map_err(failed)?;
     dns_service(client, ranges).await.map_err(failed)
 }
@@ -71,6 +81,32 @@ async fn ensure(client: &Client, collection: &str, object: &Value) -> Result<(),
         // Another server that starts just now may have made it.
         Some(e) => client.raw(Method::GET, &path, None).await.map(drop).map_err(|_| e),
     }
+}
+
+/// Makes a Service that asks for its addresses, unless it is there. Its addresses are taken just before it is stored: by
+/// another server that starts just now, or by one that ended between the two and left them behind.
+async fn with_addresses(client: &Client, collection: &str, service: &Value) -> Result<(), Status> {
+    for _ in 1..RACES_MAX {
+        match ensure(client, collection, service).await {
+            Err(e) if e.code == 422 => tokio::time::sleep(RACE_PAUSE).await,
+            other => return other,
+        }
+    }
+    for ip in service["spec"]["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        let path = format!("/apis/networking.k8s.io/v1/ipaddresses/{ip}");
+        let Ok(left) = client.raw(Method::GET, &path, None).await else { continue };
+        if is_for(&left, service) {
+            client.raw(Method::DELETE, &path, None).await?;
+        }
+    }
+    ensure(client, collection, service).await
+}
+
+/// Whether an IPAddress is that of a Service.
+fn is_for(address: &Value, service: &Value) -> bool {
+    let (parent, metadata) = (&address["spec"]["parentRef"], &service["metadata"]);
+    let same = |field: &str| parent[field] == metadata[field];
+    parent["resource"] == "services" && same("namespace") && same("name")
 }
 
 /// Makes a bootstrap role or binding, or adds what an existing one lacks; anew when another server that starts just now
@@ -129,7 +165,7 @@ async fn dns_service(client: &Client, ranges: &[Range]) -> Result<(), Status> {
             ],
         },
     });
-    ensure(client, "/api/v1/namespaces/kube-system/services", &service).await
+    with_addresses(client, "/api/v1/namespaces/kube-system/services", &service).await
 }
 
 /// The Service by which pods reach the API servers.
@@ -145,7 +181,7 @@ async fn kubernetes_service(client: &Client, first_ip: IpAddr, options: &UpOptio
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": options.secure_port}],
         },
     });
-    ensure(client, "/api/v1/namespaces/default/services", &service).await
+    with_addresses(client, "/api/v1/namespaces/default/services", &service).await
 }
 
 /// Brings the endpoints of that Service to the addresses of the API servers, which are of one family, in order.
@@ -205,32 +241,6 @@ fn covers(there: &Value, wanted: &Value) -> bool {
         }
         (Value::Null, Value::Array(w)) => w.is_empty(),
         (t, w) => t == w,
-    }
-}
-
-/// The ranges of Service addresses as an object (upstream: `pkg/controlplane/controller/defaultservicecidr`).
-async fn service_cidr(client: &Client, ranges: &[Range]) -> Result<(), Status> {
-    let cidrs: Vec<String> = ranges.iter().map(ToString::to_string).collect();
-    let collection = "/apis/networking.k8s.io/v1/servicecidrs";
-    let wanted = json!({
-        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
-        "spec": {"cidrs": cidrs},
-    });
-    ensure(client, collection, &wanted).await?;
-    let there = client.raw(Method::GET, &format!("{collection}/kubernetes"), None).await?;
-    if there["status"]["conditions"].as_array().is_some_and(|c| c.iter().any(|c| c["type"] == "Ready")) {
-        return Ok(());
-    }
-    let ready = json!({
-        "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready",
-        "lastTransitionTime": there["metadata"]["creationTimestamp"],
-    });
-    let mut done = there;
-    done["status"] = json!({"conditions": [ready]});
-    match client.raw(Method::PUT, &format!("{collection}/kubernetes/status"), Some(&done)).await {
-        // Another server that starts just now has said it.
-        Err(e) if e.code == 409 => Ok(()),
-        other => other.map(drop),
     }
 }
 

@@ -13,7 +13,7 @@ use apiserver::inprocess::InProcess;
 use apiserver::kubelet::KubeletClient;
 use apiserver::services::{Range, Services, claims};
 use apiserver::serving::ServingThreads;
-use apiserver::tokens::{Stored, Tokens};
+use apiserver::tokens::{LastUsed, Stored, Tokens};
 use apiserver::{Server, ServerOptions};
 use auth::authenticate::token_file;
 use auth::authorize::Authorizer;
@@ -82,7 +82,8 @@ impl ControlPlane {
         let listeners = bind(options).await?;
         let ranges = service_ranges(options)?;
         let cancel = CancellationToken::new();
-        let registry = make_registry(options, &ranges, &store, &clock, &rng, &cancel).await?;
+        let loopback = admission::Loopback::default();
+        let registry = make_registry(options, &ranges, &store, &loopback, &clock, &rng, &cancel).await?;
 
         let (rbac, nodes) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::default()));
         feed::start(&registry, &rbac, &nodes, cancel.clone())?;
@@ -99,14 +100,15 @@ impl ControlPlane {
         let callers = Callers::load(options, &pki, ISSUER, &audiences)?;
         let proxy_authorities = callers.proxy_authorities.clone();
         let tokens = static_tokens(options, &admin_token)?;
-        let authenticator = callers.join(tokens, &signer, &audiences, Arc::new(Stored(registry.clone())));
+        let last_used = LastUsed::start(loopback.clone(), cancel.clone());
+        let stored = Arc::new(Stored::tracking(registry.clone(), last_used));
+        let authenticator = callers.join(tokens, &signer, &audiences, stored);
         let authenticator = Arc::new(authenticator);
         let (trail, audit) = record::open(options, &store, &clock, &rng)?;
         let own = addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let advertise = SocketAddr::new(own, options.secure_port).to_string();
         let flow = super::flow::follow(options, &registry, &clock, &cancel);
         let bootstrapped = Arc::new(AtomicBool::new(false));
-        let loopback = admission::Loopback::default();
         let server = Server::new(
             ServerOptions {
                 registry: registry.clone(),
@@ -273,11 +275,13 @@ async fn make_registry(
     options: &UpOptions,
     ranges: &[Range],
     store: &Arc<dyn Store>,
+    loopback: &admission::Loopback,
     clock: &SharedClock,
     rng: &Arc<Rng>,
     cancel: &CancellationToken,
 ) -> Result<Arc<Registry>, String> {
-    let services = Arc::new(Services::new(ranges.to_vec(), node_ports(options)?, rng.clone()));
+    let ports = node_ports(options)?;
+    let services = Arc::new(Services::new(ranges, ports, store.clone(), loopback.clone(), rng.clone()));
     let registry = Registry::new(store.clone(), clock.clone(), rng.clone(), Kinds::new(kinds::table()))
         .with_companion(meta::GroupResource::new("", "services"), services.clone());
     let registry = Arc::new(registry);
@@ -299,7 +303,7 @@ async fn first_objects(
 ) -> Result<Option<tokio::task::JoinHandle<()>>, String> {
     bootstrap::namespaces(system).await?;
     record::changes(options, system, &server.audit.policy_hash()).await;
-    bootstrap::run(system, ranges, options).await?;
+    bootstrap::run(system, ranges, options, server.clock.now()).await?;
     super::flow::defaults(system).await?;
     let failed = |e| format!("cannot bring the endpoints of the Service kubernetes up to date: {e}");
     if let Some(mut presence) = presence {

@@ -124,11 +124,14 @@ impl Components {
 pub fn config(options: &UpOptions, server: &Server, pki: &Pki) -> Result<controllers::Config, String> {
     let cluster_cidrs = super::nodes::cidrs("cluster-cidr", &options.cluster_cidr)?;
     let cluster_cidrs = cluster_cidrs.iter().map(ToString::to_string).collect();
+    let service_cidrs = super::control_plane::service_ranges(options)?;
+    let service_cidrs = service_cidrs.iter().map(ToString::to_string).collect();
     Ok(controllers::Config {
         root_ca_pem: pki.ca_pem().to_owned(),
         signing: Some(Arc::new(pki.authority().map_err(|e| e.to_string())?)),
         tokens: Some(server.tokens.signer.clone()),
         cluster_cidrs,
+        service_cidrs,
         ..controllers::Config::default()
     })
 }

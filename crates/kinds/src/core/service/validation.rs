@@ -17,9 +17,8 @@ const UNCHANGED: &str = "may not change once set";
 /// Errors of a Service; `old` is the one that is updated.
 pub fn service(obj: &Value, old: Option<&Value>) -> ErrorList {
     let (path, spec) = (Path::new("spec"), &obj["spec"]);
-    let mut errors = Vec::new();
     // upstream looks at these before it hands out addresses, and at the rest after that
-    cluster_ips(spec, old, &path, &mut errors);
+    let mut errors = cluster_ip_errors(obj, old);
     if !errors.is_empty() {
         return errors;
     }
@@ -178,11 +177,15 @@ fn balancer_class(spec: &Value, path: &Path, errors: &mut ErrorList) {
     }
 }
 
-/// Upstream: `ValidateServiceClusterIPsRelatedFields`.
-fn cluster_ips(spec: &Value, old: Option<&Value>, path: &Path, errors: &mut ErrorList) {
-    if text(spec, "type") == "ExternalName" {
-        return;
+pub fn cluster_ip_errors(obj: &Value, old: Option<&Value>) -> ErrorList {
+    let mut errors = Vec::new();
+    if text(&obj["spec"], "type") != "ExternalName" {
+        cluster_ips(&obj["spec"], old, &Path::new("spec"), &mut errors);
     }
+    errors
+}
+
+fn cluster_ips(spec: &Value, old: Option<&Value>, path: &Path, errors: &mut ErrorList) {
     let list: Vec<&str> = items(spec, "clusterIPs").iter().filter_map(Value::as_str).collect();
     let (first, at) = (text(spec, "clusterIP"), path.child("clusterIPs"));
     let whole = |detail: &str| Error::invalid(&at, spec["clusterIPs"].clone(), detail);
