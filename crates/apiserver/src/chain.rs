@@ -1,6 +1,7 @@
 //! The way of a request, whole and in order
 //! (upstream: apiserver `pkg/server/config.go#DefaultBuildHandlerChain`).
 
+use crate::aggregator::Forward;
 use crate::context::{Context, Warnings};
 use crate::filters::flow::Slot;
 use crate::filters::{audit, authentication, authorization, impersonation};
@@ -120,6 +121,10 @@ async fn handle(
             return finish(&server, &info, scope, rendered, Vec::new());
         }
     };
+    // Of what another server answers, this one does not know when a watch has begun.
+    if long && server.aggregator.backend_of(&info.path).is_some() {
+        slot.streams();
+    }
     let deadline = if long { Duration::from_secs(u64::from(u32::MAX)) } else { timeout_of(&info) };
     let work =
         AssertUnwindSafe(authorized(&server, &from, &info, parts, body, upgrade, user, accepted, &scope));
@@ -205,6 +210,24 @@ async fn authorized(
         // The permit is the only key to the registry.
         let permit = authorization::permit(server, info, &user, scope).await?;
         let body = body.await?;
+        if let Some(backend) = server.aggregator.backend_of(&info.path) {
+            check_timeout(info)?;
+            let left = timeout_of(info).saturating_sub(scope.elapsed());
+            let deadline = (!info.is_long_running()).then(|| tokio::time::Instant::now() + left);
+            let forward = Forward {
+                server,
+                backend: &backend,
+                parts: &parts,
+                info,
+                user: &user,
+                body,
+                upgrade,
+                audit: scope,
+                peer: from.peer.ip(),
+                deadline,
+            };
+            return Ok(reply::plain(forward.serve().await));
+        }
         let ctx = Context {
             server: server.clone(),
             info: info.clone(),
@@ -249,12 +272,7 @@ async fn authorized(
 }
 
 async fn answer(ctx: &Context) -> Result<Reply> {
-    let timeout = ctx.info.query.get("timeout");
-    if !timeout.is_empty() && meta::time::parse_duration(timeout).is_err() {
-        return Err(Status::bad_request(format!(
-            "invalid timeout specified in the request URL - time: invalid duration {timeout:?}"
-        )));
-    }
+    check_timeout(&ctx.info)?;
     let object = ctx.info.query.get("includeObject");
     if ctx.accepted.view == View::Table && !matches!(object, "" | "None" | "Metadata" | "Object") {
         return Err(Status::bad_request(format!(
@@ -262,6 +280,16 @@ async fn answer(ctx: &Context) -> Result<Reply> {
         )));
     }
     if ctx.info.is_resource { verbs::dispatch(ctx).await } else { nonresource::dispatch(ctx).await }
+}
+
+fn check_timeout(info: &RequestInfo) -> Result<()> {
+    let timeout = info.query.get("timeout");
+    if !timeout.is_empty() && meta::time::parse_duration(timeout).is_err() {
+        return Err(Status::bad_request(format!(
+            "invalid timeout specified in the request URL - time: invalid duration {timeout:?}"
+        )));
+    }
+    Ok(())
 }
 
 /// Answers of these are not objects: any `Accept` will do.

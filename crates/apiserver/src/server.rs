@@ -1,5 +1,6 @@
 //! The server's parts, and the listener that feeds it.
 
+use crate::aggregator::Aggregator;
 use crate::chain::{self, Connection};
 use crate::extension::Extension;
 use crate::filters::audit::AuditLog;
@@ -59,6 +60,7 @@ pub struct ServerOptions {
     /// `host:port` that discovery names.
     pub advertise: String,
     pub flow: Arc<FlowControl>,
+    pub aggregator: Arc<Aggregator>,
 }
 
 pub struct Server {
@@ -74,6 +76,7 @@ pub struct Server {
     pub checks: Vec<Check>,
     pub advertise: String,
     pub flow: Arc<FlowControl>,
+    pub aggregator: Arc<Aggregator>,
     pub metrics: Metrics,
     pub openapi: OpenApi,
     /// Cancelled when the server stops taking new work: watches end, listeners close.
@@ -99,6 +102,7 @@ impl Server {
             extensions,
             advertise,
             flow,
+            aggregator,
         } = options;
         Arc::new(Self {
             registry,
@@ -113,6 +117,7 @@ impl Server {
             checks,
             advertise,
             flow,
+            aggregator,
             metrics: Metrics::default(),
             openapi: OpenApi::default(),
             draining: CancellationToken::new(),

@@ -1,6 +1,9 @@
 //! Starting all controllers, and stopping them together.
 
 use crate::all_kinds::AllKinds;
+use crate::api_services::available::Reach;
+use crate::api_services::{available, register};
+use crate::authentication_trust::Trust;
 use crate::certificates::{approve, clean, pod_requests, sign, trust_bundle};
 use auth::signing::Authority;
 use auth::tokens::Signer;
@@ -51,6 +54,10 @@ pub struct Config {
     pub tokens: Option<Arc<Signer>>,
     /// The longest that a signed certificate lives (`--cluster-signing-duration`).
     pub signing_duration: SignedDuration,
+    /// How other API servers are reached; `None`: only objects tell whether one is available.
+    pub aggregation: Option<Reach>,
+    /// What other API servers are told of authentication; `None`: nothing.
+    pub trust: Option<Trust>,
 }
 
 impl Default for Config {
@@ -66,6 +73,8 @@ impl Default for Config {
             signing: None,
             tokens: None,
             signing_duration: SignedDuration::from_hours(365 * 24),
+            aggregation: None,
+            trust: None,
         }
     }
 }
@@ -160,6 +169,8 @@ pub fn start(
         crate::endpoints::start(&setup),
         crate::endpoint_slice_mirroring::start(&setup),
         crate::custom_resources::start(&setup),
+        register::start(&setup),
+        available::start(&setup),
         crate::policy_status::start(&setup),
         crate::resource_quota::start(&setup),
         crate::garbage::start(&setup),
@@ -169,6 +180,7 @@ pub fn start(
         pod_requests::start(&setup),
     ];
     handles.extend(crate::volume_protection::start(&setup));
+    handles.extend(crate::authentication_trust::start(&setup));
     handles.extend([sign::start(&setup), trust_bundle::start(&setup)].into_iter().flatten());
     Handles(handles)
 }

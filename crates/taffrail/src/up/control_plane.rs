@@ -3,7 +3,7 @@
 
 use super::backend::Backend;
 use super::identity::{self, Callers};
-use super::{bootstrap, expire, feed, record};
+use super::{aggregation, bootstrap, expire, feed, record};
 use crate::config::UpOptions;
 use crate::steps::Steps;
 use apiserver::health::Check;
@@ -24,6 +24,7 @@ use base::clock::{SharedClock, SystemClock};
 use base::rng::Rng;
 use client::Client;
 use client::informer::Informers;
+use controllers::api_services::available::Reach;
 use meta::permit::PermitMaker;
 use registry::{Kinds, Registry};
 use rustls::server::WebPkiClientVerifier;
@@ -56,6 +57,7 @@ pub struct ControlPlane {
     backend: Backend,
     trail: Arc<Trail>,
     controllers: controllers::Handles,
+    aggregated: Vec<client::controller::Handle>,
     scheduler: tokio::task::JoinHandle<()>,
     cancel: CancellationToken,
     serving: Vec<tokio::task::JoinHandle<()>>,
@@ -86,10 +88,9 @@ impl ControlPlane {
         feed::start(&registry, &rbac, &nodes, cancel.clone())?;
         let authorizer = Arc::new(identity::authorizer(options, Authorizer::new(nodes, rbac), &clock)?);
 
-        let webhooks = Arc::new(admission::webhook::Caller {
-            outbound: Arc::default(),
-            resolve: Arc::new(apiserver::services::Resolver(registry.clone())),
-        });
+        let reach = aggregation::reach(options, &registry, &rng, &pki)?;
+        let webhooks = aggregation::webhooks(&reach);
+        let aggregator = aggregation::start(&registry, &reach, &cancel);
         apiserver::custom::start(&registry, &webhooks, cancel.clone());
         let signer = Arc::new(Signer::new(ISSUER, &pki.service_account_key().map_err(text)?).map_err(text)?);
         let admin_token = pki.admin_token().map_err(text)?;
@@ -131,6 +132,7 @@ impl ControlPlane {
                 extensions: vec![record::queries(trail.clone())],
                 advertise,
                 flow,
+                aggregator: aggregator.clone(),
             },
             PermitMaker::take().ok_or("the permit maker is already taken")?,
         );
@@ -153,7 +155,8 @@ impl ControlPlane {
         let events = "/registry/events/".to_owned();
         tokio::spawn(expire::run(store.clone(), events, options.event_ttl, clock.clone(), cancel.clone()));
         let at = Instant::now();
-        let controllers = start_controllers(options, &server, system, &pki, &clock, &rng, &cancel)?;
+        let aggregated = apiserver::aggregator::follow(&aggregator, &clock, &cancel);
+        let controllers = start_controllers(options, &server, system, &pki, reach, &cancel)?;
         let scheduler = start_scheduler(&server, &clock, &rng, &cancel);
         steps.done("controllers and scheduler", at);
         Ok(Self {
@@ -164,6 +167,7 @@ impl ControlPlane {
             backend,
             trail,
             controllers,
+            aggregated,
             scheduler,
             cancel,
             serving,
@@ -174,6 +178,9 @@ impl ControlPlane {
     pub async fn stop(self) {
         self.cancel.cancel();
         self.controllers.stopped().await;
+        for handle in self.aggregated {
+            handle.stopped().await;
+        }
         let _ = self.scheduler.await;
         self.server.draining.cancel();
         for task in self.serving {
@@ -394,10 +401,10 @@ fn start_controllers(
     server: &Arc<Server>,
     system: Client,
     pki: &Pki,
-    clock: &SharedClock,
-    rng: &Arc<Rng>,
+    reach: Reach,
     cancel: &CancellationToken,
 ) -> Result<controllers::Handles, String> {
+    let (clock, rng) = (&server.clock, &server.rng);
     let of_server = server.clone();
     let clients = move |name: &str| {
         let identity = match name {
@@ -419,6 +426,8 @@ fn start_controllers(
         signing: Some(Arc::new(pki.authority().map_err(|e| e.to_string())?)),
         tokens: Some(server.tokens.signer.clone()),
         cluster_cidrs,
+        aggregation: Some(reach),
+        trust: Some(aggregation::trust(options, pki)?),
         ..controllers::Config::default()
     };
     let clients = Arc::new(clients);
