@@ -1,6 +1,7 @@
 //! The way of a request, whole and in order
 //! (upstream: apiserver `pkg/server/config.go#DefaultBuildHandlerChain`).
 
+use crate::aggregator::Forward;
 use crate::context::{Context, Warnings};
 use crate::filters::flow::Slot;
 use crate::filters::latency::Layer;
@@ -143,6 +144,10 @@ async fn handle(
             return finish(&server, &info, scope, rendered, Vec::new()).await;
         }
     };
+    // Of what another server answers, this one does not know when a watch has begun.
+    if long && server.aggregator.backend_of(&info.path).is_some() {
+        slot.streams();
+    }
     let work = AssertUnwindSafe(authorized(
         &server,
         &from,
@@ -268,6 +273,23 @@ async fn authorized(
         let permit = authorization::permit(server, info, &user, scope).await?;
         scope.latency.spent(Layer::Authorization, now().saturating_sub(begun));
         let body = body.await?;
+        if let Some(backend) = server.aggregator.backend_of(&info.path) {
+            let left = timeout_of(info)?.saturating_sub(scope.elapsed());
+            let deadline = (!info.is_long_running()).then(|| tokio::time::Instant::now() + left);
+            let forward = Forward {
+                server,
+                backend: &backend,
+                parts: &parts,
+                info,
+                user: &user,
+                body,
+                upgrade,
+                audit: scope,
+                peer: from.peer.ip(),
+                deadline,
+            };
+            return Ok(reply::plain(forward.serve().await));
+        }
         let ctx = Context {
             server: server.clone(),
             info: info.clone(),

@@ -1,6 +1,7 @@
-//! Discovery documents, plain and aggregated, from the rows
-//! (upstream: apiserver `pkg/endpoints/discovery`).
+//! Discovery documents, plain and aggregated, from the rows and from what other API servers tell
+//! (upstream: apiserver `pkg/endpoints/discovery`, kube-aggregator `pkg/apiserver/handler_apis.go`).
 
+use crate::aggregator::{Group, Served};
 use crate::context::Context;
 use crate::negotiate;
 use crate::reply::Reply;
@@ -12,51 +13,42 @@ use std::sync::Arc;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
-/// Groups in upstream's order of priority; others follow by name.
-const GROUP_ORDER: &[&str] = &[
-    "apiregistration.k8s.io",
-    "apps",
-    "events.k8s.io",
-    "authentication.k8s.io",
-    "authorization.k8s.io",
-    "autoscaling",
-    "batch",
-    "certificates.k8s.io",
-    "networking.k8s.io",
-    "policy",
-    "rbac.authorization.k8s.io",
-    "storage.k8s.io",
-    "admissionregistration.k8s.io",
-    "apiextensions.k8s.io",
-    "scheduling.k8s.io",
-    "coordination.k8s.io",
-    "node.k8s.io",
-    "discovery.k8s.io",
-    "resource.k8s.io",
-    "flowcontrol.apiserver.k8s.io",
-];
-
 /// The document at a discovery path; `None` when the path is none.
 pub fn serve(ctx: &Context, path: &str) -> Option<Result<Reply>> {
     let kinds = ctx.server.registry.kinds();
+    let table = ctx.server.aggregator.table();
     let parts: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
     let aggregated = accepts_aggregated(ctx);
     if matches!(parts.as_slice(), ["api"] | ["apis"]) && !aggregated && only_other_forms(ctx) {
         return Some(Err(Status::not_acceptable(negotiate::OBJECT_TYPES)));
     }
     let value = match parts.as_slice() {
-        ["api"] if aggregated => return Some(Ok(aggregated_reply(&kinds, true))),
-        ["apis"] if aggregated => return Some(Ok(aggregated_reply(&kinds, false))),
+        ["api"] if aggregated => {
+            let versions = versions(&kinds, "").iter().map(|v| aggregated_version(&kinds, "", v)).collect();
+            return Some(Ok(aggregated_reply(vec![aggregated_group("", versions)])));
+        }
+        ["apis"] if aggregated => {
+            let groups = table.groups_by_name(&kinds);
+            let items = groups.iter().map(|(name, versions)| {
+                let entry = |v: &Served| match &v.backend {
+                    Some(backend) => ctx.server.aggregator.discovered.entry(backend),
+                    None => aggregated_version(&kinds, name, &v.version),
+                };
+                aggregated_group(name, versions.iter().map(entry).collect())
+            });
+            return Some(Ok(aggregated_reply(items.collect())));
+        }
         ["api"] => json!({
             "kind": "APIVersions", "versions": ["v1"],
             "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": ctx.server.advertise}],
         }),
         ["apis"] => {
-            let groups: Vec<Value> = groups(&kinds).iter().map(|g| group(&kinds, g)).collect();
+            let groups: Vec<Value> = table.groups(&kinds).iter().map(group).collect();
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
-        ["apis", name] if !name.is_empty() && kinds.has_group(name) => {
-            let mut value = group(&kinds, name);
+        ["apis", name] => {
+            let groups = table.groups(&kinds);
+            let mut value = group(groups.iter().find(|g| g.0 == *name)?);
             value["kind"] = "APIGroup".into();
             value["apiVersion"] = "v1".into();
             value
@@ -86,16 +78,6 @@ fn only_other_forms(ctx: &Context) -> bool {
     !accept.is_empty() && accept.split(',').all(|clause| clause.contains("as="))
 }
 
-/// Named groups that are served, in order.
-pub fn groups(kinds: &Kinds) -> Vec<String> {
-    let mut names: Vec<String> =
-        kinds.rows().iter().map(|r| r.group.to_string()).filter(|g| !g.is_empty()).collect();
-    names.sort();
-    names.dedup();
-    names.sort_by_key(|n| GROUP_ORDER.iter().position(|g| g == n).unwrap_or(usize::MAX));
-    names
-}
-
 /// Versions of a group, the preferred one first.
 fn versions(kinds: &Kinds, group: &str) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
@@ -108,10 +90,10 @@ fn versions(kinds: &Kinds, group: &str) -> Vec<String> {
     out
 }
 
-fn group(kinds: &Kinds, name: &str) -> Value {
-    let versions: Vec<Value> = versions(kinds, name)
+fn group((name, versions): &Group) -> Value {
+    let versions: Vec<Value> = versions
         .iter()
-        .map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v}))
+        .map(|v| json!({"groupVersion": format!("{name}/{}", v.version), "version": v.version}))
         .collect();
     json!({"name": name, "versions": versions, "preferredVersion": versions.first()})
 }
@@ -191,24 +173,20 @@ fn storage_hash(row: &KindDef) -> String {
     base64::engine::general_purpose::STANDARD.encode(&digest.as_ref()[..8])
 }
 
-fn aggregated_reply(kinds: &Kinds, core: bool) -> Reply {
-    let names = if core { vec![String::new()] } else { groups(kinds) };
-    let items: Vec<Value> = names.iter().map(|g| aggregated_group(kinds, g)).collect();
+fn aggregated_reply(items: Vec<Value>) -> Reply {
     let value = json!({
         "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,
     });
     Reply::Form { content_type: AGGREGATED, value }
 }
 
-fn aggregated_group(kinds: &Kinds, group: &str) -> Value {
-    let versions: Vec<Value> = versions(kinds, group)
-        .iter()
-        .map(|version| {
-            let resources: Vec<Value> =
-                rows(kinds, group, version).into_iter().map(|r| aggregated_resource(r)).collect();
-            json!({"version": version, "resources": resources, "freshness": "Current"})
-        })
-        .collect();
+fn aggregated_version(kinds: &Kinds, group: &str, version: &str) -> Value {
+    let resources: Vec<Value> =
+        rows(kinds, group, version).into_iter().map(|r| aggregated_resource(r)).collect();
+    json!({"version": version, "resources": resources, "freshness": "Current"})
+}
+
+fn aggregated_group(group: &str, versions: Vec<Value>) -> Value {
     let mut metadata = json!({});
     if !group.is_empty() {
         metadata["name"] = group.into();

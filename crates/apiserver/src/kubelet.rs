@@ -24,8 +24,6 @@ use tokio_rustls::TlsConnector;
 use tracing::debug;
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes copied at a time in each direction of a spliced stream.
-const SPLICE_BUFFER_BYTES: usize = 32 << 10;
 const KUBELET_PORT: u16 = 10250;
 
 /// Dials kubelets with the API server's own client certificate.
@@ -221,25 +219,7 @@ pub async fn splice(ctx: &Context, target: Target) -> Result<Reply> {
         }
     }
     let backend = hyper::upgrade::on(&mut response);
-    let scope = ctx.audit.clone();
-    let draining = ctx.server.draining.child_token();
-    scope.hold();
-    tokio::spawn(async move {
-        if let (Ok(client), Ok(node)) = (client_side.await, backend.await) {
-            let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
-            let copy = tokio::io::copy_bidirectional_with_sizes(
-                &mut client,
-                &mut node,
-                SPLICE_BUFFER_BYTES,
-                SPLICE_BUFFER_BYTES,
-            );
-            tokio::select! {
-                _ = copy => {}
-                () = draining.cancelled() => {}
-            }
-        }
-        scope.complete();
-    });
+    crate::splice::join(client_side, backend, ctx.audit.clone(), ctx.server.draining.child_token());
     Ok(Reply::Raw(out))
 }
 

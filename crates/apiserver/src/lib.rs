@@ -3,6 +3,7 @@
 //! Invariants: there is one order of filters, in one function; what a request asks for is read from its URL once;
 //! nothing reaches a verb without a permit; every request that the policy names is on the audit record.
 
+pub mod aggregator;
 pub mod chain;
 pub mod codec;
 pub mod context;
@@ -21,10 +22,12 @@ pub mod openapi;
 mod outflow;
 pub mod reply;
 pub mod request_info;
+pub mod resolver;
 mod reviews;
 pub mod server;
 pub mod services;
 pub mod serving;
+mod splice;
 pub mod table;
 pub mod tokens;
 mod verbs;

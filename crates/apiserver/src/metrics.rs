@@ -24,6 +24,9 @@ struct Series {
     code: u16,
 }
 
+/// Series of requests; beyond, what is new is counted without its resource.
+const SERIES_MAX: usize = 8192;
+
 #[derive(Default, Clone)]
 struct Histogram {
     count: u64,
@@ -43,7 +46,7 @@ impl Metrics {
     pub fn request(&self, info: &RequestInfo, code: u16, took: Duration) {
         let known = info.is_resource && code != 404;
         let of = |text: &str| if known { text.to_owned() } else { String::new() };
-        let series = Series {
+        let mut series = Series {
             verb: verb(&info.verb),
             group: of(&info.group),
             version: of(&info.version),
@@ -54,6 +57,12 @@ impl Metrics {
         };
         let seconds = took.as_secs_f64();
         let mut all = self.requests.lock();
+        if all.len() >= SERIES_MAX && !all.contains_key(&series) {
+            // A path says what it likes of its resource, where another server answers or nobody may ask.
+            [&mut series.group, &mut series.version, &mut series.resource, &mut series.subresource]
+                .into_iter()
+                .for_each(String::clear);
+        }
         let h = all.entry(series).or_default();
         h.count += 1;
         h.sum_seconds += seconds;
@@ -101,6 +110,7 @@ impl Metrics {
         gauge(&mut out, "taffrail_responses_cut_total", "Responses cut off because nobody read them.", cut);
         out.push_str(&ctx.server.audit.metrics());
         out.push_str(&ctx.server.flow.metrics());
+        out.push_str(&ctx.server.aggregator.metrics());
         self.render_objects(&mut out, ctx);
         out
     }

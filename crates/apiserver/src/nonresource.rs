@@ -71,15 +71,9 @@ fn root_paths(ctx: &Context) -> Vec<String> {
     let kinds = ctx.server.registry.kinds();
     let mut paths: Vec<String> =
         ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis"].map(String::from).to_vec();
-    for group in discovery::groups(&kinds) {
+    for (group, versions) in ctx.server.aggregator.table().groups(&kinds) {
         paths.push(format!("/apis/{group}"));
-        let mut seen = Vec::new();
-        for row in kinds.rows().iter().filter(|r| r.group == group.as_str()) {
-            if !seen.contains(&row.version) {
-                paths.push(format!("/apis/{group}/{}", row.version));
-                seen.push(row.version.clone());
-            }
-        }
+        paths.extend(versions.iter().map(|v| format!("/apis/{group}/{}", v.version)));
     }
     let rest = [
         "/healthz",

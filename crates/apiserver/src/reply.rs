@@ -145,7 +145,8 @@ pub fn response(code: u16, content_type: &'static str, body: Body) -> Response<B
     r
 }
 
-fn plain(response: Response<Body>) -> Rendered {
+/// A response as it is.
+pub fn plain(response: Response<Body>) -> Rendered {
     Rendered { response, object: None, status: None }
 }
 

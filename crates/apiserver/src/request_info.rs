@@ -48,6 +48,17 @@ impl Query {
         self.0.iter().map(|(k, _)| k.as_str())
     }
 
+    /// As it goes on to others, by name (upstream: Go `url.Values.Encode`).
+    pub fn encode(&self) -> String {
+        let mut sorted: Vec<&(String, String)> = self.0.iter().collect();
+        sorted.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut out = form_urlencoded::Serializer::new(String::new());
+        for (name, value) in sorted {
+            out.append_pair(name, value);
+        }
+        out.finish()
+    }
+
     /// A boolean as Go's query conversion reads it: present and not `false` or `0`.
     pub fn flag(&self, name: &str) -> bool {
         self.has(name) && !matches!(self.get(name), "false" | "0")

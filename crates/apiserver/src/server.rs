@@ -1,5 +1,6 @@
 //! The server's parts, and the listener that feeds it.
 
+use crate::aggregator::Aggregator;
 use crate::chain::{self, Connection};
 use crate::encoded::Encoded;
 use crate::extension::Extension;
@@ -63,6 +64,7 @@ pub struct ServerOptions {
     /// `host:port` that discovery names.
     pub advertise: String,
     pub flow: Arc<FlowControl>,
+    pub aggregator: Arc<Aggregator>,
 }
 
 pub struct Server {
@@ -78,6 +80,7 @@ pub struct Server {
     pub checks: Vec<Check>,
     pub advertise: String,
     pub flow: Arc<FlowControl>,
+    pub aggregator: Arc<Aggregator>,
     pub metrics: Metrics,
     pub outflow: Arc<Outflow>,
     pub openapi: OpenApi,
@@ -105,6 +108,7 @@ impl Server {
             extensions,
             advertise,
             flow,
+            aggregator,
         } = options;
         Arc::new(Self {
             registry,
@@ -119,6 +123,7 @@ impl Server {
             checks,
             advertise,
             flow,
+            aggregator,
             metrics: Metrics::default(),
             outflow: Outflow::new(),
             openapi: OpenApi::default(),

@@ -397,30 +397,5 @@ fn invalid(service: &Value, errors: ErrorList) -> Status {
     Status::invalid(&gk, object::name(service), &errors)
 }
 
-/// Finds Services for calls of the server's own (upstream: `aggregator.NewClusterIPServiceResolver`).
-pub struct Resolver(pub Arc<registry::Registry>);
-
-impl client::outbound::Resolve for Resolver {
-    fn resolve(
-        &self,
-        namespace: &str,
-        name: &str,
-        port: u16,
-    ) -> std::result::Result<std::net::SocketAddr, String> {
-        let row = self.0.kinds().resource("", "v1", "services").ok_or("services are not served")?;
-        let entry = self.0.store().get(&row.key(namespace, name));
-        let entry = entry.ok_or_else(|| format!("service {name:?} not found"))?;
-        let service: Value = serde_json::from_slice(&entry.value).map_err(|e| e.to_string())?;
-        let served = items(&service["spec"], "ports").iter().any(|p| p["port"] == port);
-        if !served {
-            return Err(format!("no service port {port} found for service {name:?}"));
-        }
-        match text(&service["spec"], "clusterIP").parse() {
-            Ok(ip) => Ok(std::net::SocketAddr::new(ip, port)),
-            Err(_) => Err(format!("service {name:?} has no cluster IP")),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 //! Everything is ECDSA P-256. Invariant: what is handed out was issued by the present authority, belongs to its key, has
 //! the names asked for and at least [`RENEW_BEFORE_DAYS`] left; what on disk does not is made anew.
 
+pub mod bundle;
 mod disk;
 
 use crate::signing::Authority;
@@ -26,6 +27,8 @@ use x509_parser::prelude::{FromDer as _, SubjectPublicKeyInfo, X509Certificate};
 
 const CA_DAYS: i64 = 3650;
 const LEAF_DAYS: i64 = 365;
+/// The name by which aggregated API servers know this one (upstream: kubeadm `FrontProxyClientCertCommonName`).
+pub const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
 /// A certificate with less time left is made anew when it is next asked for.
 pub const RENEW_BEFORE_DAYS: i64 = 30;
 /// Certificates are valid from a little before now, for clocks that are behind.
@@ -40,7 +43,7 @@ pub enum PkiError {
     /// Half of the authority is lost; a new one would cut off every node and user.
     #[error("{} is there but {} is not: restore it, or remove both for a new authority", there.display(), lost.display())]
     HalfLost { there: PathBuf, lost: PathBuf },
-    #[error("the certificate authority {} ends in less than {RENEW_BEFORE_DAYS} days: remove ca.crt and ca.key for a new one", path.display())]
+    #[error("the certificate authority {} ends in less than {RENEW_BEFORE_DAYS} days: remove it and its key for a new one", path.display())]
     Expired { path: PathBuf },
 }
 
@@ -76,14 +79,22 @@ struct Wanted<'a> {
     sans: BTreeSet<String>,
 }
 
+/// An authority: its certificate and what signs with its key.
+struct Ca {
+    pem: String,
+    /// The public key, DER.
+    key: Vec<u8>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
 /// The cluster's keys.
 pub struct Pki {
     dir: PathBuf,
     clock: SharedClock,
-    ca_pem: String,
-    /// The authority's public key, DER.
-    ca_key: Vec<u8>,
-    issuer: Issuer<'static, KeyPair>,
+    ca: Ca,
+    /// Vouches for proxies in front of other API servers, and for nobody else: what it signs is not a user
+    /// (upstream: kubeadm `KubeadmCertFrontProxyCA`).
+    front_proxy: Ca,
 }
 
 impl Pki {
@@ -93,54 +104,37 @@ impl Pki {
     /// The directory cannot be used, or what is in it is damaged.
     pub fn open(dir: &Path, clock: SharedClock) -> Result<Self, PkiError> {
         directory(dir)?;
-        let (cert, key) = (dir.join("ca.crt"), dir.join("ca.key"));
-        match (cert.exists(), key.exists()) {
-            (true, true) => {}
-            // The certificate is written last: a key alone is a start that was cut off. With the same key, what was
-            // issued before stays good.
-            (false, kept) => {
-                let pair = if kept {
-                    KeyPair::from_pem(&read(&key)?).map_err(crypto("read ca.key"))?
-                } else {
-                    let pair = new_key()?;
-                    write(&key, &pair.serialize_pem())?;
-                    pair
-                };
-                let made =
-                    ca_params(clock.now())?.self_signed(&pair).map_err(crypto("make the cluster's CA"))?;
-                write(&cert, &made.pem())?;
-            }
-            (true, false) => return Err(PkiError::HalfLost { there: cert, lost: key }),
-        }
-        let ca_pem = read(&cert)?;
-        let pair = KeyPair::from_pem(&read(&key)?).map_err(crypto("read ca.key"))?;
-        let ca_key = pair.subject_public_key_info();
-        let der = CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(crypto("read ca.crt"))?;
-        let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(crypto("read ca.crt"))?;
-        if parsed.public_key().raw != ca_key.as_slice() {
-            return Err(PkiError::Crypto {
-                what: "use ca.crt",
-                why: "it does not belong to ca.key".to_owned(),
-            });
-        }
-        if renew_at(&parsed) <= clock.now() {
-            return Err(PkiError::Expired { path: cert });
-        }
-        let issuer = Issuer::from_ca_cert_pem(&ca_pem, pair).map_err(crypto("read ca.crt"))?;
-        Ok(Self { dir: dir.into(), clock, ca_pem, ca_key, issuer })
+        let ca = Ca::open(dir, "ca", "kubernetes", &clock)?;
+        let front_proxy = Ca::open(dir, "front-proxy-ca", "front-proxy-ca", &clock)?;
+        Ok(Self { dir: dir.into(), clock, ca, front_proxy })
     }
 
     pub fn ca_pem(&self) -> &str {
-        &self.ca_pem
+        &self.ca.pem
+    }
+
+    /// The authority that vouches for this API server where it speaks for others.
+    pub fn front_proxy_ca_pem(&self) -> &str {
+        &self.front_proxy.pem
+    }
+
+    /// The certificate with which this API server speaks for users at aggregated API servers.
+    ///
+    /// # Errors
+    /// As [`Self::apiserver`].
+    pub fn front_proxy_client(&self) -> Result<Leaf, PkiError> {
+        let usage = ExtendedKeyUsagePurpose::ClientAuth;
+        let wanted = Wanted { name: FRONT_PROXY_CLIENT, groups: &[], usage, sans: BTreeSet::new() };
+        self.leaf_of(&self.front_proxy, "front-proxy-client", &wanted)
     }
 
     pub fn ca_der(&self) -> Result<CertificateDer<'static>, PkiError> {
-        CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).map_err(crypto("read ca.crt"))
+        CertificateDer::from_pem_slice(self.ca.pem.as_bytes()).map_err(crypto("read ca.crt"))
     }
 
     /// Tells the authority's key from others; a renewed certificate of the same key is the same authority.
     pub fn ca_fingerprint(&self) -> String {
-        hex_sha256(&self.ca_key)
+        hex_sha256(&self.ca.key)
     }
 
     /// The authority as the one that answers certificate requests.
@@ -148,7 +142,7 @@ impl Pki {
     /// # Errors
     /// Its certificate cannot be read.
     pub fn authority(&self) -> Result<Authority, PkiError> {
-        Authority::from_pem(&self.ca_pem, &self.issuer.key().serialize_pem())
+        Authority::from_pem(&self.ca.pem, &self.ca.issuer.key().serialize_pem())
     }
 
     /// The API server's serving certificate. `more` are the service addresses, the nodes' addresses and names, and the
@@ -241,21 +235,25 @@ impl Pki {
     }
 
     fn leaf(&self, file: &str, wanted: &Wanted<'_>) -> Result<Leaf, PkiError> {
+        self.leaf_of(&self.ca, file, wanted)
+    }
+
+    fn leaf_of(&self, ca: &Ca, file: &str, wanted: &Wanted<'_>) -> Result<Leaf, PkiError> {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if file.is_empty() || file.starts_with('.') || !file.chars().all(plain) {
             let why = format!("{file:?} is no file name");
             return Err(PkiError::Crypto { what: "keep a certificate", why });
         }
-        if let Some(leaf) = self.stored(file, wanted) {
+        if let Some(leaf) = self.stored(ca, file, wanted) {
             return Ok(leaf);
         }
-        let leaf = self.issue(wanted)?;
+        let leaf = self.issue(ca, wanted)?;
         write(&self.dir.join(format!("{file}.key")), &leaf.key_pem)?;
         write(&self.dir.join(format!("{file}.crt")), &leaf.certificate_pem)?;
         Ok(leaf)
     }
 
-    fn issue(&self, wanted: &Wanted<'_>) -> Result<Leaf, PkiError> {
+    fn issue(&self, ca: &Ca, wanted: &Wanted<'_>) -> Result<Leaf, PkiError> {
         let mut params = CertificateParams::default();
         let mut name = DistinguishedName::new();
         // One attribute each: rcgen's names hold a kind once.
@@ -282,7 +280,7 @@ impl Pki {
         }
         validity(&mut params, self.clock.now(), LEAF_DAYS);
         let pair = new_key()?;
-        let cert = params.signed_by(&pair, &self.issuer).map_err(crypto("sign a certificate"))?;
+        let cert = params.signed_by(&pair, &ca.issuer).map_err(crypto("sign a certificate"))?;
         let (_, parsed) =
             x509_parser::parse_x509_certificate(cert.der()).map_err(crypto("read a certificate"))?;
         let renew_at = renew_at(&parsed);
@@ -290,18 +288,57 @@ impl Pki {
     }
 
     /// What is on disk, when it is all that is wanted.
-    fn stored(&self, file: &str, wanted: &Wanted<'_>) -> Option<Leaf> {
+    fn stored(&self, ca: &Ca, file: &str, wanted: &Wanted<'_>) -> Option<Leaf> {
         let certificate_pem = read(&self.dir.join(format!("{file}.crt"))).ok()?;
         let key_pem = read(&self.dir.join(format!("{file}.key"))).ok()?;
         let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).ok()?;
         let (_, cert) = x509_parser::parse_x509_certificate(&der).ok()?;
         let pair = KeyPair::from_pem(&key_pem).ok()?;
-        let (_, ca_key) = SubjectPublicKeyInfo::from_der(&self.ca_key).ok()?;
+        let (_, ca_key) = SubjectPublicKeyInfo::from_der(&ca.key).ok()?;
         let ours = cert.public_key().raw == pair.subject_public_key_info().as_slice()
             && cert.verify_signature(Some(&ca_key)).is_ok();
         let renew_at = renew_at(&cert);
         let good = ours && renew_at > self.clock.now() && is_wanted(&cert, wanted);
         good.then_some(Leaf { certificate_pem, key_pem, renew_at })
+    }
+}
+
+impl Ca {
+    /// Opens or makes the authority that is kept as `FILE.crt` and `FILE.key`.
+    fn open(dir: &Path, file: &str, common_name: &str, clock: &SharedClock) -> Result<Self, PkiError> {
+        let (cert, key) = (dir.join(format!("{file}.crt")), dir.join(format!("{file}.key")));
+        match (cert.exists(), key.exists()) {
+            (true, true) => {}
+            // The certificate is written last: a key alone is a start that was cut off. With the same key, what was
+            // issued before stays good.
+            (false, kept) => {
+                let pair = if kept {
+                    KeyPair::from_pem(&read(&key)?).map_err(crypto("read the key of an authority"))?
+                } else {
+                    let pair = new_key()?;
+                    write(&key, &pair.serialize_pem())?;
+                    pair
+                };
+                let made = ca_params(common_name, clock.now())?.self_signed(&pair);
+                write(&cert, &made.map_err(crypto("make the cluster's CA"))?.pem())?;
+            }
+            (true, false) => return Err(PkiError::HalfLost { there: cert, lost: key }),
+        }
+        let pem = read(&cert)?;
+        let pair = KeyPair::from_pem(&read(&key)?).map_err(crypto("read the key of an authority"))?;
+        let key = pair.subject_public_key_info();
+        let unread = "read the certificate of an authority";
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(crypto(unread))?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(crypto(unread))?;
+        if parsed.public_key().raw != key.as_slice() {
+            let why = format!("{file}.crt does not belong to {file}.key");
+            return Err(PkiError::Crypto { what: "use the certificate of an authority", why });
+        }
+        if renew_at(&parsed) <= clock.now() {
+            return Err(PkiError::Expired { path: cert });
+        }
+        let issuer = Issuer::from_ca_cert_pem(&pem, pair).map_err(crypto(unread))?;
+        Ok(Self { pem, key, issuer })
     }
 }
 
@@ -360,15 +397,15 @@ fn validity(params: &mut CertificateParams, now: Timestamp, days: i64) {
     params.not_after = at(to);
 }
 
-fn ca_params(now: Timestamp) -> Result<CertificateParams, PkiError> {
+fn ca_params(common_name: &str, now: Timestamp) -> Result<CertificateParams, PkiError> {
     let mut params = CertificateParams::default();
     let mut name = DistinguishedName::new();
-    name.push(DnType::CommonName, "kubernetes");
+    name.push(DnType::CommonName, common_name);
     params.distinguished_name = name;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign];
     params.subject_alt_names =
-        vec![SanType::DnsName("kubernetes".try_into().map_err(crypto("use a name in a certificate"))?)];
+        vec![SanType::DnsName(common_name.try_into().map_err(crypto("use a name in a certificate"))?)];
     validity(&mut params, now, CA_DAYS);
     Ok(params)
 }

@@ -102,7 +102,7 @@ impl Dynamic {
 #[derive(Clone, Debug, Default)]
 pub struct Discovery {
     pub resources: Vec<ApiResource>,
-    /// Group versions whose resources could not be learned.
+    /// Group versions (`apps/v1`, `v1`) whose resources could not be learned.
     pub failures: Vec<(String, Status)>,
 }
 
@@ -177,7 +177,10 @@ impl Client {
                         out.resources.push(resource);
                     }
                 }
-                Err(e) => out.failures.push((at, e)),
+                Err(e) => {
+                    let group_version = if group.is_empty() { version } else { format!("{group}/{version}") };
+                    out.failures.push((group_version, e));
+                }
             }
         }
         Ok(out)

@@ -11,9 +11,11 @@ use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +30,15 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// A token file is read again after this (upstream: `transport.cachingTokenSource`).
 const TOKEN_PERIOD: Duration = Duration::from_secs(60);
+
+/// Where systems keep the certificates of public authorities (upstream: Go `crypto/x509/root_linux.go`).
+const SYSTEM_AUTHORITIES: [&str; 5] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
 
 /// Why a transport could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -65,8 +76,23 @@ pub struct Config {
     /// PEM certificate chain and key of the client.
     pub identity_pem: Option<(Vec<u8>, Vec<u8>)>,
     pub token: Token,
-    /// `User-Agent`, such as `kubelet/v1.37.2`.
+    /// `User-Agent`, such as `kubelet/v1.37.2`; empty leaves it to each request.
     pub user_agent: String,
+    /// Any server is taken for the right one, whatever its certificate.
+    pub insecure: bool,
+    pub wire: Wire,
+}
+
+/// How requests share connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Wire {
+    /// HTTP/2 where the server speaks it: all requests share one connection.
+    #[default]
+    Any,
+    /// HTTP/1.1: a request has its connection to itself while it lasts, so that no slow reader holds up others.
+    Http1,
+    /// HTTP/1.1, each connection for one request only: it may be handed over to another protocol.
+    Http1Once,
 }
 
 /// An API server over HTTPS. Keeps its connections.
@@ -75,7 +101,7 @@ pub struct HttpsApi {
     scheme: Scheme,
     authority: Authority,
     prefix: String,
-    user_agent: HeaderValue,
+    user_agent: Option<HeaderValue>,
     token: Token,
     cached: Mutex<Option<(Instant, HeaderValue)>>,
 }
@@ -114,13 +140,22 @@ impl HttpsApi {
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .http2_keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .http2_adaptive_window(true);
+        let connector = match config.wire {
+            Wire::Any => tls.enable_all_versions().wrap_connector(tcp),
+            Wire::Http1 => tls.enable_http1().wrap_connector(tcp),
+            Wire::Http1Once => {
+                builder.pool_max_idle_per_host(0);
+                tls.enable_http1().wrap_connector(tcp)
+            }
+        };
         Ok(Self {
-            pool: builder.build(tls.enable_all_versions().wrap_connector(tcp)),
+            pool: builder.build(connector),
             scheme,
             authority,
             prefix: uri.path().trim_end_matches('/').to_owned(),
-            user_agent: HeaderValue::from_str(&config.user_agent)
-                .unwrap_or(HeaderValue::from_static("taffrail")),
+            user_agent: (!config.user_agent.is_empty()).then(|| {
+                HeaderValue::from_str(&config.user_agent).unwrap_or(HeaderValue::from_static("taffrail"))
+            }),
             token: config.token.clone(),
             cached: Mutex::new(None),
         })
@@ -166,7 +201,9 @@ impl Api for HttpsApi {
             .authority(self.authority.clone())
             .path_and_query(format!("{}{path}", self.prefix))
             .build()?;
-        head.headers.entry(header::USER_AGENT).or_insert_with(|| self.user_agent.clone());
+        if let Some(agent) = &self.user_agent {
+            head.headers.entry(header::USER_AGENT).or_insert_with(|| agent.clone());
+        }
         if let Some(v) = self.authorization().await? {
             head.headers.insert(header::AUTHORIZATION, v);
         }
@@ -175,18 +212,36 @@ impl Api for HttpsApi {
     }
 }
 
+/// PEM certificates of public authorities, where systems keep them; those that cannot be used are left out.
+#[must_use]
+pub fn system_authorities() -> Option<Vec<u8>> {
+    use base64::Engine as _;
+    let found = SYSTEM_AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok())?;
+    let usable = |c: &CertificateDer<'static>| RootCertStore::empty().add(c.clone()).is_ok();
+    let mut pem = String::new();
+    for certificate in CertificateDer::pem_slice_iter(&found).flatten().filter(usable) {
+        let text = base64::engine::general_purpose::STANDARD.encode(&certificate);
+        pem.push_str(&format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n"));
+    }
+    Some(pem.into_bytes())
+}
+
 fn tls(config: &Config) -> Result<ClientConfig, Error> {
     let mut roots = RootCertStore::empty();
     for cert in CertificateDer::pem_slice_iter(&config.ca_pem) {
         let cert = cert.map_err(|e| Error::Authority(e.to_string()))?;
         roots.add(cert).map_err(|e| Error::Authority(e.to_string()))?;
     }
-    if roots.is_empty() && config.server.starts_with("https:") {
+    if roots.is_empty() && !config.insecure && config.server.starts_with("https:") {
         return Err(Error::Authority("no certificate given, so no server can be trusted".into()));
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let builder = builder.with_root_certificates(roots);
+    let builder =
+        ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let builder = match config.insecure {
+        true => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider))),
+        false => builder.with_root_certificates(roots),
+    };
     let Some((cert, key)) = &config.identity_pem else {
         return Ok(builder.with_no_client_auth());
     };
@@ -194,6 +249,46 @@ fn tls(config: &Config) -> Result<ClientConfig, Error> {
     let chain = chain.map_err(|e| Error::Certificate(e.to_string()))?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| Error::Certificate(format!("key: {e}")))?;
     builder.with_client_auth_cert(chain, key).map_err(|e| Error::Certificate(e.to_string()))
+}
+
+/// Takes every certificate: the operator said so (`insecureSkipTLSVerify`). The handshake's signature is checked all
+/// the same, so that the server at least has the certificate's key.
+#[derive(Debug)]
+struct AnyServer(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 #[cfg(test)]

@@ -141,7 +141,7 @@ fn resolve(tree: &Value, path: &Path, context: Option<&str>) -> Result<Config, S
         tls_server_name: text(&cluster["tls-server-name"]),
         identity_pem,
         token,
-        user_agent: String::new(),
+        ..Config::default()
     })
 }
 

@@ -1,16 +1,16 @@
 //! Calls of the API server to servers that objects name: webhooks, aggregated API servers.
 //!
-//! Invariant: nothing is sent to a server that did not prove itself by the certificate authority that the object gives;
-//! answers are read up to a bound.
+//! Invariant: nothing is sent to a server that did not prove itself by the certificate authority that the object gives
+//! (the system's authorities where it gives none), but where the object itself says that any server will do; answers
+//! that are read here are read up to a bound.
 
 use crate::api::{Api, Body, BoxError};
-use crate::https::{Config, HttpsApi, Token};
+use crate::https::{Config, HttpsApi, Token, Wire, system_authorities};
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,21 +24,29 @@ const ANSWER_BYTES_MAX: usize = 8 << 20;
 pub struct Server {
     /// `https://host:port`, with an optional path.
     pub url: String,
-    /// PEM certificates that vouch for it.
+    /// PEM certificates that vouch for it; empty for the system's.
     pub ca_pem: Vec<u8>,
-    /// Where it really is and the name that its certificate must have, for a Service (`NAME.NAMESPACE.svc`).
-    pub service: Option<(SocketAddr, String)>,
+    /// Where it really is (`host:port`) and the name that its certificate must have, for a Service
+    /// (`NAME.NAMESPACE.svc`).
+    pub service: Option<(String, String)>,
     /// PEM chain and key with which this server says who it is.
     pub identity_pem: Option<(Vec<u8>, Vec<u8>)>,
     /// A bearer token for it.
     pub bearer: Option<String>,
+    /// What requests say that they come from, when they do not say it themselves.
+    pub user_agent: &'static str,
+    /// Whatever its certificate is (`insecureSkipTLSVerify`).
+    pub insecure: bool,
+    pub wire: Wire,
 }
 
-/// Finds the address behind a Service's port.
+/// Finds what is behind a Service's port.
 pub trait Resolve: Send + Sync {
+    /// An address or name, with its port: `10.96.0.7:443`, `[fd00::7]:443`, `example.com:443`.
+    ///
     /// # Errors
     /// Why there is none, as a client is told.
-    fn resolve(&self, namespace: &str, name: &str, port: u16) -> Result<SocketAddr, String>;
+    fn resolve(&self, namespace: &str, name: &str, port: u16) -> Result<String, String>;
 }
 
 /// Why a call failed.
@@ -67,13 +75,19 @@ impl Outbound {
             Some((at, name)) => (format!("https://{at}"), Some(name.clone())),
             None => (server.url.clone(), None),
         };
+        let ca_pem = match server.ca_pem.is_empty() && !server.insecure {
+            true => system_authorities().unwrap_or_default(),
+            false => server.ca_pem.clone(),
+        };
         let api = Arc::new(HttpsApi::new(&Config {
             server: url,
-            ca_pem: server.ca_pem.clone(),
+            ca_pem,
             tls_server_name: name,
             identity_pem: server.identity_pem.clone(),
             token: server.bearer.clone().map_or(Token::None, Token::Bearer),
-            user_agent: "kube-apiserver-admission".to_owned(),
+            user_agent: server.user_agent.to_owned(),
+            insecure: server.insecure,
+            wire: server.wire,
         })?);
         let mut apis = self.apis.lock();
         if apis.len() >= SERVERS_MAX {
@@ -120,7 +134,10 @@ impl Outbound {
 }
 
 /// A body read whole, up to the bound.
-async fn bounded(mut body: Body) -> Result<Bytes, String> {
+///
+/// # Errors
+/// It broke off, or is longer.
+pub async fn bounded(mut body: Body) -> Result<Bytes, String> {
     let mut out = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| reason(&*e))?;
@@ -134,8 +151,65 @@ async fn bounded(mut body: Body) -> Result<Bytes, String> {
     Ok(out.freeze())
 }
 
+/// Why a server was not reached, as Go's HTTP client tells it; `authority` is where it should be.
+#[must_use]
+pub fn why(authority: &str, e: &(dyn std::error::Error + 'static)) -> String {
+    use std::io::ErrorKind;
+    let mut at = Some(e);
+    while let Some(e) = at {
+        if let Some(tls) = e.downcast_ref::<rustls::Error>() {
+            return tls_failure(tls);
+        }
+        if let Some(io) = e.downcast_ref::<std::io::Error>() {
+            // an error of the TLS layer comes inside of one
+            let inner = io.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+            match (inner, io.kind()) {
+                (Some(tls), _) => return tls_failure(tls),
+                (None, ErrorKind::ConnectionRefused) => {
+                    return format!("dial tcp {authority}: connect: connection refused");
+                }
+                (None, ErrorKind::TimedOut) => return format!("dial tcp {authority}: i/o timeout"),
+                (None, ErrorKind::HostUnreachable) => {
+                    return format!("dial tcp {authority}: connect: no route to host");
+                }
+                (None, ErrorKind::NetworkUnreachable) => {
+                    return format!("dial tcp {authority}: connect: network is unreachable");
+                }
+                (None, ErrorKind::UnexpectedEof) => return "EOF".to_owned(),
+                _ => {}
+            }
+        }
+        at = e.source();
+    }
+    reason(e)
+}
+
+/// Go's words for what is wrong with a certificate.
+fn tls_failure(e: &rustls::Error) -> String {
+    use rustls::{CertificateError, Error};
+    let x509 = match e {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "certificate signed by unknown authority".to_owned()
+        }
+        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            "certificate has expired or is not yet valid".to_owned()
+        }
+        Error::InvalidCertificate(CertificateError::NotValidForNameContext { expected, presented }) => {
+            let names: Vec<&str> = presented
+                .iter()
+                .map(|p| p.strip_prefix("DnsName(").unwrap_or(p).trim_matches(['"', ')']))
+                .collect();
+            format!("certificate is valid for {}, not {}", names.join(", "), expected.to_str())
+        }
+        Error::InvalidCertificate(other) => other.to_string(),
+        other => return format!("tls: {other}"),
+    };
+    format!("tls: failed to verify certificate: x509: {x509}")
+}
+
 /// The innermost cause, which says most.
-fn reason(e: &(dyn std::error::Error + 'static)) -> String {
+#[must_use]
+pub fn reason(e: &(dyn std::error::Error + 'static)) -> String {
     let mut at = e;
     while let Some(next) = at.source() {
         at = next;

@@ -338,6 +338,9 @@ fn failure(code: u16, body: &[u8]) -> Status {
     }
     // a proxy or a plain-text refusal has no Status: the code says what it is (upstream: NewGenericServerResponse)
     if status.reason == Reason::Unknown {
+        if code == 503 {
+            status.message = "the server is currently unable to handle the request".to_owned();
+        }
         status.reason = match code {
             401 => Reason::Unauthorized,
             403 => Reason::Forbidden,

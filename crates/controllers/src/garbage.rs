@@ -27,6 +27,8 @@ const WORKERS: usize = 8;
 const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
 /// Wait after a failed look-up.
 const DISCOVERY_RETRY: Duration = Duration::from_secs(2);
+/// How long kinds may take to be read for the first time.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 /// Kinds that nobody owns or that own nothing (upstream: `DefaultIgnoredResources`).
 const IGNORED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")];
 
@@ -48,11 +50,13 @@ pub(crate) fn start(setup: &Setup) -> Handle {
             loop {
                 let wait = match client.discover().await {
                     Ok(found) => {
-                        let complete = found.failures.is_empty();
+                        let unknown = found.failures.into_iter().map(|(gv, _)| gv).collect();
                         collector.set_resources(&found.resources);
-                        let new = watch(&feeds, &informers, found.resources, complete, &graph, &queue, &all);
-                        for informer in new {
-                            informer.synced().await;
+                        let new = watch(&feeds, &informers, found.resources, &unknown, &graph, &queue, &all);
+                        // One that does not answer must not hold up all others.
+                        let synced = futures::future::join_all(new.iter().map(Informer::synced));
+                        if tokio::time::timeout(SYNC_TIMEOUT, synced).await.is_err() {
+                            tracing::warn!("not all kinds could be read in time");
                         }
                         if controller.is_none() {
                             let c = Controller::new("garbage-collector", collector.clone(), clock.clone());
@@ -86,12 +90,13 @@ pub(crate) fn start(setup: &Setup) -> Handle {
     Handle::of_task("garbage-collector", task)
 }
 
-/// Starts a feed for each kind that has none and, when all kinds are known, stops those of kinds no longer served.
+/// Starts a feed for each kind that has none, and stops those of kinds no longer served: of a group version that is
+/// unknown, as its server does not answer, nothing is forgotten (upstream: `GetDeletableResources`, `Sync`).
 fn watch(
     feeds: &Mutex<Feeds>,
     informers: &Informers,
     resources: Vec<ApiResource>,
-    complete: bool,
+    unknown: &HashSet<String>,
     graph: &Arc<Mutex<Graph>>,
     queue: &Arc<Queue<Work>>,
     all: &Arc<AllKinds>,
@@ -102,18 +107,16 @@ fn watch(
     };
     let wanted: HashSet<ApiResource> = resources.into_iter().filter(watched).collect();
     let mut feeds = feeds.lock();
-    if complete {
-        feeds.retain(|r, feed| {
-            let keep = wanted.contains(r);
-            if !keep {
-                feed.abort();
-                all.remove(r);
-                let work = graph.lock().forget_kind(&r.api_version(), &r.kind);
-                work.into_iter().for_each(|w| queue.add(w));
-            }
-            keep
-        });
-    }
+    feeds.retain(|r, feed| {
+        let keep = wanted.contains(r) || unknown.contains(&r.api_version());
+        if !keep {
+            feed.abort();
+            all.remove(r);
+            let work = graph.lock().forget_kind(&r.api_version(), &r.kind);
+            work.into_iter().for_each(|w| queue.add(w));
+        }
+        keep
+    });
     let mut new = Vec::new();
     for r in wanted {
         if feeds.contains_key(&r) {

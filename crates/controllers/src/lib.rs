@@ -4,6 +4,8 @@
 //! control loop, and its cases. Constants, messages and conditions are upstream's.
 
 mod all_kinds;
+pub mod api_services;
+pub mod authentication_trust;
 pub mod certificates;
 pub mod cluster_role;
 pub mod common;

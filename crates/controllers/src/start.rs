@@ -1,6 +1,9 @@
 //! Starting all controllers, and stopping them together.
 
 use crate::all_kinds::AllKinds;
+use crate::api_services::available::Reach;
+use crate::api_services::{available, register};
+use crate::authentication_trust::Trust;
 use crate::certificates::{approve, clean, pod_requests, sign, trust_bundle};
 use auth::signing::Authority;
 use auth::tokens::Signer;
@@ -56,6 +59,10 @@ pub struct Config {
     pub unused_tokens_kept: Duration,
     /// The longest that a signed certificate lives (`--cluster-signing-duration`).
     pub signing_duration: SignedDuration,
+    /// How other API servers are reached; `None`: only objects tell whether one is available.
+    pub aggregation: Option<Reach>,
+    /// What other API servers are told of authentication; `None`: nothing.
+    pub trust: Option<Trust>,
 }
 
 impl Default for Config {
@@ -73,6 +80,8 @@ impl Default for Config {
             tokens: None,
             unused_tokens_kept: Duration::from_secs(365 * 24 * 3600),
             signing_duration: SignedDuration::from_hours(365 * 24),
+            aggregation: None,
+            trust: None,
         }
     }
 }
@@ -166,6 +175,8 @@ pub fn start(
         crate::endpoint_slice::start(&setup),
         crate::endpoints::start(&setup),
         crate::endpoint_slice_mirroring::start(&setup),
+        register::start(&setup),
+        available::start(&setup),
         crate::policy_status::start(&setup),
         crate::resource_quota::start(&setup),
         crate::garbage::start(&setup),
@@ -179,6 +190,7 @@ pub fn start(
     handles.extend(crate::service_cidrs::start(&setup));
     handles.extend(crate::storage_migration::start(&setup));
     handles.extend(crate::volume_protection::start(&setup));
+    handles.extend(crate::authentication_trust::start(&setup));
     handles.extend([sign::start(&setup), trust_bundle::start(&setup)].into_iter().flatten());
     Handles(handles)
 }

@@ -1,5 +1,7 @@
 //! The group `apiregistration.k8s.io` (upstream: kube-aggregator `pkg/apis/apiregistration`).
 
+mod priority;
+
 use crate::columns::{AGE, NAME, column};
 use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef, status};
 use crate::helpers;
@@ -9,12 +11,15 @@ use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use serde_json::{Value, json};
 
+pub use priority::{CUSTOM_PRIORITY, Priority, priority};
+
+pub const GROUP: &str = "apiregistration.k8s.io";
 const GROUP_PRIORITY_MAX: i64 = 20_000;
 const VERSION_PRIORITY_MAX: i64 = 1_000;
 
 pub fn api_service() -> KindDef {
     KindDef {
-        group: "apiregistration.k8s.io".into(),
+        group: GROUP.into(),
         kind: "APIService".into(),
         plural: "apiservices".into(),
         singular: "apiservice".into(),
@@ -35,6 +40,12 @@ pub fn api_service() -> KindDef {
         sample: "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {name: v1.example.com}\nspec: {group: example.com, version: v1, groupPriorityMinimum: 1000, versionPriority: 15, insecureSkipTLSVerify: true, service: {name: api, namespace: default}}\n",
         ..KindDef::BASE
     }
+}
+
+/// Whether an APIService's server can be asked (upstream: `helper.IsAPIServiceConditionTrue`).
+#[must_use]
+pub fn is_available(o: &Value) -> bool {
+    items(&o["status"], "conditions").iter().any(|c| c["type"] == "Available" && c["status"] == "True")
 }
 
 fn service(o: &Value) -> String {

@@ -40,6 +40,10 @@ pub struct UpOptions {
     #[arg(long, default_value = "10.96.0.0/16,fd00:96::/108", value_name = "CIDRS")]
     pub service_cluster_ip_range: String,
 
+    /// Reach aggregated API servers and webhooks at the endpoints of their Services, not at the Services' addresses
+    #[arg(long)]
+    pub enable_aggregator_routing: bool,
+
     /// Addresses of pods, IPv4 and IPv6
     #[arg(long, default_value = "10.244.0.0/16,fd00:244::/48", value_name = "CIDRS")]
     pub cluster_cidr: String,

@@ -1,5 +1,6 @@
 //! `taffrail up`: configuration to running cluster, and back down in order.
 
+mod aggregation;
 mod backend;
 mod bootstrap;
 mod control_plane;

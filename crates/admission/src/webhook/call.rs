@@ -10,6 +10,9 @@ use meta::status::Status;
 use serde_json::Value;
 use std::time::Duration;
 
+/// What webhooks are told who asks.
+const AGENT: &str = "kube-apiserver-admission";
+
 /// What came of asking.
 #[derive(Debug)]
 pub struct Answer {
@@ -76,7 +79,7 @@ pub async fn post(
             let rest = url.splitn(4, '/').nth(3).unwrap_or("");
             let base = url.strip_suffix(rest).unwrap_or(url).trim_end_matches('/').to_owned();
             (
-                Server { url: base, ca_pem: config.ca_pem.clone(), ..Server::default() },
+                Server { url: base, ca_pem: config.ca_pem.clone(), user_agent: AGENT, ..Server::default() },
                 format!("/{rest}?{query}"),
                 shown,
             )
@@ -93,6 +96,7 @@ pub async fn post(
                 url: format!("https://{host}:{port}"),
                 ca_pem: config.ca_pem.clone(),
                 service: Some((at, host)),
+                user_agent: AGENT,
                 ..Server::default()
             };
             (server, path, shown)

@@ -135,3 +135,27 @@ fn certificates_say_who_and_what_for() {
     assert!(check("n1") && check("10.0.0.1") && check("fd00::1"));
     assert!(!check("n2") && !check("10.0.0.2"));
 }
+
+#[test]
+fn proxies_in_front_have_an_authority_of_their_own() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let pki = Pki::open(dir.path(), clock()).expect("made");
+    let leaf = pki.front_proxy_client().expect("signed");
+    let again = Pki::open(dir.path(), clock()).expect("opened");
+    assert_eq!(again.front_proxy_ca_pem(), pki.front_proxy_ca_pem());
+    assert_ne!(again.front_proxy_ca_pem(), again.ca_pem());
+    assert_eq!(again.front_proxy_client().expect("found").certificate_pem, leaf.certificate_pem);
+    let der = leaf.certificate_der().expect("DER");
+    let trusts = |pem: &str| {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate")).expect("a root");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .expect("a verifier");
+        let now = rustls_pki_types::UnixTime::since_unix_epoch(Duration::from_secs(1_767_323_045));
+        verifier.verify_client_cert(&der, &[], now).is_ok()
+    };
+    assert!(trusts(pki.front_proxy_ca_pem()));
+    assert!(!trusts(pki.ca_pem()), "it is nobody of the cluster's own");
+}

@@ -5,7 +5,7 @@ use super::backend::Backend;
 use super::elected::{self, Components};
 use super::identity::{self, Callers};
 use super::presence::Presence;
-use super::{bootstrap, expire, feed, record};
+use super::{aggregation, bootstrap, expire, feed, record};
 use crate::config::UpOptions;
 use crate::steps::Steps;
 use apiserver::health::Check;
@@ -58,6 +58,7 @@ pub struct ControlPlane {
     trail: Arc<Trail>,
     /// Controllers, scheduler, and what says that this server is there.
     components: Vec<tokio::task::JoinHandle<()>>,
+    aggregated: Vec<client::controller::Handle>,
     cancel: CancellationToken,
     serving: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -89,10 +90,9 @@ impl ControlPlane {
         feed::start(&registry, &rbac, &nodes, cancel.clone())?;
         let authorizer = Arc::new(identity::authorizer(options, Authorizer::new(nodes, rbac), &clock)?);
 
-        let webhooks = Arc::new(admission::webhook::Caller {
-            outbound: Arc::default(),
-            resolve: Arc::new(apiserver::services::Resolver(registry.clone())),
-        });
+        let reach = aggregation::reach(options, &registry, &rng, &pki)?;
+        let webhooks = aggregation::webhooks(&reach);
+        let aggregator = aggregation::start(&registry, &reach, &cancel);
         apiserver::custom::start(&registry, &webhooks, cancel.clone());
         let signer = Arc::new(Signer::new(ISSUER, &pki.service_account_key().map_err(text)?).map_err(text)?);
         let admin_token = pki.admin_token().map_err(text)?;
@@ -135,6 +135,7 @@ impl ControlPlane {
                 extensions: vec![record::queries(trail.clone())],
                 advertise,
                 flow,
+                aggregator: aggregator.clone(),
             },
             PermitMaker::take().ok_or("the permit maker is already taken")?,
         );
@@ -156,8 +157,9 @@ impl ControlPlane {
         steps.done("first objects", at);
 
         let at = Instant::now();
+        let aggregated = apiserver::aggregator::follow(&aggregator, &clock, &cancel);
         keep_house(options, &backend, &clock, &cancel);
-        let config = elected::config(options, &server, &pki)?;
+        let config = elected::config(options, &server, &pki, reach)?;
         // The embedded store is this server's alone, and so are these.
         let election = election.filter(|_| store.is_shared());
         let (server_too, until) = (server.clone(), cancel.clone());
@@ -172,6 +174,7 @@ impl ControlPlane {
             backend,
             trail,
             components,
+            aggregated,
             cancel,
             serving,
         })
@@ -182,6 +185,9 @@ impl ControlPlane {
         self.cancel.cancel();
         for component in self.components {
             let _ = component.await;
+        }
+        for handle in self.aggregated {
+            handle.stopped().await;
         }
         self.server.draining.cancel();
         for task in self.serving {

@@ -14,6 +14,7 @@ use client::Client;
 use client::events::{Flavor, Recorder};
 use client::informer::Informers;
 use client::leader::{Elector, Times};
+use controllers::api_services::available::Reach;
 use std::future::Future;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
@@ -121,7 +122,12 @@ impl Components {
 }
 
 /// What the flags and keys say to the controllers.
-pub fn config(options: &UpOptions, server: &Server, pki: &Pki) -> Result<controllers::Config, String> {
+pub fn config(
+    options: &UpOptions,
+    server: &Server,
+    pki: &Pki,
+    reach: Reach,
+) -> Result<controllers::Config, String> {
     let cluster_cidrs = super::nodes::cidrs("cluster-cidr", &options.cluster_cidr)?;
     let cluster_cidrs = cluster_cidrs.iter().map(ToString::to_string).collect();
     let service_cidrs = super::control_plane::service_ranges(options)?;
@@ -132,6 +138,8 @@ pub fn config(options: &UpOptions, server: &Server, pki: &Pki) -> Result<control
         tokens: Some(server.tokens.signer.clone()),
         cluster_cidrs,
         service_cidrs,
+        aggregation: Some(reach),
+        trust: Some(super::aggregation::trust(options, pki)?),
         ..controllers::Config::default()
     })
 }

@@ -111,7 +111,7 @@ fn hook(flag: &str, file: &Path) -> Result<Arc<Hook>, String> {
     Hook::open(file).map(Arc::new).map_err(|e| format!("--{flag} {}: {e}", file.display()))
 }
 
-fn read(flag: &str, path: &Path) -> Result<String, String> {
+pub(super) fn read(flag: &str, path: &Path) -> Result<String, String> {
     use std::io::Read as _;
     let mut text = String::new();
     std::fs::File::open(path)

@@ -3,16 +3,11 @@
 use super::text;
 use async_trait::async_trait;
 use auth::remote::{Fetch, Post, PostError};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use client::Api;
 use client::https::{Config, HttpsApi};
 use http::{Method, Request, header};
 use http_body_util::BodyExt as _;
-use rustls::RootCertStore;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::Path;
@@ -26,15 +21,6 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_BYTES_MAX: usize = 3 << 20;
 /// Servers of one provider that connections are kept to; they are few: its documents name them.
 const SERVERS_MAX: usize = 16;
-/// Where systems keep the certificates of public authorities (upstream: Go `crypto/x509/root_linux.go`).
-const SYSTEM_AUTHORITIES: [&str; 5] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
 /// A webhook: the server's URL of a kubeconfig is the whole address.
 pub struct Hook {
     api: HttpsApi,
@@ -154,20 +140,13 @@ impl Fetch for Documents {
     }
 }
 
-/// The system's certificates of public authorities; those that cannot be used are left out.
+/// The system's certificates of public authorities.
 fn system_authorities() -> Result<Vec<u8>, String> {
-    let found = SYSTEM_AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok());
-    let found = found.ok_or(
-        "the system has no certificates of public authorities; name some: --oidc-ca-file, or \
-                             certificateAuthority of the issuer",
-    )?;
-    let usable = |c: &CertificateDer<'static>| RootCertStore::empty().add(c.clone()).is_ok();
-    let mut pem = String::new();
-    for certificate in CertificateDer::pem_slice_iter(&found).flatten().filter(usable) {
-        let text = STANDARD.encode(&certificate);
-        pem.push_str(&format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n"));
-    }
-    Ok(pem.into_bytes())
+    client::https::system_authorities().ok_or_else(|| {
+        "the system has no certificates of public authorities; name some: --oidc-ca-file, or certificateAuthority \
+         of the issuer"
+            .to_owned()
+    })
 }
 
 #[cfg(test)]
