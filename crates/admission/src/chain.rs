@@ -19,6 +19,8 @@ pub trait Notes: Send + Sync {
         self.annotate(key, value);
     }
     fn warn(&self, text: &str);
+    /// How long a webhook was waited for.
+    fn webhook_took(&self, _mutating: bool, _time: std::time::Duration) {}
 }
 
 /// What the plugins of one request know of each other's changes

@@ -3,9 +3,11 @@
 
 use crate::context::{Context, Warnings};
 use crate::filters::flow::Slot;
+use crate::filters::latency::Layer;
 use crate::filters::{audit, authentication, authorization, impersonation};
-use crate::negotiate::{self, Accepted, View};
+use crate::negotiate::{self, Accepted, Encoding, View};
 use crate::nonresource;
+use crate::outflow::Patience;
 use crate::reply::{self, Rendered, Rendering, Reply};
 use crate::request_info::RequestInfo;
 use crate::server::Server;
@@ -25,6 +27,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// How long a request that does not stream may take (upstream: `--request-timeout`).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -40,6 +43,8 @@ pub struct Connection {
     pub chain: Vec<Vec<u8>>,
     /// The identity of a caller in this process.
     pub identity: Option<Arc<Identity>>,
+    /// Ends the connection.
+    pub cut: CancellationToken,
 }
 
 /// Serves a request from the network.
@@ -60,7 +65,19 @@ pub async fn serve(server: Arc<Server>, from: Arc<Connection>, request: Request<
             Err(e) => Err(Status::bad_request(format!("unable to read the request body: {e}"))),
         }
     };
-    handle(server, from, parts, read, upgrade).await
+    // The URL is read once; every later step takes its word.
+    let info = RequestInfo::parse(&parts.method, &parts.uri);
+    let patience = match (info.verb.as_str(), info.is_long_running()) {
+        ("watch", _) => Patience::WhileRead,
+        (_, true) => Patience::Open,
+        _ => Patience::Within(timeout_of(&info).unwrap_or(REQUEST_TIMEOUT)),
+    };
+    let (outflow, cut) = (server.outflow.clone(), from.cut.clone());
+    let response = handle(server, from, info, parts, read, upgrade).await;
+    if http_body::Body::size_hint(response.body()).exact().is_some() {
+        return response;
+    }
+    response.map(|body| outflow.watch(body, patience, cut))
 }
 
 /// Serves a request from this process.
@@ -70,81 +87,109 @@ pub async fn serve_local(
     request: Request<Bytes>,
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    handle(server, from, parts, async { Ok(body) }, None).await
+    let info = RequestInfo::parse(&parts.method, &parts.uri);
+    handle(server, from, info, parts, async { Ok(body) }, None).await
 }
 
 /// The order of the filters. Each step says why it stands where it does.
 async fn handle(
     server: Arc<Server>,
     from: Arc<Connection>,
+    info: RequestInfo,
     mut parts: http::request::Parts,
     body: impl Future<Output = Result<Bytes>> + Send,
     upgrade: Option<hyper::upgrade::OnUpgrade>,
 ) -> Response<Body> {
-    // The URL is read once; every later step takes its word.
-    let info = RequestInfo::parse(&parts.method, &parts.uri);
-    let accepted = negotiate::accept(&parts.headers);
+    let accepted = negotiate::accept(&parts.headers, &info.query);
+    let plain = negotiate::of_refusals(&parts.headers, &info.query);
+    let long = info.is_long_running();
+    let deadline = if long { Ok(Duration::from_secs(u64::from(u32::MAX))) } else { timeout_of(&info) };
+    let deadline = match deadline {
+        Ok(deadline) => deadline,
+        // Upstream refuses this before it knows who asks, and records it like a failed login.
+        Err(refused) => return unknown(&server, &info, &parts, from.peer, plain, &refused).await,
+    };
     // Who it is comes first: the audit record needs a name, and a failed login has a record of its own shape.
+    let clock = server.clock.clone();
+    let begun = clock.monotonic();
     let known = match authentication::identify(&server, &from, &mut parts.headers, &info.path).await {
         Ok(known) => known,
-        Err(refused) => {
-            let scope = audit::begin(&server, &info, &parts, from.peer, None);
-            let rendered =
-                reply::refusal(&refused, accepted.unwrap_or_default().format, scope.wants_response());
-            scope.failed_authentication(&refused);
-            return finish(&server, &info, scope, rendered, Vec::new());
-        }
+        Err(refused) => return unknown(&server, &info, &parts, from.peer, plain, &refused).await,
     };
     // From here on everything is on the record: refusals by later filters, panics, cut connections.
     let user = known.identity;
     let scope = audit::begin(&server, &info, &parts, from.peer, Some(&user));
+    scope.latency.spent(Layer::Authentication, clock.monotonic().saturating_sub(begun));
     known.annotations.iter().for_each(|(key, value)| scope.annotate(key, value));
-    if !scope.received() {
-        let refused = Status::internal("failed to store audit event");
-        return finish(
-            &server,
-            &info,
-            scope,
-            reply::refusal(&refused, Default::default(), false),
-            Vec::new(),
-        );
+    if !scope.received().await {
+        return finish(&server, &info, scope, reply::unrecorded(&parts.uri), Vec::new()).await;
     }
-    let long = info.is_long_running();
     // Priority and fairness stand before authorisation, whose cost they also bound.
+    let begun = clock.monotonic();
     let mut slot = match server.flow.enter(&info, &user, long).await {
-        Ok(slot) => slot,
+        Ok(slot) => {
+            scope.latency.spent(Layer::FlowWait, clock.monotonic().saturating_sub(begun));
+            slot
+        }
         Err(refused) => {
-            let rendered =
-                reply::refusal(&refused, accepted.unwrap_or_default().format, scope.wants_response());
+            let rendered = reply::refusal(&refused, plain, scope.wants_response());
             scope.refused(&refused, rendered.object.as_ref());
-            return finish(&server, &info, scope, rendered, Vec::new());
+            return finish(&server, &info, scope, rendered, Vec::new()).await;
         }
     };
-    let deadline = if long { Duration::from_secs(u64::from(u32::MAX)) } else { timeout_of(&info) };
-    let work =
-        AssertUnwindSafe(authorized(&server, &from, &info, parts, body, upgrade, user, accepted, &scope));
+    let work = AssertUnwindSafe(authorized(
+        &server,
+        &from,
+        &info,
+        parts,
+        body,
+        upgrade,
+        user,
+        (accepted, plain),
+        &scope,
+    ));
     // A panic answers this request with 500 and leaves a Panic event; the process goes on.
     let outcome = tokio::time::timeout(deadline, work.catch_unwind()).await;
-    slot.streams();
+    if long {
+        slot.streams();
+    }
     let uids = slot.uids.take();
     let response = match outcome {
-        Ok(Ok((rendered, warnings))) => finish(&server, &info, scope, rendered, warnings),
+        Ok(Ok((rendered, warnings))) => finish(&server, &info, scope, rendered, warnings).await,
         Ok(Err(panic)) => {
             let text = panic_text(&*panic);
             scope.panicked(&text);
             server.metrics.panic();
             let refused =
                 Status::internal("an error on the server has prevented the request from succeeding");
-            finish(&server, &info, scope, reply::refusal(&refused, Default::default(), false), Vec::new())
+            finish(&server, &info, scope, reply::refusal(&refused, plain, false), Vec::new()).await
         }
         Err(_) => {
             let refused = Status::timeout("request did not complete within the allotted timeout", 0);
-            let rendered = reply::refusal(&refused, Default::default(), scope.wants_response());
+            let rendered = reply::refusal(&refused, plain, scope.wants_response());
             scope.refused(&refused, rendered.object.as_ref());
-            finish(&server, &info, scope, rendered, Vec::new())
+            finish(&server, &info, scope, rendered, Vec::new()).await
         }
     };
-    told(if long { response.map(|inner| Held { inner, _slot: slot }.boxed_unsync()) } else { response }, uids)
+    // What is still being made while it is sent keeps its place, and so does a stream.
+    let streams = http_body::Body::size_hint(response.body()).exact().is_none();
+    let held = |inner| Held { inner, _slot: slot }.boxed_unsync();
+    told(if streams { response.map(held) } else { response }, uids)
+}
+
+/// Refuses a request of nobody knows whom: one event of its own shape.
+async fn unknown(
+    server: &Arc<Server>,
+    info: &RequestInfo,
+    parts: &http::request::Parts,
+    peer: SocketAddr,
+    plain: Encoding,
+    refused: &Status,
+) -> Response<Body> {
+    let scope = audit::begin(server, info, parts, peer, None);
+    let rendered = reply::refusal(refused, plain, scope.wants_response());
+    scope.failed_authentication(refused).await;
+    finish(server, info, scope, rendered, Vec::new()).await
 }
 
 /// Clients are told which flow they were (upstream: `setResponseHeaders` of the priority and fairness filter).
@@ -162,7 +207,7 @@ fn told(mut response: Response<Body>, uids: Option<(String, String)>) -> Respons
     response
 }
 
-/// A stream keeps its place until it ends.
+/// A body keeps its request's place until it ends.
 struct Held {
     inner: Body,
     _slot: Slot,
@@ -193,17 +238,24 @@ async fn authorized(
     body: impl Future<Output = Result<Bytes>> + Send,
     upgrade: Option<hyper::upgrade::OnUpgrade>,
     user: Arc<Identity>,
-    accepted: Result<Accepted>,
+    (accepted, plain): (Result<Accepted>, Encoding),
     scope: &Arc<audit::AuditScope>,
 ) -> (Rendered, Vec<String>) {
-    let format = accepted.as_ref().map(|a| a.format).unwrap_or_default();
     let keep = scope.wants_response();
     let mut warnings = Vec::new();
     let result: Result<Rendered> = async {
         // Acting as somebody else needs a permission of its own, and authorisation then sees that somebody.
+        let now = || server.clock.monotonic();
+        let begun = now();
+        let asked = user.clone();
         let user = impersonation::resolve(server, info, &mut parts.headers, user, scope).await?;
+        if !Arc::ptr_eq(&asked, &user) {
+            scope.latency.spent(Layer::Impersonation, now().saturating_sub(begun));
+        }
         // The permit is the only key to the registry.
+        let begun = now();
         let permit = authorization::permit(server, info, &user, scope).await?;
+        scope.latency.spent(Layer::Authorization, now().saturating_sub(begun));
         let body = body.await?;
         let ctx = Context {
             server: server.clone(),
@@ -230,7 +282,11 @@ async fn authorized(
             now: server.clock.now(),
             keep: keep && !info.is_long_running(),
         };
-        answer?.render(&rendering)
+        let answer = answer?;
+        let begun = now();
+        let rendered = answer.render(&rendering);
+        scope.latency.spent(Layer::Serialization, now().saturating_sub(begun));
+        rendered
     }
     .await;
     let rendered = match result {
@@ -240,7 +296,7 @@ async fn authorized(
             rendered
         }
         Err(refused) => {
-            let rendered = reply::refusal(&refused, format, keep);
+            let rendered = reply::refusal(&refused, plain, keep);
             scope.refused(&refused, rendered.object.as_ref());
             rendered
         }
@@ -249,12 +305,6 @@ async fn authorized(
 }
 
 async fn answer(ctx: &Context) -> Result<Reply> {
-    let timeout = ctx.info.query.get("timeout");
-    if !timeout.is_empty() && meta::time::parse_duration(timeout).is_err() {
-        return Err(Status::bad_request(format!(
-            "invalid timeout specified in the request URL - time: invalid duration {timeout:?}"
-        )));
-    }
     let object = ctx.info.query.get("includeObject");
     if ctx.accepted.view == View::Table && !matches!(object, "" | "None" | "Metadata" | "Object") {
         return Err(Status::bad_request(format!(
@@ -269,15 +319,26 @@ fn is_stream(info: &RequestInfo) -> bool {
     matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
 }
 
-/// The client may ask for less time than the server grants (`timeout=10s`).
-fn timeout_of(info: &RequestInfo) -> Duration {
+/// How long an answer may take: the client may ask for less time than the server grants (`timeout=10s`).
+///
+/// # Errors
+/// It is no duration (upstream: `parseTimeout` in `request_deadline.go`).
+fn timeout_of(info: &RequestInfo) -> Result<Duration> {
     let asked = info.query.get("timeout");
-    let seconds = meta::time::parse_duration(asked).unwrap_or(REQUEST_TIMEOUT);
-    if seconds.is_zero() { REQUEST_TIMEOUT } else { seconds.min(REQUEST_TIMEOUT) }
+    if asked.is_empty() {
+        return Ok(REQUEST_TIMEOUT);
+    }
+    let (positive, text) = asked.strip_prefix('-').map_or((true, asked), |rest| (false, rest));
+    let wrong = |e: String| {
+        let e = e.replace(&format!("duration \"{text}\""), &format!("duration \"{asked}\""));
+        format!("invalid timeout specified in the request URL - {e}")
+    };
+    let time = meta::time::parse_duration(text).map_err(|e| Status::bad_request(wrong(e)))?;
+    Ok(if positive && !time.is_zero() { time.min(REQUEST_TIMEOUT) } else { REQUEST_TIMEOUT })
 }
 
 /// Headers that every response has; the record is completed when the last byte went out.
-fn finish(
+async fn finish(
     server: &Arc<Server>,
     info: &RequestInfo,
     scope: Arc<audit::AuditScope>,
@@ -295,7 +356,7 @@ fn finish(
         }
     }
     server.metrics.request(info, response.status().as_u16(), scope.elapsed());
-    audit::complete_with_body(scope, info.is_long_running(), response)
+    audit::complete_with_body(scope, info.is_long_running(), response).await
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
@@ -304,4 +365,23 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .map(|s| (*s).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "unknown panic".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_may_ask_for_less_time() {
+        let of = |q: &str| {
+            let uri = format!("/api/v1/pods?timeout={q}").parse().expect("a URI");
+            timeout_of(&RequestInfo::parse(&http::Method::GET, &uri)).map_err(|s| s.message)
+        };
+        assert_eq!(of("10s"), Ok(Duration::from_secs(10)));
+        for long in ["2m", "0s", "-5s", ""] {
+            assert_eq!(of(long), Ok(REQUEST_TIMEOUT), "{long}");
+        }
+        let wrong = "invalid timeout specified in the request URL - time: missing unit in duration \"-5\"";
+        assert_eq!(of("-5"), Err(wrong.to_owned()));
+    }
 }

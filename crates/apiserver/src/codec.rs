@@ -2,16 +2,19 @@
 
 use crate::negotiate::Format;
 use bytes::Bytes;
-use kinds::KindDef;
 use meta::schema::Schema;
 use meta::status::{Result, Status};
 use serde_json::Value;
 
 /// Marks CBOR (RFC 8949, 3.4.6), as upstream's encoder does.
-const CBOR_MARK: &[u8] = &[0xd9, 0xd9, 0xf7];
+pub const CBOR_MARK: &[u8] = &[0xd9, 0xd9, 0xf7];
+/// Major types of CBOR.
+pub const CBOR_ARRAY: u8 = 4;
+pub const CBOR_MAP: u8 = 5;
 
-/// List items that are encoded into one piece of a body.
-const ITEMS_PER_PIECE: usize = 64;
+/// Where types that all groups share are in the type table.
+pub const META: &str = "io.k8s.apimachinery.pkg.apis.meta";
+pub const PARTIAL: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata";
 
 /// JSON bytes in a format; `None` when the type has no such form (custom resources have no protobuf).
 pub fn encode(format: Format, json: &Bytes) -> Result<Option<Bytes>> {
@@ -28,6 +31,27 @@ pub fn cbor(value: &Value) -> Result<Vec<u8>> {
     let mut out = CBOR_MARK.to_vec();
     ciborium::into_writer(value, &mut out).map_err(Status::internal)?;
     Ok(out)
+}
+
+/// The head of an array or a map of so many entries (RFC 8949, 3).
+pub fn cbor_header(out: &mut Vec<u8>, major: u8, length: u64) {
+    let (major, bytes) = (major << 5, length.to_be_bytes());
+    match length {
+        0..24 => out.push(major | bytes[7]),
+        24..0x100 => out.extend_from_slice(&[major | 24, bytes[7]]),
+        0x100..0x1_0000 => {
+            out.push(major | 25);
+            out.extend_from_slice(&bytes[6..]);
+        }
+        0x1_0000..0x1_0000_0000 => {
+            out.push(major | 26);
+            out.extend_from_slice(&bytes[4..]);
+        }
+        _ => {
+            out.push(major | 27);
+            out.extend_from_slice(&bytes);
+        }
+    }
 }
 
 /// Reads CBOR. Upstream's clients write texts as byte strings, which are texts here too.
@@ -82,38 +106,6 @@ pub fn protobuf(value: &Value) -> Result<Option<Vec<u8>>> {
     Ok(Some(meta::proto::envelope(api_version, kind, &raw)))
 }
 
-/// A list in its protobuf envelope, in pieces; `None` when the kind has no such form. `items` are in the row's version.
-pub fn protobuf_list(kind: &KindDef, metadata: &Value, items: &[Bytes]) -> Result<Option<Vec<Bytes>>> {
-    let schema = kinds::schema::schema();
-    if !schema.types.contains_key(&*kind.schema) {
-        return Ok(None);
-    }
-    let wrong = |e: String| Status::internal(e);
-    let mut head = Vec::new();
-    let list_meta = format!("{META}.v1.ListMeta");
-    meta::proto::bytes_field(
-        &mut head,
-        1,
-        &meta::proto::encode(schema, &list_meta, metadata).map_err(wrong)?,
-    );
-    let mut pieces: Vec<Bytes> = Vec::with_capacity(items.len() / ITEMS_PER_PIECE + 3);
-    let mut total = head.len();
-    for some in items.chunks(ITEMS_PER_PIECE) {
-        let mut piece = Vec::new();
-        for item in some {
-            let value: Value = serde_json::from_slice(item).map_err(Status::internal)?;
-            let message = meta::proto::encode(schema, &kind.schema, &value).map_err(wrong)?;
-            meta::proto::bytes_field(&mut piece, 2, &message);
-        }
-        total += piece.len();
-        pieces.push(piece.into());
-    }
-    // The envelope gives the length of what it holds before it: all pieces are made, then sent one by one.
-    let outer = meta::proto::open_envelope(&kind.api_version(), &format!("{}List", kind.kind), total);
-    pieces.insert(0, [outer, head].concat().into());
-    Ok(Some(pieces))
-}
-
 /// The definition of a kind in the type table.
 pub fn definition(schema: &Schema, api_version: &str, kind: &str) -> Option<String> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
@@ -126,12 +118,10 @@ pub fn definition(schema: &Schema, api_version: &str, kind: &str) -> Option<Stri
         group => format!("io.k8s.api.{}", group.split('.').next().unwrap_or(group)),
     };
     let own = format!("{package}.{version}.{kind}");
-    // What all groups share is in the core version or in each.
+    // What all groups share is in the core version or in each; its beta has the same form.
     let shared = || format!("{META}.v1.{kind}");
     [own, shared()].into_iter().find(|name| schema.types.contains_key(name))
 }
-
-const META: &str = "io.k8s.apimachinery.pkg.apis.meta";
 
 /// One event of a watch, framed for its format.
 pub fn watch_event(format: Format, kind: &str, object: &Bytes, out: &mut bytes::BytesMut) -> Result<()> {

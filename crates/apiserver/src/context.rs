@@ -1,6 +1,7 @@
 //! One authorised request, as the verbs see it.
 
 use crate::filters::audit::AuditScope;
+use crate::filters::latency::Layer;
 use crate::negotiate::Accepted;
 use crate::request_info::RequestInfo;
 use crate::server::Server;
@@ -16,6 +17,7 @@ use parking_lot::Mutex;
 use registry::{Admit, Operation, Recorder};
 use serde_json::Value;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Warnings sent with one response, and their bytes in all (upstream: `pkg/endpoints/filters/warning.go`).
 const WARNINGS_MAX: usize = 64;
@@ -77,7 +79,12 @@ impl Context {
         if asked.iter().any(|d| *d != "All") {
             let error =
                 meta::field::Error::not_supported(&meta::field::Path::new("dryRun"), asked.clone(), &["All"]);
-            let gk = meta::GroupKind { group: "meta.k8s.io".into(), kind: "CreateOptions".into() };
+            let kind = match self.info.verb.as_str() {
+                "update" => "UpdateOptions",
+                "patch" => "PatchOptions",
+                _ => "CreateOptions",
+            };
+            let gk = meta::GroupKind { group: "meta.k8s.io".into(), kind: kind.into() };
             return Err(meta::Status::invalid(&gk, "", &vec![error]));
         }
         Ok(!asked.is_empty())
@@ -159,6 +166,10 @@ impl Recorder for Context {
     fn committed(&self, record: u64) {
         self.audit.committed(record);
     }
+
+    fn stored(&self, time: Duration) {
+        self.audit.latency.spent(Layer::Storage, time);
+    }
 }
 
 impl Notes for Context {
@@ -174,6 +185,11 @@ impl Notes for Context {
 
     fn warn(&self, text: &str) {
         self.warnings.add(text);
+    }
+
+    fn webhook_took(&self, mutating: bool, time: Duration) {
+        let layer = if mutating { Layer::MutatingWebhook } else { Layer::ValidatingWebhook };
+        self.audit.latency.spent(layer, time);
     }
 }
 

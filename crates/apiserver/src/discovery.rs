@@ -4,7 +4,6 @@
 use crate::context::Context;
 use crate::negotiate;
 use crate::reply::Reply;
-use bytes::Bytes;
 use kinds::KindDef;
 use meta::status::{Result, Status};
 use registry::Kinds;
@@ -198,7 +197,7 @@ fn aggregated_reply(kinds: &Kinds, core: bool) -> Reply {
     let value = json!({
         "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,
     });
-    Reply::Text { code: 200, content_type: AGGREGATED, body: Bytes::from(value.to_string()) }
+    Reply::Form { content_type: AGGREGATED, value }
 }
 
 fn aggregated_group(kinds: &Kinds, group: &str) -> Value {

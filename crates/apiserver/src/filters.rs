@@ -5,3 +5,4 @@ pub mod authentication;
 pub mod authorization;
 pub mod flow;
 pub mod impersonation;
+pub mod latency;

@@ -25,6 +25,7 @@ impl InProcess {
             certificate: None,
             chain: Vec::new(),
             identity: Some(Arc::new(identity)),
+            cut: tokio_util::sync::CancellationToken::new(),
         });
         let agent = format!("taffrail/{} {component}", env!("CARGO_PKG_VERSION"));
         let user_agent = agent.parse().unwrap_or_else(|_| http::HeaderValue::from_static("taffrail"));

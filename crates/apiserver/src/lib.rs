@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod negotiate;
 mod nonresource;
 pub mod openapi;
+mod outflow;
 pub mod reply;
 pub mod request_info;
 mod reviews;

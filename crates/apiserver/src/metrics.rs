@@ -5,7 +5,7 @@
 use crate::context::Context;
 use crate::request_info::RequestInfo;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -34,6 +34,8 @@ struct Histogram {
 #[derive(Default)]
 pub struct Metrics {
     requests: Mutex<BTreeMap<Series, Histogram>>,
+    /// Group, version, resource and subresource of deprecated kinds that were asked for; all are in the table.
+    deprecated: Mutex<BTreeSet<[String; 4]>>,
     panics: AtomicU64,
 }
 
@@ -62,6 +64,12 @@ impl Metrics {
         }
     }
 
+    /// Counts a request for a deprecated kind that is served.
+    pub fn deprecated(&self, info: &RequestInfo) {
+        let of = [&info.group, &info.version, &info.resource, &info.subresource].map(Clone::clone);
+        self.deprecated.lock().insert(of);
+    }
+
     pub fn panic(&self) {
         self.panics.fetch_add(1, Ordering::Relaxed);
     }
@@ -69,6 +77,7 @@ impl Metrics {
     pub fn render(&self, ctx: &Context) -> String {
         let mut out = String::with_capacity(16 << 10);
         self.render_requests(&mut out);
+        self.render_deprecated(&mut out);
         let store = ctx.server.registry.store().stats();
         gauge(
             &mut out,
@@ -88,6 +97,8 @@ impl Metrics {
         gauge(&mut out, "apiserver_registered_watchers", "Running watches.", store.watchers as f64);
         let panics = self.panics.load(Ordering::Relaxed);
         gauge(&mut out, "apiserver_request_panics_total", "Requests that panicked.", panics as f64);
+        let cut = ctx.server.outflow.cut() as f64;
+        gauge(&mut out, "taffrail_responses_cut_total", "Responses cut off because nobody read them.", cut);
         out.push_str(&ctx.server.audit.metrics());
         out.push_str(&ctx.server.flow.metrics());
         self.render_objects(&mut out, ctx);
@@ -111,6 +122,17 @@ impl Metrics {
             let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", h.count);
             let _ = writeln!(out, "{name}_sum{{{labels}}} {}", h.sum_seconds);
             let _ = writeln!(out, "{name}_count{{{labels}}} {}", h.count);
+        }
+    }
+
+    fn render_deprecated(&self, out: &mut String) {
+        let name = "apiserver_requested_deprecated_apis";
+        let _ = writeln!(out, "# HELP {name} Deprecated APIs that have been requested.\n# TYPE {name} gauge");
+        for [group, version, resource, subresource] in &*self.deprecated.lock() {
+            let _ = writeln!(
+                out,
+                "{name}{{group=\"{group}\",removed_release=\"\",resource=\"{resource}\",subresource=\"{subresource}\",version=\"{version}\"}} 1"
+            );
         }
     }
 

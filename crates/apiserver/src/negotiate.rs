@@ -1,6 +1,7 @@
 //! Which form of an answer a client takes (upstream: apiserver `pkg/endpoints/handlers/negotiation`).
 
-use http::HeaderMap;
+use crate::request_info::Query;
+use http::{HeaderMap, header};
 use meta::status::{Result, Status};
 
 /// Serialisation of a response.
@@ -39,45 +40,105 @@ pub enum View {
     #[default]
     Object,
     Table,
-    /// Metadata only.
+    /// Metadata only, of one object or of the items of a list.
     Partial,
+    PartialList,
+}
+
+/// How an answer's bytes are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Encoding {
+    pub format: Format,
+    /// JSON for human readers.
+    pub pretty: bool,
+    /// The client takes compressed bodies.
+    pub gzip: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Accepted {
-    pub format: Format,
+    pub encoding: Encoding,
     pub view: View,
+    /// The view is asked for in its `v1beta1`.
+    pub beta: bool,
     /// The client takes the same in JSON too, where its first choice does not exist.
     pub or_json: bool,
+}
+
+impl Accepted {
+    /// The version of tables and metadata.
+    pub fn view_version(&self) -> &'static str {
+        if self.beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" }
+    }
 }
 
 /// The media types of objects, as upstream lists them in refusals.
 pub const OBJECT_TYPES: &[&str] =
     &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
+/// One media type of an `Accept` header.
 struct Clause<'a> {
-    media: &'a str,
+    ty: &'a str,
+    subtype: &'a str,
     params: Vec<(&'a str, &'a str)>,
-    quality: f32,
+    quality: f64,
 }
 
-/// Reads `Accept`; the first clause that can be served wins, in order of quality.
-pub fn accept(headers: &HeaderMap) -> Result<Accepted> {
-    let header = headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
-    if header.trim().is_empty() {
-        return Ok(Accepted::default());
-    }
-    let mut clauses: Vec<Clause> = header.split(',').map(clause).collect();
-    clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality));
-    let mut first = clauses.iter().find_map(serve).ok_or_else(|| refusal(&clauses))?;
-    first.or_json =
-        clauses.iter().filter_map(serve).any(|a| a.format == Format::Json && a.view == first.view);
+/// Reads `Accept`; the first clause that can be served wins, in upstream's order.
+///
+/// # Errors
+/// 406: no clause can be served.
+pub fn accept(headers: &HeaderMap, query: &Query) -> Result<Accepted> {
+    let clauses = clauses(headers);
+    let Some(clauses) = clauses else {
+        return Ok(Accepted { encoding: Encoding::of(Format::Json, headers, query), ..Accepted::default() });
+    };
+    let (mut first, pretty) = clauses.iter().find_map(serve).ok_or_else(|| refusal(&clauses))?;
+    first.or_json = clauses
+        .iter()
+        .filter_map(serve)
+        .any(|(a, _)| a.encoding.format == Format::Json && a.view == first.view);
+    first.encoding = Encoding::of(first.encoding.format, headers, query);
+    first.encoding.pretty |= pretty && first.encoding.format == Format::Json;
     Ok(first)
+}
+
+/// How a refusal is written: it has no other views, and goes out as indented JSON where nothing else is taken
+/// (upstream: `responsewriters.ErrorNegotiated`).
+pub fn of_refusals(headers: &HeaderMap, query: &Query) -> Encoding {
+    let Some(clauses) = clauses(headers) else { return Encoding::of(Format::Json, headers, query) };
+    let plain = clauses.iter().filter_map(serve).find(|(a, _)| a.view == View::Object);
+    match plain {
+        Some((a, _)) => Encoding::of(a.encoding.format, headers, query),
+        None => Encoding { pretty: true, ..Encoding::default() },
+    }
+}
+
+impl Encoding {
+    fn of(format: Format, headers: &HeaderMap, query: &Query) -> Self {
+        let pretty = format == Format::Json && is_human(headers, query);
+        Self { format, pretty, gzip: takes_gzip(headers) }
+    }
+}
+
+/// Upstream: `isPrettyPrint` in `negotiate.go`.
+fn is_human(headers: &HeaderMap, query: &Query) -> bool {
+    if !query.get("pretty").is_empty() {
+        return matches!(query.get("pretty"), "1" | "t" | "T" | "true" | "TRUE" | "True");
+    }
+    let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    ["curl", "Wget", "Mozilla/5.0"].iter().any(|known| agent.starts_with(known))
+}
+
+/// Upstream: `responsewriters.ContentEncodingSupported`.
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let encodings = headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or("");
+    encodings.split(',').any(|token| token.trim() == "gzip")
 }
 
 /// Nothing that the client takes is served: not even a media type, or no form of one.
 fn refusal(clauses: &[Clause<'_>]) -> Status {
-    match clauses.iter().any(|c| format(c.media).is_some()) {
+    match clauses.iter().any(|c| format(c).is_some()) {
         true => Status::not_acceptable(OBJECT_TYPES),
         false => Status::no_representation(OBJECT_TYPES),
     }
@@ -85,49 +146,87 @@ fn refusal(clauses: &[Clause<'_>]) -> Status {
 
 /// As [`accept`], for what can only be shown as it is (upstream: a scope without table conversion).
 pub fn accept_object(headers: &HeaderMap) -> Result<()> {
-    let header = headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
-    let mut clauses = header.split(',').map(clause).filter_map(|c| serve(&c));
-    if header.trim().is_empty() || clauses.any(|a| a.view == View::Object) {
+    let Some(clauses) = clauses(headers) else { return Ok(()) };
+    if clauses.iter().filter_map(serve).any(|(a, _)| a.view == View::Object) {
         return Ok(());
     }
     Err(Status::not_acceptable(OBJECT_TYPES))
 }
 
-fn clause(text: &str) -> Clause<'_> {
-    let mut parts = text.split(';').map(str::trim);
-    let media = parts.next().unwrap_or("");
-    let params: Vec<(&str, &str)> = parts.filter_map(|p| p.split_once('=')).collect();
-    let quality = params.iter().find(|(k, _)| *k == "q").and_then(|(_, v)| v.parse().ok()).unwrap_or(1.0);
-    Clause { media, params, quality }
+/// The clauses of `Accept` in the order of preference; `None` without the header.
+fn clauses(headers: &HeaderMap) -> Option<Vec<Clause<'_>>> {
+    let header = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("").trim();
+    if header.is_empty() {
+        return None;
+    }
+    let mut all: Vec<Clause> = header.split(',').filter_map(clause).collect();
+    // The order of goautoneg, whose comparison is no order at all: only the same steps end in the same place.
+    for i in 1..all.len() {
+        let mut at = i;
+        while at > 0 && before(&all[at], &all[at - 1]) {
+            all.swap(at, at - 1);
+            at -= 1;
+        }
+    }
+    Some(all)
 }
 
-fn format(media: &str) -> Option<Format> {
-    match media {
-        "application/json" | "*/*" | "application/*" => Some(Format::Json),
-        "application/yaml" => Some(Format::Yaml),
-        "application/vnd.kubernetes.protobuf" => Some(Format::Protobuf),
-        "application/cbor" | "application/cbor-seq" => Some(Format::Cbor),
+/// Whether a clause goes before another (upstream: goautoneg `acceptSlice.Less`).
+fn before(a: &Clause, b: &Clause) -> bool {
+    a.quality > b.quality || (a.ty != "*" && b.ty == "*") || (a.subtype != "*" && b.subtype == "*")
+}
+
+fn clause(text: &str) -> Option<Clause<'_>> {
+    let mut parts = text.split(';');
+    let media = parts.next().unwrap_or("").trim();
+    let (ty, subtype) = match media.split_once('/') {
+        Some((ty, subtype)) if !subtype.contains('/') && !subtype.is_empty() => (ty.trim(), subtype.trim()),
+        None if media == "*" => ("*", "*"),
+        _ => return None,
+    };
+    let params = parts.filter_map(|p| p.split_once('=')).filter(|(_, v)| !v.contains('='));
+    let params: Vec<(&str, &str)> = params.map(|(k, v)| (k.trim(), v.trim())).collect();
+    let quality = params.iter().find(|(k, _)| *k == "q").map_or(1.0, |(_, v)| v.parse().unwrap_or(0.0));
+    Some(Clause { ty, subtype, params, quality })
+}
+
+fn format(c: &Clause) -> Option<Format> {
+    match (c.ty, c.subtype) {
+        ("application", "json" | "*") | ("*", "*") => Some(Format::Json),
+        ("application", "yaml") => Some(Format::Yaml),
+        ("application", "vnd.kubernetes.protobuf") => Some(Format::Protobuf),
+        ("application", "cbor" | "cbor-seq") => Some(Format::Cbor),
         _ => None,
     }
 }
 
-fn serve(c: &Clause) -> Option<Accepted> {
-    let format = format(c.media)?;
-    let param = |name: &str| c.params.iter().find(|(k, _)| *k == name).map(|(_, v)| *v);
-    let view = match (param("as"), param("g"), param("v")) {
-        (None, _, _) => View::Object,
-        (Some("Table"), Some("meta.k8s.io"), Some("v1")) => View::Table,
-        (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1")) => {
-            View::Partial
-        }
-        // A form that is not served: the client's next clause decides.
-        _ => return None,
-    };
-    if format == Format::Protobuf && view == View::Table {
-        // Tables have no protobuf form (upstream: `errNotMarshalable`).
+/// What a clause asks for, and whether for human readers; `None` when it is not served: the client's next one decides
+/// (upstream: `acceptMediaTypeOptions`, `RequestScope.AllowsMediaTypeTransform`).
+fn serve(c: &Clause) -> Option<(Accepted, bool)> {
+    let format = format(c)?;
+    let param = |name: &str| c.params.iter().rev().find(|(k, _)| *k == name).map(|(_, v)| *v);
+    if param("stream").is_some_and(|s| !matches!(s, "" | "watch")) {
         return None;
     }
-    Some(Accepted { format, view, or_json: false })
+    if param("sv").is_some_and(|v| !matches!(v, "" | "v1")) {
+        return None;
+    }
+    let (view, beta) = match (param("as"), param("g"), param("v")) {
+        (None, None, None) => (View::Object, false),
+        (Some(form), Some("meta.k8s.io"), Some(version @ ("v1" | "v1beta1"))) => {
+            let view = match form {
+                // Tables have no binary form.
+                "Table" if matches!(format, Format::Json | Format::Yaml | Format::Cbor) => View::Table,
+                "PartialObjectMetadata" => View::Partial,
+                "PartialObjectMetadataList" => View::PartialList,
+                _ => return None,
+            };
+            (view, version == "v1beta1")
+        }
+        _ => return None,
+    };
+    let encoding = Encoding { format, ..Encoding::default() };
+    Some((Accepted { encoding, view, beta, or_json: false }, param("pretty") == Some("1")))
 }
 
 #[cfg(test)]
@@ -136,23 +235,52 @@ mod tests {
 
     fn of(text: &str) -> Result<Accepted> {
         let mut h = HeaderMap::new();
-        h.insert(http::header::ACCEPT, text.parse().expect("a header"));
-        accept(&h)
+        h.insert(header::ACCEPT, text.parse().expect("a header"));
+        accept(&h, &Query::default())
+    }
+
+    fn format_of(text: &str) -> Option<Format> {
+        of(text).ok().map(|a| a.encoding.format)
     }
 
     #[test]
     fn what_kubectl_sends() {
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(of(table).map(|a| a.view), Ok(View::Table));
+        assert_eq!(of(table).map(|a| (a.view, a.beta)), Ok((View::Table, false)));
         let old = "application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(of(old).map(|a| a.view), Ok(View::Object));
+        assert_eq!(of(old).map(|a| (a.view, a.view_version())), Ok((View::Table, "meta.k8s.io/v1beta1")));
         let proto = of("application/vnd.kubernetes.protobuf,application/json");
-        assert_eq!(proto.map(|a| (a.format, a.or_json)), Ok((Format::Protobuf, true)));
+        assert_eq!(proto.map(|a| (a.encoding.format, a.or_json)), Ok((Format::Protobuf, true)));
         let only = of("application/vnd.kubernetes.protobuf");
-        assert_eq!(only.map(|a| (a.format, a.or_json)), Ok((Format::Protobuf, false)));
-        assert_eq!(of("application/yaml").map(|a| a.format), Ok(Format::Yaml));
-        assert_eq!(of("text/html, */*;q=0.1").map(|a| a.format), Ok(Format::Json));
+        assert_eq!(only.map(|a| (a.encoding.format, a.or_json)), Ok((Format::Protobuf, false)));
+        assert_eq!(format_of("application/yaml"), Some(Format::Yaml));
+        assert_eq!(format_of("text/html, */*;q=0.1"), Some(Format::Json));
         assert_eq!(of("text/html").map_err(|s| s.code), Err(406));
-        assert_eq!(of("application/json;q=0.1,application/yaml").map(|a| a.format), Ok(Format::Yaml));
+        assert_eq!(format_of("application/json;q=0.1,application/yaml"), Some(Format::Yaml));
+    }
+
+    #[test]
+    fn clauses_that_cannot_be_served_are_passed_over() {
+        let proto_table = "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io, application/yaml;as=Table;v=v1;g=meta.k8s.io";
+        assert_eq!(of(proto_table).map(|a| (a.encoding.format, a.view)), Ok((Format::Yaml, View::Table)));
+        assert_eq!(format_of("application/json;as=Table, application/yaml"), Some(Format::Yaml));
+        assert_eq!(format_of("application/json;stream=other, application/yaml"), Some(Format::Yaml));
+        // What is named goes before what is not, whatever its quality.
+        assert_eq!(format_of("*/*, application/yaml;q=0.5"), Some(Format::Yaml));
+        assert_eq!(format_of("junk, application/yaml"), Some(Format::Yaml));
+    }
+
+    #[test]
+    fn people_read_indented_json() {
+        let mut h = HeaderMap::new();
+        h.insert(header::USER_AGENT, "curl/8.5.0".parse().expect("a header"));
+        let pretty = |h: &HeaderMap, q: &str| accept(h, &Query::parse(q)).map(|a| a.encoding.pretty);
+        assert_eq!(pretty(&h, ""), Ok(true));
+        assert_eq!(pretty(&h, "pretty=false"), Ok(false));
+        h.insert(header::ACCEPT, "application/yaml".parse().expect("a header"));
+        assert_eq!(pretty(&h, "pretty=true"), Ok(false));
+        assert_eq!(pretty(&HeaderMap::new(), "pretty=1"), Ok(true));
+        h.insert(header::ACCEPT, "application/json;as=Table;v=v1;g=meta.k8s.io".parse().expect("a header"));
+        assert!(of_refusals(&h, &Query::default()).pretty);
     }
 }

@@ -16,10 +16,10 @@ pub async fn dispatch(ctx: &Context) -> Result<Reply> {
         return reply;
     }
     match path {
-        "/" => Ok(Reply::Document { code: 200, value: json!({"paths": root_paths(ctx)}) }),
+        "/" => Ok(raw(&json!({"paths": root_paths(ctx)}))),
         "/version" | "/version/" => {
             json_only(ctx)?;
-            Ok(Reply::Document { code: 200, value: version::document() })
+            Ok(raw(&version::document()))
         }
         "/metrics" => {
             let body = Bytes::from(ctx.server.metrics.render(ctx));
@@ -55,6 +55,12 @@ fn json_only(ctx: &Context) -> Result<()> {
         return Ok(());
     }
     Err(Status::no_representation(&["application/json"]))
+}
+
+/// A document that is no object: always for human readers (upstream: `responsewriters.WriteRawJSON`).
+fn raw(value: &serde_json::Value) -> Reply {
+    let body = crate::reply::wire::pretty(value.to_string().as_bytes());
+    Reply::Text { code: 200, content_type: "application/json", body }
 }
 
 fn json_text(content_type: &'static str, text: String) -> Reply {

@@ -1,7 +1,7 @@
 //! `/openapi/v2` and `/openapi/v3`, built from the rows when first asked for and again when other rows are served.
 
 use crate::context::Context;
-use crate::reply::Reply;
+use crate::reply::{self, Reply};
 use bytes::Bytes;
 use meta::status::Result;
 use parking_lot::Mutex;
@@ -18,6 +18,8 @@ struct Documents {
     /// Of the rows from which these were made.
     generation: u64,
     v2: OnceLock<Bytes>,
+    /// Compressed, as most clients take it.
+    v2_gzip: OnceLock<Bytes>,
     v3: OnceLock<V3>,
 }
 
@@ -42,6 +44,12 @@ pub fn serve(ctx: &Context, path: &str) -> Result<Reply> {
     let docs = ctx.server.openapi.of(&served);
     if path == "/openapi/v2" {
         let body = docs.v2.get_or_init(|| json(&kinds::openapi::v2(&kinds, kinds::schema::schema()))).clone();
+        if ctx.accepted.encoding.gzip {
+            let mut out = reply::response(200, "application/json", reply::full(Bytes::new()));
+            reply::wire::mark_gzip(out.headers_mut());
+            let body = docs.v2_gzip.get_or_init(|| reply::wire::gzip(&body)).clone();
+            return Ok(Reply::Raw(out.map(|_| reply::full(body))));
+        }
         return Ok(Reply::Text { code: 200, content_type: "application/json", body });
     }
     let v3 = docs.v3.get_or_init(|| build_v3(&kinds));

@@ -1,23 +1,22 @@
 //! What a verb answers, and how it becomes an HTTP response: one place decides format, view and status.
 
+mod list;
+pub mod wire;
+
 use crate::codec;
-use crate::negotiate::{Accepted, Format, OBJECT_TYPES, View};
-use crate::table;
-use bytes::{BufMut, Bytes, BytesMut};
+use crate::negotiate::{Accepted, Encoding, Format, OBJECT_TYPES, View};
+use crate::table::{TableView, partial};
+use bytes::Bytes;
 use client::{Body, BoxError};
-use futures::stream;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use jiff::Timestamp;
 use kinds::KindDef;
 use meta::status::{Result, Status};
-use registry::{Listed, item_slice, reencode};
-use serde_json::{Value, json};
+use registry::{Listed, reencode};
+use serde_json::Value;
 use std::sync::Arc;
-
-/// A list is sent in pieces of about this size, so that its length never shows in memory.
-const LIST_CHUNK_BYTES: usize = 64 << 10;
 
 /// The answer of a verb.
 pub enum Reply {
@@ -34,6 +33,11 @@ pub enum Reply {
     /// A document that has no other views (discovery, reviews).
     Document {
         code: u16,
+        value: Value,
+    },
+    /// A document whose media type says what it is.
+    Form {
+        content_type: &'static str,
         value: Value,
     },
     Text {
@@ -71,12 +75,18 @@ impl Reply {
     pub fn render(self, how: &Rendering) -> Result<Rendered> {
         match self {
             Self::Object { code, kind, bytes } => object(code, kind, bytes, how),
-            Self::List { kind, listed } => list(&kind, listed, how),
+            Self::List { kind, listed } => list::render(kind, listed, how),
             Self::Document { code, value } => {
                 let bytes = Bytes::from(serde_json::to_vec(&value).map_err(Status::internal)?);
                 let mut rendered = encoded(code, bytes, how)?;
                 rendered.status = (value["kind"] == "Status").then_some(value);
                 Ok(rendered)
+            }
+            Self::Form { content_type, value } => {
+                let encoding = Encoding { format: Format::Json, ..how.accepted.encoding };
+                let mut response = wire::whole(200, encoding, json_bytes(&value)?);
+                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+                Ok(plain(response))
             }
             Self::Text { code, content_type, body } => Ok(plain(response(code, content_type, full(body)))),
             Self::Stream { content_type, body } => Ok(plain(response(200, content_type, body))),
@@ -86,10 +96,10 @@ impl Reply {
 }
 
 /// A refusal as a response, in the client's format.
-pub fn refusal(status: &Status, format: Format, keep: bool) -> Rendered {
+pub fn refusal(status: &Status, encoding: Encoding, keep: bool) -> Rendered {
     let bytes = Bytes::from(serde_json::to_vec(status).unwrap_or_default());
     let how = Rendering {
-        accepted: Accepted { format, view: View::Object, or_json: true },
+        accepted: Accepted { encoding, or_json: true, ..Accepted::default() },
         include_object: "",
         now: Timestamp::UNIX_EPOCH,
         keep,
@@ -101,6 +111,16 @@ pub fn refusal(status: &Status, format: Format, keep: bool) -> Rendered {
         rendered.response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry));
     }
     rendered
+}
+
+/// The refusal of a request that could not be put on the record: no object (upstream: `responsewriters.InternalError`).
+pub fn unrecorded(uri: &http::Uri) -> Rendered {
+    let uri = uri.path_and_query().map_or("", |u| u.as_str());
+    let uri = uri.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let text = format!("Internal Server Error: {uri:?}: failed to store audit event\n");
+    let mut out = response(500, "text/plain; charset=utf-8", full(text.into()));
+    out.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    plain(out)
 }
 
 pub fn full(bytes: Bytes) -> Body {
@@ -133,137 +153,41 @@ fn plain(response: Response<Body>) -> Rendered {
 /// JSON bytes in the client's format.
 fn encoded(code: u16, json: Bytes, how: &Rendering) -> Result<Rendered> {
     let object = how.keep.then(|| json.clone());
-    let format = how.accepted.format;
-    let (format, body) = match codec::encode(format, &json)? {
-        Some(body) => (format, body),
-        None if how.accepted.or_json => (Format::Json, json),
+    let mut encoding = how.accepted.encoding;
+    let body = match codec::encode(encoding.format, &json)? {
+        Some(body) => body,
+        None if how.accepted.or_json => {
+            encoding.format = Format::Json;
+            json
+        }
         None => return Err(Status::not_acceptable(OBJECT_TYPES)),
     };
-    Ok(Rendered { response: response(code, format.content_type(), full(body)), object, status: None })
+    Ok(Rendered { response: wire::whole(code, encoding, body), object, status: None })
 }
 
 fn object(code: u16, kind: Option<Arc<KindDef>>, bytes: Bytes, how: &Rendering) -> Result<Rendered> {
     let Some(kind) = kind else { return encoded(code, bytes, how) };
+    let version = how.accepted.view_version();
+    let read = || serde_json::from_slice::<Value>(&bytes).map_err(Status::internal);
     match how.accepted.view {
         View::Object => encoded(code, bytes, how),
         View::Table => {
-            let obj: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
-            let metadata = json!({"resourceVersion": meta::object::resource_version(&obj)});
-            let value = table::table(&kind, &[obj], metadata, how.include_object, how.now)?;
-            encoded(code, json_bytes(&value)?, how)
+            let shown = TableView::new(&kind, version, how.include_object, how.now).of(read()?, true);
+            encoded(code, json_bytes(&shown)?, how)
         }
-        View::Partial => {
-            let mut obj: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
-            encoded(code, json_bytes(&table::partial(&mut obj))?, how)
+        View::Partial => encoded(code, json_bytes(&partial(&mut read()?, version))?, how),
+        View::PartialList => {
+            // Upstream: `asPartialObjectMetadataList`.
+            let ty = if kind.is_custom() { "unstructured.Unstructured" } else { &list::go_type(&kind) };
+            Err(list::not_acceptable(format!(
+                "you requested PartialObjectMetadataList, but the requested object is not a list (*{ty})"
+            )))
         }
     }
-}
-
-fn list(kind: &Arc<KindDef>, listed: Listed, how: &Rendering) -> Result<Rendered> {
-    let metadata = list_metadata(&listed);
-    if how.accepted.view == View::Object && how.accepted.format == Format::Json && !how.keep {
-        let body = streaming(stream::iter(ListPieces::new(kind.clone(), &metadata, listed.items)));
-        return Ok(plain(response(200, "application/json", body)));
-    }
-    if how.accepted.view == View::Object
-        && how.accepted.format == Format::Protobuf
-        && !how.keep
-        && let Some(pieces) = codec::protobuf_list(kind, &metadata, &listed.items)?
-    {
-        let body = streaming(stream::iter(pieces.into_iter().map(Ok)));
-        return Ok(plain(response(200, how.accepted.format.content_type(), body)));
-    }
-    let items: Vec<Value> = listed
-        .items
-        .iter()
-        .map(|b| serde_json::from_slice(b).map_err(Status::internal))
-        .collect::<Result<_>>()?;
-    let value = match how.accepted.view {
-        View::Table => table::table(kind, &items, metadata, how.include_object, how.now)?,
-        View::Partial => {
-            let items: Vec<Value> = items.into_iter().map(|mut i| table::partial(&mut i)).collect();
-            json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items})
-        }
-        View::Object => {
-            let strip = |mut i: Value| {
-                if let Some(map) = i.as_object_mut().filter(|_| kind.custom.is_none()) {
-                    map.remove("kind");
-                    map.remove("apiVersion");
-                }
-                i
-            };
-            let items: Vec<Value> = items.into_iter().map(strip).collect();
-            json!({"kind": kind.list_kind(), "apiVersion": kind.api_version(), "metadata": metadata, "items": items})
-        }
-    };
-    encoded(200, json_bytes(&value)?, how)
 }
 
 fn json_bytes(value: &Value) -> Result<Bytes> {
     serde_json::to_vec(value).map(Bytes::from).map_err(Status::internal)
-}
-
-fn list_metadata(listed: &Listed) -> Value {
-    let mut metadata = json!({"resourceVersion": listed.revision.to_string()});
-    if let Some(next) = &listed.next {
-        metadata["continue"] = next.encode().into();
-        if let Some(remaining) = listed.remaining {
-            metadata["remainingItemCount"] = remaining.into();
-        }
-    }
-    metadata
-}
-
-/// A list's JSON, piece by piece, from the stored bytes of its items.
-struct ListPieces {
-    kind: Arc<KindDef>,
-    head: Option<Bytes>,
-    items: std::vec::IntoIter<Bytes>,
-    first: bool,
-    done: bool,
-}
-
-impl ListPieces {
-    fn new(kind: Arc<KindDef>, metadata: &Value, items: Vec<Bytes>) -> Self {
-        let head = format!(
-            "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-            kind.list_kind(),
-            kind.api_version()
-        );
-        Self { kind, head: Some(head.into()), items: items.into_iter(), first: true, done: false }
-    }
-}
-
-impl Iterator for ListPieces {
-    type Item = std::result::Result<Bytes, BoxError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.done {
-            return None;
-        }
-        let mut out = BytesMut::with_capacity(LIST_CHUNK_BYTES + 4096);
-        if let Some(head) = self.head.take() {
-            out.extend_from_slice(&head);
-        }
-        while out.len() < LIST_CHUNK_BYTES {
-            let Some(item) = self.items.next() else {
-                out.extend_from_slice(b"]}\n");
-                self.done = true;
-                break;
-            };
-            if !std::mem::take(&mut self.first) {
-                out.put_u8(b',');
-            }
-            // Items of custom kinds keep their type, as upstream's unstructured lists do.
-            if self.kind.custom.is_some() {
-                out.extend_from_slice(&item);
-                continue;
-            }
-            out.put_u8(b'{');
-            out.extend_from_slice(&item_slice(&self.kind, &item));
-        }
-        Some(Ok(out.freeze()))
-    }
 }
 
 /// An object in the wire encoding of its row.

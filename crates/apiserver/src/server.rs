@@ -8,6 +8,7 @@ use crate::health::Check;
 use crate::kubelet::KubeletClient;
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
+use crate::outflow::Outflow;
 use crate::serving::ServingThreads;
 use crate::tokens::Tokens;
 use admission::Chain;
@@ -40,6 +41,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const STREAMS_MAX: u32 = 250;
 /// Streams reset by the peer and not yet gone, per connection; more end the connection.
 const RESET_STREAMS_MAX: usize = 64;
+/// Bytes of one HTTP/2 stream that wait to be sent, beyond the piece that is being given to it.
+const SEND_BYTES_MAX: usize = 128 << 10;
 /// Bytes of request headers.
 const HEADER_BYTES_MAX: u32 = 64 << 10;
 
@@ -75,6 +78,7 @@ pub struct Server {
     pub advertise: String,
     pub flow: Arc<FlowControl>,
     pub metrics: Metrics,
+    pub outflow: Arc<Outflow>,
     pub openapi: OpenApi,
     /// Cancelled when the server stops taking new work: watches end, listeners close.
     pub draining: CancellationToken,
@@ -114,6 +118,7 @@ impl Server {
             advertise,
             flow,
             metrics: Metrics::default(),
+            outflow: Outflow::new(),
             openapi: OpenApi::default(),
             draining: CancellationToken::new(),
             permits,
@@ -134,6 +139,7 @@ impl Server {
         threads: Arc<ServingThreads>,
     ) {
         let acceptor = TlsAcceptor::from(tls);
+        tokio::spawn(self.outflow.clone().run(self.draining.child_token()));
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let local = listener.local_addr().map(|a| a.to_string()).unwrap_or_default();
         info!(address = %local, "serving");
@@ -184,7 +190,8 @@ impl Server {
         let mut sent = stream.get_ref().1.peer_certificates().into_iter().flatten().map(|c| c.to_vec());
         let certificate = sent.next();
         let chain = sent.collect();
-        let connection = Arc::new(Connection { peer, certificate, chain, identity: None });
+        let cut = CancellationToken::new();
+        let connection = Arc::new(Connection { peer, certificate, chain, identity: None, cut: cut.clone() });
         let server = self.clone();
         let service = service_fn(move |request: http::Request<Incoming>| {
             let (server, connection) = (server.clone(), connection.clone());
@@ -198,6 +205,7 @@ impl Server {
             .max_concurrent_streams(STREAMS_MAX)
             .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
             .max_header_list_size(HEADER_BYTES_MAX)
+            .max_send_buf_size(SEND_BYTES_MAX)
             .keep_alive_interval(Some(Duration::from_secs(30)));
         let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::pin!(serving);
@@ -207,6 +215,8 @@ impl Server {
                 serving.as_mut().graceful_shutdown();
                 serving.await
             }
+            // Dropped as it is: its client does not read.
+            () = cut.cancelled() => Ok(()),
         };
         if let Err(error) = result {
             debug!(%peer, error = %error, "connection ended");

@@ -2,48 +2,59 @@
 
 use jiff::Timestamp;
 use kinds::{Cell, Column, KindDef};
-use meta::status::Result;
 use serde_json::{Value, json};
 
-/// The `meta.k8s.io/v1` Table of some objects of one kind.
-pub fn table(
-    kind: &KindDef,
-    items: &[Value],
-    metadata: Value,
-    include: &str,
+static DEFAULT: [Column; 2] = [kinds::columns::NAME, kinds::columns::CREATED_AT];
+
+/// How a kind's objects are shown as rows.
+pub struct TableView<'a> {
+    columns: &'a [Column],
+    /// The version of tables and metadata.
+    version: &'static str,
+    include: &'a str,
     now: Timestamp,
-) -> Result<Value> {
-    let default = [kinds::columns::NAME, kinds::columns::CREATED_AT];
-    let columns: &[Column] = match kind.printer_columns() {
-        [] => &default,
-        own => own,
-    };
-    let definitions: Vec<Value> = columns
-        .iter()
-        .map(|c| {
+}
+
+impl<'a> TableView<'a> {
+    pub fn new(kind: &'a KindDef, version: &'static str, include: &'a str, now: Timestamp) -> Self {
+        let columns = match kind.printer_columns() {
+            [] => &DEFAULT,
+            own => own,
+        };
+        Self { columns, version, include, now }
+    }
+
+    pub fn definitions(&self) -> Value {
+        let of = |c: &Column| {
             json!({
                 "name": c.name, "type": c.ty, "format": c.format,
                 "description": c.description, "priority": c.priority,
             })
+        };
+        self.columns.iter().map(of).collect()
+    }
+
+    pub fn row(&self, mut obj: Value) -> Value {
+        let cells: Vec<Value> = self.columns.iter().map(|c| cell(c, &obj, self.now)).collect();
+        // Clients of watches look for the end of the initial events in it.
+        let marked = obj["metadata"]["annotations"]["k8s.io/initial-events-end"] == "true";
+        let object = match self.include {
+            "Object" => obj,
+            "None" if !marked => Value::Null,
+            _ => partial(&mut obj, self.version),
+        };
+        json!({"cells": cells, "object": object})
+    }
+
+    /// The table of one object. Without `headers` it follows one that had them.
+    pub fn of(&self, obj: Value, headers: bool) -> Value {
+        let definitions = if headers { self.definitions() } else { Value::Null };
+        let metadata = json!({"resourceVersion": meta::object::resource_version(&obj)});
+        json!({
+            "kind": "Table", "apiVersion": self.version, "metadata": metadata,
+            "columnDefinitions": definitions, "rows": [self.row(obj)],
         })
-        .collect();
-    let rows: Vec<Value> = items
-        .iter()
-        .map(|obj| {
-            let cells: Vec<Value> = columns.iter().map(|c| cell(c, obj, now)).collect();
-            let mut row = json!({"cells": cells});
-            match include {
-                "None" => {}
-                "Object" => row["object"] = obj.clone(),
-                _ => row["object"] = partial(&mut obj.clone()),
-            }
-            row
-        })
-        .collect();
-    Ok(json!({
-        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
-        "columnDefinitions": definitions, "rows": rows,
-    }))
+    }
 }
 
 fn cell(column: &Column, obj: &Value, now: Timestamp) -> Value {
@@ -54,6 +65,6 @@ fn cell(column: &Column, obj: &Value, now: Timestamp) -> Value {
 }
 
 /// The metadata of an object, as `PartialObjectMetadata`. Takes the metadata out of `obj`.
-pub fn partial(obj: &mut Value) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": obj["metadata"].take()})
+pub fn partial(obj: &mut Value, version: &str) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": obj["metadata"].take()})
 }

@@ -34,7 +34,9 @@ pub async fn dispatch(ctx: &Context) -> Result<Reply> {
     let deprecated = kind.custom.as_ref().and_then(|c| c.deprecation_warning.as_deref());
     if let Some(warning) = kind.deprecated.or(deprecated).filter(|_| served) {
         ctx.warnings.add(warning);
+        // No kind that is served has a release in which it goes (`k8s.io/removed-release`).
         ctx.audit.annotate("k8s.io/deprecated", "true");
+        ctx.server.metrics.deprecated(info);
     }
     if !info.subresource.is_empty() {
         return subresources::dispatch(ctx, &kind).await;

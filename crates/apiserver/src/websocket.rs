@@ -1,5 +1,5 @@
-//! A stream of bytes as messages of a WebSocket, for logs in browsers
-//! (upstream: `k8s.io/streaming/pkg/httpstream/wsstream/stream.go`).
+//! A stream of bytes as messages of a WebSocket, for logs and watches in browsers
+//! (upstream: `k8s.io/streaming/pkg/httpstream/wsstream/stream.go`, apiserver `handlers/watch.go#HandleWS`).
 //!
 //! The client only reads; what it sends is thrown away, and its closing ends the stream.
 
@@ -14,6 +14,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
 use meta::status::{Result, Status};
+use std::time::Duration;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -22,6 +23,8 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 
 /// The largest message that a client may send, in bytes; it has nothing to say.
 const INCOMING_BYTES_MAX: usize = 4 << 10;
+/// How long a message may wait for a client that reads nothing.
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 const BINARY: &str = "binary.k8s.io";
 const BASE64: &str = "base64.binary.k8s.io";
 
@@ -31,14 +34,32 @@ pub fn wanted(ctx: &Context) -> bool {
     upgrade.eq_ignore_ascii_case("websocket")
 }
 
-/// Upgrades the connection and sends the body over it.
+/// How bytes become messages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    Binary,
+    Base64,
+    Text,
+}
+
+/// Upgrades the connection and sends the body over it, in the protocol that the client names.
 pub fn stream(ctx: &Context, body: Body) -> Result<Reply> {
+    let protocol = protocol(ctx)?;
+    let framing = if protocol == Some(BASE64) { Framing::Base64 } else { Framing::Binary };
+    upgraded(ctx, body, protocol, framing)
+}
+
+/// Upgrades the connection and sends each piece of the body as a message, without a protocol of its own.
+pub fn messages(ctx: &Context, body: Body, text: bool) -> Result<Reply> {
+    upgraded(ctx, body, None, if text { Framing::Text } else { Framing::Binary })
+}
+
+fn upgraded(ctx: &Context, body: Body, protocol: Option<&'static str>, framing: Framing) -> Result<Reply> {
     let key = ctx.headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
     let key = key.ok_or_else(|| Status::bad_request("the request for a WebSocket has no key"))?;
     let Some(upgrade) = ctx.upgrade.lock().take() else {
         return Err(Status::bad_request("unable to upgrade: the connection does not support it"));
     };
-    let protocol = protocol(ctx)?;
     let mut out = Response::new(crate::reply::full(Bytes::new()));
     *out.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = out.headers_mut();
@@ -54,7 +75,7 @@ pub fn stream(ctx: &Context, body: Body) -> Result<Reply> {
     tokio::spawn(async move {
         if let Ok(upgraded) = upgrade.await {
             tokio::select! {
-                () = send(upgraded, body, protocol == Some(BASE64)) => {}
+                () = send(upgraded, body, framing) => {}
                 () = draining.cancelled() => {}
             }
         }
@@ -82,7 +103,7 @@ fn protocol(ctx: &Context) -> Result<Option<&'static str>> {
     })
 }
 
-async fn send(upgraded: hyper::upgrade::Upgraded, mut body: Body, base64: bool) {
+async fn send(upgraded: hyper::upgrade::Upgraded, mut body: Body, framing: Framing) {
     let config = WebSocketConfig::default()
         .max_message_size(Some(INCOMING_BYTES_MAX))
         .max_frame_size(Some(INCOMING_BYTES_MAX));
@@ -93,9 +114,13 @@ async fn send(upgraded: hyper::upgrade::Upgraded, mut body: Body, base64: bool) 
             frame = body.frame() => {
                 let Some(Ok(frame)) = frame else { break };
                 let Ok(data) = frame.into_data() else { continue };
-                let message =
-                    if base64 { Message::text(STANDARD.encode(&data)) } else { Message::binary(data) };
-                if sink.send(message).await.is_err() {
+                let message = match framing {
+                    Framing::Binary => Message::binary(data),
+                    Framing::Base64 => Message::text(STANDARD.encode(&data)),
+                    Framing::Text => Message::text(String::from_utf8_lossy(&data).into_owned()),
+                };
+                let sent = tokio::time::timeout(SEND_TIMEOUT, sink.send(message)).await;
+                if !matches!(sent, Ok(Ok(()))) {
                     return;
                 }
             }

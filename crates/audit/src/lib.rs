@@ -4,6 +4,7 @@
 //! Invariants: the first rule that matches decides; an event is a superset of the one of the stage before; what the
 //! level does not ask for is not kept, not even for a moment.
 
+pub mod batch;
 pub mod context;
 pub mod event;
 pub mod log;

@@ -235,7 +235,10 @@ impl Registry {
     /// Commits one change with its audit core; `None` when the expectation failed.
     pub(crate) async fn commit(&self, r: &Request<'_>, op: Op) -> Result<Option<Bytes>> {
         let txn = Txn { ops: vec![op], record: r.recorder.core() };
-        match self.store.commit(txn).await {
+        let begun = tokio::time::Instant::now();
+        let committed = self.store.commit(txn).await;
+        r.recorder.stored(begun.elapsed());
+        match committed {
             Ok(done) => {
                 if let Some(record) = done.record {
                     r.recorder.committed(record);

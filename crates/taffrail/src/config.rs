@@ -3,7 +3,7 @@
 //! `--config FILE` names a YAML map whose keys are flag names; what stands on the command line wins. Flags carry
 //! upstream's names wherever upstream has one.
 
-mod audit;
+pub mod audit;
 mod identity;
 
 pub use audit::AuditOptions;
@@ -65,7 +65,7 @@ pub struct UpOptions {
     pub audit: AuditOptions,
 
     /// How long Events are kept after their last change, such as 1h or 30m
-    #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = duration)]
+    #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = some_duration)]
     pub event_ttl: std::time::Duration,
 
     /// Where objects are kept: `embedded` (the data directory), or `etcd=https://HOST:2379,…`
@@ -120,9 +120,20 @@ fn store(text: &str) -> Result<String, String> {
 
 /// A duration in Go's form.
 fn duration(text: &str) -> Result<std::time::Duration, String> {
-    match meta::time::parse_duration(text) {
-        Ok(d) if !d.is_zero() => Ok(d),
-        _ => Err("expected a duration such as 1h or 30m".to_owned()),
+    meta::time::parse_duration(text).map_err(|_| "expected a duration such as 1h or 30m".to_owned())
+}
+
+/// As [`duration`], of what must take time.
+fn some_duration(text: &str) -> Result<std::time::Duration, String> {
+    duration(text).ok().filter(|d| !d.is_zero()).ok_or("expected a duration such as 1h or 30m".to_owned())
+}
+
+/// What a flag that is on or off takes after its equals sign (Go: `strconv.ParseBool`).
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("expected true or false".to_owned()),
     }
 }
 
@@ -149,6 +160,8 @@ pub fn with_file(args: Vec<String>) -> Result<Vec<String>, String> {
                 out.push(flag);
                 continue;
             }
+            // The one switch that is on by itself.
+            serde_json::Value::Bool(false) if name == "audit-webhook-batch-throttle-enable" => "false".into(),
             serde_json::Value::Bool(false) | serde_json::Value::Null => continue,
             serde_json::Value::String(s) => s.clone(),
             serde_json::Value::Number(n) => n.to_string(),

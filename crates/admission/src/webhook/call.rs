@@ -43,9 +43,10 @@ pub async fn call(
     };
     let uid = uuid::Uuid::new_v4().to_string();
     let body = review::request(version, &uid, sent, a).to_string();
-    let (code, body) = post(caller, &hook.client, body.into(), hook.timeout)
-        .await
-        .map_err(|e| Failure::Calling(format!("failed to call webhook: {e}")))?;
+    let begun = tokio::time::Instant::now();
+    let posted = post(caller, &hook.client, body.into(), hook.timeout).await;
+    a.notes.webhook_took(mutating, begun.elapsed());
+    let (code, body) = posted.map_err(|e| Failure::Calling(format!("failed to call webhook: {e}")))?;
     if !(200..300).contains(&code) {
         return Err(Failure::Calling(format!("failed to call webhook: {}", unexpected(code, &body))));
     }

@@ -2,6 +2,7 @@
 
 pub mod webhook;
 
+use super::latency::Latencies;
 use crate::request_info::RequestInfo;
 use crate::server::Server;
 use arc_swap::ArcSwap;
@@ -19,6 +20,7 @@ use http_body_util::BodyExt as _;
 use meta::status::Status;
 use parking_lot::Mutex;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -67,8 +69,8 @@ impl AuditLog {
         self.policy.load().hash.clone()
     }
 
-    /// Writes an event to every sink. `false` when a sink that must not lose anything failed.
-    pub fn write(&self, event: &audit::Event, record: Option<u64>) -> bool {
+    /// Writes an event to every sink; what a sink elsewhere makes of it is told later.
+    pub fn write(&self, event: &audit::Event, record: Option<u64>) -> Sent {
         self.events.fetch_add(1, Ordering::Relaxed);
         let kept = self.trail.append(event, record);
         if let Err(e) = &kept {
@@ -76,37 +78,101 @@ impl AuditLog {
             error!(error = %e, "an audit event could not be stored");
         }
         let logged = self.log.as_ref().is_none_or(|l| l.write(event));
-        let sent = self.webhook.as_ref().is_none_or(|w| w.write(event));
-        kept.is_ok() && logged && sent
+        let told = self.webhook.as_ref().map_or(Ok(true), |w| w.write(event));
+        let sent = *told.as_ref().unwrap_or(&true);
+        Sent { kept: kept.is_ok() && logged && sent, told: told.err() }
     }
 
-    /// Upstream's four metrics, in text.
+    /// Sends and writes what waits in the sinks.
+    pub async fn close(&self) {
+        if let Some(webhook) = &self.webhook {
+            webhook.close().await;
+        }
+        if let Some(log) = &self.log {
+            log.close();
+        }
+    }
+
+    /// Upstream's four metrics, in text; `trail` is a plugin of ours.
     pub fn metrics(&self) -> String {
         let mut out = String::new();
         let n = |a: &AtomicU64| a.load(Ordering::Relaxed);
-        let plugin_errors = self.log.as_ref().map_or(0, |l| n(&l.counters.errors) + n(&l.counters.dropped));
-        let webhook_errors = self.webhook.as_ref().map_or(0, webhook::Webhook::lost);
-        let _ = write!(
-            out,
-            "# HELP apiserver_audit_event_total Counter of audit events generated and sent to the audit backend.\n# TYPE apiserver_audit_event_total counter\napiserver_audit_event_total {}\n\
-             # HELP apiserver_audit_error_total Counter of audit events that failed to be audited properly.\n# TYPE apiserver_audit_error_total counter\napiserver_audit_error_total{{plugin=\"log\"}} {plugin_errors}\napiserver_audit_error_total{{plugin=\"webhook\"}} {webhook_errors}\napiserver_audit_error_total{{plugin=\"trail\"}} {}\n\
-             # HELP apiserver_audit_requests_rejected_total Counter of apiserver requests rejected due to an error in audit logging backend.\n# TYPE apiserver_audit_requests_rejected_total counter\napiserver_audit_requests_rejected_total {}\n\
-             # HELP apiserver_audit_level_total Counter of policy levels for audit events (1 per request).\n# TYPE apiserver_audit_level_total counter\n",
-            n(&self.events),
-            n(&self.errors),
-            n(&self.rejected),
-        );
-        for (level, count) in ["None", "Metadata", "Request", "RequestResponse"].iter().zip(&self.levels) {
-            let _ = writeln!(out, "apiserver_audit_level_total{{level=\"{level}\"}} {}", n(count));
+        let mut lost = BTreeMap::from([("trail", n(&self.errors))]);
+        let mut add = |plugin, count: &AtomicU64| *lost.entry(plugin).or_default() += n(count);
+        if let Some(c) = self.log.as_ref().map(LogBackend::counters) {
+            add("log", &c.log);
+            add("buffered", &c.buffered);
+            add("truncate", &c.truncate);
         }
+        if let Some(c) = self.webhook.as_ref().map(webhook::Webhook::counters) {
+            add("webhook", &c.webhook);
+            add("buffered", &c.buffered);
+            add("truncate", &c.truncate);
+        }
+        let mut counter = |name: &str, help: &str, series: &[(String, u64)]| {
+            let _ = writeln!(out, "# HELP {name} [ALPHA] {help}\n# TYPE {name} counter");
+            for (labels, count) in series {
+                let _ = writeln!(out, "{name}{labels} {count}");
+            }
+        };
+        let one = |count: &AtomicU64| [(String::new(), n(count))];
+        let lost: Vec<_> = lost.iter().map(|(p, c)| (format!("{{plugin=\"{p}\"}}"), *c)).collect();
+        let levels = ["None", "Metadata", "Request", "RequestResponse"].iter().zip(&self.levels);
+        let levels: Vec<_> = levels.map(|(l, c)| (format!("{{level=\"{l}\"}}"), n(c))).collect();
+        counter(
+            "apiserver_audit_error_total",
+            "Counter of audit events that failed to be audited properly. Plugin identifies the plugin affected by the error.",
+            &lost,
+        );
+        counter(
+            "apiserver_audit_event_total",
+            "Counter of audit events generated and sent to the audit backend.",
+            &one(&self.events),
+        );
+        counter(
+            "apiserver_audit_level_total",
+            "Counter of policy levels for audit events (1 per request).",
+            &levels,
+        );
+        counter(
+            "apiserver_audit_requests_rejected_total",
+            "Counter of apiserver requests rejected due to an error in audit logging backend.",
+            &one(&self.rejected),
+        );
         out
     }
+}
+
+/// What became of an event.
+#[must_use]
+pub struct Sent {
+    /// No sink that must not lose anything has lost it so far.
+    kept: bool,
+    /// The answer of a sink that is waited for.
+    told: Option<tokio::sync::oneshot::Receiver<bool>>,
+}
+
+impl Sent {
+    const NOTHING: Self = Self { kept: true, told: None };
+
+    /// Waits for all sinks; `false` when one that must not lose anything has lost it.
+    pub async fn kept(self) -> bool {
+        let told = match self.told {
+            Some(told) => told.await.unwrap_or(false),
+            None => true,
+        };
+        self.kept && told
+    }
+
+    /// Where nothing can wait any more: the sinks count what they lose.
+    pub fn forget(self) {}
 }
 
 /// One request on the record.
 pub struct AuditScope {
     log: Arc<AuditLog>,
     context: Mutex<AuditContext>,
+    pub latency: Latencies,
     /// The store's record of the request's commit.
     record: Mutex<Option<u64>>,
     begun: Duration,
@@ -156,6 +222,7 @@ pub fn begin(
     Arc::new(AuditScope {
         log: server.audit.clone(),
         context: Mutex::new(AuditContext::begin(arrival, decision)),
+        latency: Latencies::default(),
         record: Mutex::new(None),
         begun: server.clock.monotonic(),
         held: AtomicBool::new(false),
@@ -203,10 +270,11 @@ impl AuditScope {
     }
 
     /// The first stage. `false` when the request must not go on without its record.
-    pub fn received(&self) -> bool {
-        let stored = self.send(Stage::RequestReceived);
+    pub async fn received(&self) -> bool {
+        let stored = self.send(Stage::RequestReceived).kept().await;
         if !stored {
             self.log.rejected.fetch_add(1, Ordering::Relaxed);
+            self.done.store(true, Ordering::SeqCst);
         }
         stored
     }
@@ -240,9 +308,9 @@ impl AuditScope {
     }
 
     /// A failed login is one event of its own shape.
-    pub fn failed_authentication(&self, refused: &Status) {
+    pub async fn failed_authentication(&self, refused: &Status) {
         self.context.lock().response_status(refused.code, Some(&refused.to_value()));
-        self.send(Stage::ResponseStarted);
+        self.send(Stage::ResponseStarted).kept().await;
         self.done.store(true, Ordering::SeqCst);
     }
 
@@ -264,7 +332,7 @@ impl AuditScope {
             "status": "Failure", "reason": "InternalError", "message": format!("APIServer panic'd: {text}"),
         });
         self.context.lock().response_status(500, Some(&status));
-        self.send(Stage::Panic);
+        self.send(Stage::Panic).forget();
         self.done.store(true, Ordering::SeqCst);
     }
 
@@ -276,24 +344,45 @@ impl AuditScope {
     /// The last event. Sent once, whoever comes first.
     pub fn complete(&self) {
         if !self.done.swap(true, Ordering::SeqCst) {
-            self.send(Stage::ResponseComplete);
+            self.send(Stage::ResponseComplete).forget();
         }
     }
 
-    fn send(&self, stage: Stage) -> bool {
+    fn send(&self, stage: Stage) -> Sent {
         let mut context = self.context.lock();
         if context.level() == Level::None {
-            return true;
+            return Sent::NOTHING;
+        }
+        if stage == Stage::ResponseComplete {
+            for (key, value) in self.latency.annotations(self.elapsed()) {
+                context.annotate(&key, &value);
+            }
         }
         let record =
             if matches!(stage, Stage::ResponseComplete | Stage::Panic) { *self.record.lock() } else { None };
         let now = self.log.clock.now();
-        context.stage(stage, now).is_none_or(|event| self.log.write(event, record))
+        context.stage(stage, now).map_or(Sent::NOTHING, |event| self.log.write(event, record))
+    }
+}
+
+/// A request whose client went away is dropped where it waits: its record ends too.
+impl Drop for AuditScope {
+    fn drop(&mut self) {
+        if self.done.load(Ordering::SeqCst) {
+            return;
+        }
+        let context = self.context.get_mut();
+        if context.event().response_status.is_none() {
+            // Upstream's words for a handler that never answered.
+            let status = serde_json::json!({"status": "Success", "message": "Connection closed early"});
+            context.response_status(200, Some(&status));
+        }
+        self.complete();
     }
 }
 
 /// Completes the record with the response: at once, or when a stream ends.
-pub fn complete_with_body(
+pub async fn complete_with_body(
     scope: Arc<AuditScope>,
     long_running: bool,
     response: Response<Body>,
@@ -302,10 +391,12 @@ pub fn complete_with_body(
         return response;
     }
     if !long_running {
-        scope.complete();
+        if !scope.done.swap(true, Ordering::SeqCst) {
+            scope.send(Stage::ResponseComplete).kept().await;
+        }
         return response;
     }
-    scope.send(Stage::ResponseStarted);
+    scope.send(Stage::ResponseStarted).kept().await;
     if scope.held.load(Ordering::SeqCst) {
         return response;
     }

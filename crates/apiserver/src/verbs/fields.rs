@@ -117,13 +117,30 @@ pub fn check(ctx: &Context, kind: &str, is_apply: bool) -> Result<()> {
     if given.len() > MANAGER_BYTES_MAX {
         errors.push(Error::too_long(&at, MANAGER_BYTES_MAX));
     }
-    for (i, c) in given.char_indices().filter(|(_, c)| c.is_control()) {
+    for (i, c) in given.char_indices().filter(|(_, c)| !is_printable(*c)) {
         let detail = format!("invalid character U+{:04X} (at position {i})", c as u32);
         errors.push(Error::invalid(&at, given, detail));
+    }
+    let dry_run: Vec<&str> = q.all("dryRun").collect();
+    if dry_run.iter().any(|d| *d != "All") {
+        errors.push(Error::not_supported(&Path::new("dryRun"), dry_run, &["All"]));
+    }
+    let validation = q.get("fieldValidation");
+    if !matches!(validation, "" | "Ignore" | "Strict" | "Warn") {
+        let at = Path::new("fieldValidation");
+        errors.push(Error::not_supported(&at, validation, &["", "Ignore", "Strict", "Warn"]));
     }
     if errors.is_empty() {
         return Ok(());
     }
     let gk = meta::GroupKind { group: "meta.k8s.io".into(), kind: kind.into() };
     Err(Status::invalid(&gk, "", &errors))
+}
+
+/// Go's `unicode.IsPrint`, near enough: no controls, no blanks but the one, nothing invisible or private.
+fn is_printable(c: char) -> bool {
+    let invisible = matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{e000}'..='\u{f8ff}'
+        | '\u{e0000}'..='\u{10ffff}');
+    c == ' ' || !(c.is_control() || c.is_whitespace() || invisible)
 }

@@ -1,6 +1,7 @@
 //! Get and list.
 
 use crate::context::Context;
+use crate::filters::latency::Layer;
 use crate::reply::Reply;
 use kinds::KindDef;
 use meta::field::{Error, Path};
@@ -13,14 +14,19 @@ use std::sync::Arc;
 pub async fn get(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let (info, registry) = (&ctx.info, &ctx.server.registry);
     let version = info.query.get("resourceVersion");
-    let bytes = registry.get(&ctx.permit, kind, &info.namespace, &info.name, version).await?;
+    let begun = tokio::time::Instant::now();
+    let bytes = registry.get(&ctx.permit, kind, &info.namespace, &info.name, version).await;
+    ctx.audit.latency.spent(Layer::Storage, begun.elapsed());
+    let bytes = bytes?;
     Ok(Reply::Object { code: 200, kind: Some(kind.clone()), bytes })
 }
 
 pub async fn list(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let query = query(ctx)?;
-    let listed = ctx.server.registry.list(&ctx.permit, kind, ctx.namespace(kind), &query).await?;
-    Ok(Reply::List { kind: kind.clone(), listed })
+    let begun = tokio::time::Instant::now();
+    let listed = ctx.server.registry.list(&ctx.permit, kind, ctx.namespace(kind), &query).await;
+    ctx.audit.latency.spent(Layer::Storage, begun.elapsed());
+    Ok(Reply::List { kind: kind.clone(), listed: listed? })
 }
 
 /// The selectors of a request.

@@ -1,12 +1,13 @@
-//! Watch: events as they happen, framed as JSON lines
+//! Watch: events as they happen, framed for the client's format, over HTTP or a WebSocket
 //! (upstream: apiserver `pkg/endpoints/handlers/watch.go`).
 
 use super::read::{invalid_options, selectors};
 use crate::codec;
 use crate::context::Context;
 use crate::negotiate::{Accepted, Format, View};
-use crate::reply::{Reply, streaming};
-use crate::table;
+use crate::reply::{Reply, response, streaming, wire};
+use crate::table::{TableView, partial};
+use crate::websocket;
 use base::clock::SharedClock;
 use bytes::{Bytes, BytesMut};
 use client::BoxError;
@@ -14,9 +15,10 @@ use futures::{Stream, StreamExt as _};
 use kinds::KindDef;
 use meta::field::{Error, Path};
 use meta::status::{Result, Status};
-use registry::{WatchEvent, WatchEventType, WatchQuery, Watching};
+use registry::{WatchEvent, WatchQuery, Watching};
 use serde_json::Value;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Watches end after this long at least, up to twice as long, so that clients spread over servers
@@ -24,6 +26,8 @@ use std::time::Duration;
 const TIMEOUT_MIN: Duration = Duration::from_secs(1800);
 /// How often a quiet watch that asked for bookmarks gets one.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// Larger objects are sent from where they are stored; smaller ones are copied together.
+const SHARED_OVER_BYTES: usize = 32 << 10;
 /// Events of one burst are sent in pieces of about this size.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -46,22 +50,36 @@ pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     };
     let watching = ctx.server.registry.watch(&ctx.permit, kind, ctx.namespace(kind), &query).await?;
     let mut accepted = ctx.accepted;
-    if accepted.format == Format::Protobuf && kind.is_custom() {
+    if accepted.encoding.format == Format::Protobuf && accepted.view == View::Object && kind.is_custom() {
         if !accepted.or_json {
             return Err(Status::not_acceptable(crate::negotiate::OBJECT_TYPES));
         }
-        accepted.format = Format::Json;
+        accepted.encoding.format = Format::Json;
     }
+    // The initial events may be many (upstream: `WatchListCompression`).
+    let to_websocket = websocket::wanted(ctx);
+    let gzip = accepted.encoding.gzip && initial_events == Some(true) && bookmarks && !to_websocket;
     let framing = Framing {
         kind: kind.clone(),
         accepted,
         include_object: q.get("includeObject").to_owned(),
         clock: ctx.server.clock.clone(),
+        headers: AtomicBool::new(true),
+        // A message of a WebSocket is an event.
+        piece_bytes: if to_websocket { 0 } else { PIECE_BYTES },
+        gzip,
     };
     let shutdown = ctx.server.draining.child_token();
     let pieces = events(watching, framing, bookmarks, timeout, shutdown);
-    let content_type = accepted.format.watch_type();
-    Ok(Reply::Stream { content_type, body: streaming(pieces) })
+    if to_websocket {
+        let text = accepted.encoding.format == Format::Json;
+        return websocket::messages(ctx, streaming(pieces), text);
+    }
+    let mut out = response(200, accepted.encoding.format.watch_type(), streaming(pieces));
+    if gzip {
+        wire::mark_gzip(out.headers_mut());
+    }
+    Ok(Reply::Raw(out))
 }
 
 fn check_options(ctx: &Context, initial_events: Option<bool>) -> Result<()> {
@@ -94,28 +112,39 @@ struct Framing {
     accepted: Accepted,
     include_object: String,
     clock: SharedClock,
+    /// The next table is the first, which alone has the column definitions.
+    headers: AtomicBool,
+    piece_bytes: usize,
+    gzip: bool,
 }
 
 impl Framing {
     fn write(&self, out: &mut BytesMut, event: &WatchEvent) -> Result<()> {
-        let name = event.kind.as_str();
+        let (name, format) = (event.kind.as_str(), self.accepted.encoding.format);
         if self.accepted.view == View::Object {
-            codec::watch_event(self.accepted.format, name, &event.object, out)
-        } else {
-            let mut obj: Value = serde_json::from_slice(&event.object).map_err(Status::internal)?;
-            let shown = match (self.accepted.view, event.kind) {
-                (View::Table, WatchEventType::Bookmark) => {
-                    table::table(&self.kind, &[], obj["metadata"].take(), "", self.clock.now())?
-                }
-                (View::Table, _) => {
-                    let metadata =
-                        serde_json::json!({"resourceVersion": meta::object::resource_version(&obj)});
-                    table::table(&self.kind, &[obj], metadata, &self.include_object, self.clock.now())?
-                }
-                _ => table::partial(&mut obj),
-            };
-            codec::watch_event(self.accepted.format, name, &shown.to_string().into(), out)
+            return codec::watch_event(format, name, &event.object, out);
         }
+        let mut obj: Value = serde_json::from_slice(&event.object).map_err(Status::internal)?;
+        let version = self.accepted.view_version();
+        let shown = match self.accepted.view {
+            View::Table => TableView::new(&self.kind, version, &self.include_object, self.clock.now())
+                .of(obj, self.headers.swap(false, Ordering::Relaxed)),
+            _ => partial(&mut obj, version),
+        };
+        codec::watch_event(format, name, &shown.to_string().into(), out)
+    }
+
+    /// What goes before an object that is sent as it is stored; `None` for what is to be written first.
+    fn shared(&self, event: &WatchEvent) -> Option<Bytes> {
+        let json = matches!(self.accepted.encoding.format, Format::Json | Format::Yaml);
+        let plain = self.accepted.view == View::Object && !self.gzip && self.piece_bytes > 0;
+        let shared = json && plain && event.object.len() > SHARED_OVER_BYTES;
+        shared.then(|| format!("{{\"type\":\"{}\",\"object\":", event.kind.as_str()).into())
+    }
+
+    /// Some events as they go out.
+    fn piece(&self, out: BytesMut) -> Bytes {
+        if self.gzip { wire::gzip(&out) } else { out.freeze() }
     }
 
     /// The end of a watch by an error, as the client's last event.
@@ -123,8 +152,8 @@ impl Framing {
         let mut out = BytesMut::new();
         let object = Bytes::from(serde_json::to_vec(status).unwrap_or_default());
         // A Status has every form.
-        let _ = codec::watch_event(self.accepted.format, "ERROR", &object, &mut out);
-        out.freeze()
+        let _ = codec::watch_event(self.accepted.encoding.format, "ERROR", &object, &mut out);
+        self.piece(out)
     }
 }
 
@@ -148,16 +177,22 @@ fn events(
                     if let Some(event) = last {
                         let mut out = BytesMut::new();
                         if framing.write(&mut out, &event).is_ok() {
-                            yield Ok(out.freeze());
+                            yield Ok(framing.piece(out));
                         }
                     }
                     return;
                 }
                 event = watching.next() => event,
-                _ = tick.tick(), if bookmarks => Ok(watching.bookmark()),
+                _ = tick.tick(), if bookmarks => match watching.bookmark() {
+                    Some(event) => Ok(Some(event)),
+                    // Events are on their way, which say as much.
+                    None => continue,
+                },
             };
             let mut out = BytesMut::new();
             let mut next = match event {
+                // Upstream cannot encode an event's object as a list, and ends the watch over it.
+                Ok(Some(_)) if framing.accepted.view == View::PartialList => return,
                 Ok(Some(event)) => Some(event),
                 Ok(None) => return,
                 Err(status) => {
@@ -166,15 +201,20 @@ fn events(
                 }
             };
             while let Some(event) = next.take() {
-                if let Err(status) = framing.write(&mut out, &event) {
+                if let Some(head) = framing.shared(&event) {
+                    out.extend_from_slice(&head);
+                    yield Ok(std::mem::take(&mut out).freeze());
+                    yield Ok(event.object);
+                    out.extend_from_slice(b"}\n");
+                } else if let Err(status) = framing.write(&mut out, &event) {
                     yield Ok(framing.error(&status));
                     return;
                 }
-                if out.len() < PIECE_BYTES {
+                if out.len() < framing.piece_bytes {
                     next = watching.buffered();
                 }
             }
-            yield Ok(out.freeze());
+            yield Ok(framing.piece(out));
         }
     };
     stream.boxed()

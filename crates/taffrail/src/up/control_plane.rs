@@ -99,7 +99,7 @@ impl ControlPlane {
         let tokens = static_tokens(options, &admin_token)?;
         let authenticator = callers.join(tokens, &signer, &audiences, Arc::new(Stored(registry.clone())));
         let authenticator = Arc::new(authenticator);
-        let (trail, audit) = record::open(options, &store, &clock, &cancel)?;
+        let (trail, audit) = record::open(options, &store, &clock, &rng)?;
         let own = addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let advertise = SocketAddr::new(own, options.secure_port).to_string();
         let flow = super::flow::follow(options, &registry, &clock, &cancel);
@@ -179,6 +179,7 @@ impl ControlPlane {
         for task in self.serving {
             let _ = task.await;
         }
+        self.server.audit.close().await;
         self.trail.close();
         self.backend.store().close();
     }

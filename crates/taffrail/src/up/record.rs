@@ -2,6 +2,7 @@
 
 use super::control_plane::text;
 use crate::config::UpOptions;
+use crate::config::audit::Backend;
 use apiserver::context::Context;
 use apiserver::extension::Extension;
 use apiserver::filters::audit::AuditLog;
@@ -9,8 +10,9 @@ use apiserver::filters::audit::webhook::{Settings, Webhook};
 use apiserver::reply::Reply;
 use async_trait::async_trait;
 use audit::Policy;
-use audit::log::{LogBackend, LogOptions, Mode};
+use audit::log::{LogBackend, LogOptions};
 use base::clock::SharedClock;
+use base::rng::Rng;
 use bytes::Bytes;
 use client::Client;
 use client::https::HttpsApi;
@@ -18,9 +20,7 @@ use http::Method;
 use meta::status::{Result as ApiResult, Status};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Duration;
 use store::Store;
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use trail::Trail;
 use trail::query::{self, Filter, Order, Pattern};
@@ -35,7 +35,7 @@ pub fn open(
     options: &UpOptions,
     store: &Arc<dyn Store>,
     clock: &SharedClock,
-    cancel: &CancellationToken,
+    rng: &Arc<Rng>,
 ) -> Result<(Arc<Trail>, Arc<AuditLog>), String> {
     let policy = policy(options)?;
     for w in &policy.warnings {
@@ -49,7 +49,7 @@ pub fn open(
     )
     .map_err(text)?;
     let log = log_backend(options)?;
-    let audit = AuditLog::new(policy, trail.clone(), log, webhook(options, cancel)?, clock.clone());
+    let audit = AuditLog::new(policy, trail.clone(), log, webhook(options, rng)?, clock.clone());
     for (number, _, core) in store.unfinished_records() {
         if trail.has_record(number) {
             store.finish_record(number);
@@ -57,7 +57,7 @@ pub fn open(
         }
         if let Some(event) = audit::context::recover(&core, clock.now()) {
             info!(audit_id = %event.audit_id, "completing the record of a write that a crash interrupted");
-            audit.write(&event, Some(number));
+            audit.write(&event, Some(number)).forget();
         }
     }
     Ok((trail, audit))
@@ -71,54 +71,38 @@ fn policy(options: &UpOptions) -> Result<Policy, String> {
 }
 
 fn log_backend(options: &UpOptions) -> Result<Option<LogBackend>, String> {
-    let Some(path) = &options.audit.audit_log_path else { return Ok(None) };
-    let mode = match options.audit.audit_log_mode.as_str() {
-        "blocking-strict" => Mode::BlockingStrict,
-        "batch" => Mode::Batch,
-        _ => Mode::Blocking,
-    };
+    let o = &options.audit.log;
+    let Some(path) = &o.audit_log_path else { return Ok(None) };
+    let Backend { mode, batch, limits } = o.backend()?;
     let settings = LogOptions {
         path: path.clone(),
-        max_event_bytes: options
-            .audit
-            .audit_log_truncate_enabled
-            .then_some(options.audit.audit_log_truncate_max_event_size),
-        max_age_days: options.audit.audit_log_maxage,
-        max_backups: options.audit.audit_log_maxbackup,
-        max_size_mib: options.audit.audit_log_maxsize,
-        legacy: options.audit.audit_log_format == "legacy",
-        compress: options.audit.audit_log_compress,
+        max_event_bytes: limits.map(|(event, _)| event),
+        max_age_days: o.audit_log_maxage,
+        max_backups: o.audit_log_maxbackup,
+        max_size_mib: o.audit_log_maxsize,
+        legacy: o.audit_log_format == "legacy",
+        compress: o.audit_log_compress,
         mode,
+        batch,
     };
     LogBackend::open(settings).map(Some)
 }
 
-fn webhook(options: &UpOptions, cancel: &CancellationToken) -> Result<Option<Webhook>, String> {
-    let o = &options.audit;
+fn webhook(options: &UpOptions, rng: &Arc<Rng>) -> Result<Option<Webhook>, String> {
+    let o = &options.audit.webhook;
     let Some(file) = &o.audit_webhook_config_file else { return Ok(None) };
     let wrong = |e: String| format!("--audit-webhook-config-file {}: {e}", file.display());
+    let Backend { mode, batch, limits } = o.backend()?;
     let mut config = client::kubeconfig::load(file, None).map_err(|e| wrong(text(e)))?;
-    // The server's URL is the whole address: what stands after its host is the path of every request.
+    // The server's URL is the whole address: what stands after its host is the path of every request. Its query is not
+    // sent, but upstream's own is.
     let host_end = config.server.match_indices('/').nth(2).map_or(config.server.len(), |(at, _)| at);
-    let path = match config.server.split_off(host_end) {
-        path if path.is_empty() => "/".to_owned(),
-        path => path,
-    };
+    let path = config.server.split_off(host_end);
+    let path = path.split('?').next().unwrap_or("").trim_end_matches('/');
+    let path = format!("{}?timeout=30s", if path.is_empty() { "/" } else { path });
     let api = HttpsApi::new(&config).map_err(|e| wrong(text(e)))?;
-    let settings = Settings {
-        batch: o.audit_webhook_mode == "batch",
-        strict: o.audit_webhook_mode == "blocking-strict",
-        buffer_events: o.audit_webhook_batch_buffer_size,
-        batch_events: o.audit_webhook_batch_max_size.max(1),
-        batch_wait: Duration::from_secs(o.audit_webhook_batch_max_wait),
-        rate: o.audit_webhook_batch_throttle_qps,
-        burst: o.audit_webhook_batch_throttle_burst,
-        initial_backoff: Duration::from_secs(o.audit_webhook_initial_backoff),
-        limits: o
-            .audit_webhook_truncate_enabled
-            .then_some((o.audit_webhook_truncate_max_event_size, o.audit_webhook_truncate_max_batch_size)),
-    };
-    Ok(Some(Webhook::start(Arc::new(api), path, settings, cancel.clone())))
+    let settings = Settings { mode, batch, initial_backoff: o.audit_webhook_initial_backoff, limits };
+    Ok(Some(Webhook::start(Arc::new(api), path, settings, rng.clone())))
 }
 
 /// Records a change of the audit configuration since the last start: a write to a ConfigMap, by the server itself.
@@ -130,8 +114,8 @@ pub async fn changes(options: &UpOptions, client: &Client, policy_hash: &str) {
         .map_or_else(|| "built-in".to_owned(), |p| p.display().to_string());
     let data = json!({
         "policy": source, "policySHA256": policy_hash,
-        "log": options.audit.audit_log_path.clone().unwrap_or_default(), "logMode": options.audit.audit_log_mode,
-        "webhook": options.audit.audit_webhook_config_file.as_ref().map_or_else(String::new, |p| p.display().to_string()),
+        "log": options.audit.log.audit_log_path.clone().unwrap_or_default(), "logMode": options.audit.log.audit_log_mode,
+        "webhook": options.audit.webhook.audit_webhook_config_file.as_ref().map_or_else(String::new, |p| p.display().to_string()),
     });
     let collection = "/api/v1/namespaces/kube-system/configmaps";
     let path = format!("{collection}/{STATE}");

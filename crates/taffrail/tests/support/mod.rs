@@ -147,6 +147,14 @@ impl Cluster {
         }
     }
 
+    /// Memory of the program that is resident, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let pid = self.process.as_ref().map(Child::id).expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("a size");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    }
+
     /// What `up` has printed.
     pub fn said(&self) -> String {
         std::fs::read_to_string(self.home.path().join("up.log")).unwrap_or_default()

@@ -3,41 +3,49 @@
 //! Invariant: a slow or dead server costs a bounded number of waiting events; what does not fit, or is given up after
 //! the last try, is counted.
 
+use audit::batch::{Batch, Bucket, Mode, Waiting};
 use audit::{Event, truncate};
+use base::rng::Rng;
 use bytes::Bytes;
 use client::Api;
 use http::Request;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Tries of one batch, and how the pause between them grows (upstream: `webhook.DefaultRetryBackoffWithInitialDelay`).
 const TRIES: u32 = 5;
 const BACKOFF_FACTOR: f64 = 1.5;
+const BACKOFF_JITTER: f64 = 0.2;
 /// Batches under way at a time.
 const SENDING_MAX: usize = 16;
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the end waits for what is on its way.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The `--audit-webhook-*` flags.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub batch: bool,
-    /// Requests fail when their event could not be sent.
-    pub strict: bool,
-    pub buffer_events: usize,
-    pub batch_events: usize,
-    pub batch_wait: Duration,
-    /// Batches a second; 0 is no limit.
-    pub rate: f64,
-    pub burst: u32,
+    pub mode: Mode,
+    pub batch: Batch,
     pub initial_backoff: Duration,
     /// Largest event and batch in bytes; `None` sends all as they are.
     pub limits: Option<(usize, usize)>,
+}
+
+/// Events that were lost, by upstream's names of the parts that lose them.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub webhook: AtomicU64,
+    pub buffered: AtomicU64,
+    pub truncate: AtomicU64,
 }
 
 /// The sink.
@@ -45,80 +53,110 @@ pub struct Webhook {
     sender: Arc<Sender>,
     queue: mpsc::Sender<Vec<u8>>,
     runtime: Handle,
+    end: CancellationToken,
+    tasks: TaskTracker,
 }
+
+/// What became of an event: known, or told when the server has answered.
+pub type Told = Result<bool, oneshot::Receiver<bool>>;
 
 struct Sender {
     api: Arc<dyn Api>,
     path: String,
     settings: Settings,
-    lost: AtomicU64,
+    rng: Arc<Rng>,
+    counters: Counters,
+    waiting: Waiting,
 }
 
 impl Webhook {
-    /// Starts sending; what waits when cancelled is sent before the end.
-    pub fn start(api: Arc<dyn Api>, path: String, settings: Settings, cancel: CancellationToken) -> Self {
-        let (queue, events) = mpsc::channel(settings.buffer_events.max(1));
-        let sender = Arc::new(Sender { api, path, settings, lost: AtomicU64::new(0) });
-        tokio::spawn(batches(sender.clone(), events, cancel));
-        Self { sender, queue, runtime: Handle::current() }
+    /// Starts sending.
+    pub fn start(api: Arc<dyn Api>, path: String, settings: Settings, rng: Arc<Rng>) -> Self {
+        let (queue, events) = mpsc::channel(settings.batch.buffer_events.max(1));
+        let sender = Arc::new(Sender {
+            api,
+            path,
+            settings,
+            rng,
+            counters: Counters::default(),
+            waiting: Waiting::default(),
+        });
+        let (end, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn(batches(sender.clone(), events, tasks.clone(), end.clone()));
+        Self { sender, queue, runtime: Handle::current(), end, tasks }
     }
 
     /// Takes an event; `false` when a strict sink could not send it.
-    pub fn write(&self, event: &Event) -> bool {
+    pub fn write(&self, event: &Event) -> Told {
+        let fitting = match self.sender.settings.limits {
+            Some((max, _)) => truncate::fit(event, max),
+            None => Some(Cow::Borrowed(event)),
+        };
+        let Some(event) = fitting else {
+            self.sender.counters.truncate.fetch_add(1, Ordering::Relaxed);
+            return Ok(true);
+        };
         // In a list, events do not repeat its type.
-        let event = Event { kind: String::new(), api_version: String::new(), ..event.clone() };
-        let line = match self.sender.settings.limits {
-            Some((max, _)) => truncate::line(&event, max),
-            None => Some(event.to_line()),
-        };
-        let Some(line) = line else {
-            self.sender.lose(1);
-            return true;
-        };
-        if self.sender.settings.batch {
-            if self.queue.try_send(line).is_err() {
-                self.sender.lose(1);
-            }
-            return true;
+        let line = Event { kind: String::new(), api_version: String::new(), ..event.into_owned() }.to_line();
+        if self.sender.settings.mode != Mode::Batch {
+            return Err(self.send_now(line));
         }
-        self.send_and_wait(line) || !self.sender.settings.strict
+        let bytes = line.len();
+        let room = self.sender.waiting.enter(bytes);
+        if !room || self.queue.try_send(line).is_err() {
+            if room {
+                self.sender.waiting.leave(bytes);
+            }
+            self.sender.counters.buffered.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(true)
     }
 
     /// Sends on the runtime of this sink, whichever thread asks.
-    fn send_and_wait(&self, line: Vec<u8>) -> bool {
-        let (tell, told) = std::sync::mpsc::sync_channel(1);
+    fn send_now(&self, line: Vec<u8>) -> oneshot::Receiver<bool> {
+        let (tell, told) = oneshot::channel();
         let sender = self.sender.clone();
-        self.runtime.spawn(async move {
-            let _ = tell.send(sender.send(vec![line]).await);
-        });
-        let wait = move || told.recv().unwrap_or(false);
-        match Handle::current().runtime_flavor() {
-            RuntimeFlavor::MultiThread => tokio::task::block_in_place(wait),
-            _ => wait(),
-        }
+        let work = async move {
+            let sent = sender.send(vec![line]).await;
+            let _ = tell.send(sent || sender.settings.mode != Mode::BlockingStrict);
+        };
+        self.tasks.spawn_on(work, &self.runtime);
+        told
     }
 
-    /// Events that were dropped or could not be sent.
-    pub fn lost(&self) -> u64 {
-        self.sender.lost.load(Ordering::Relaxed)
+    pub fn counters(&self) -> &Counters {
+        &self.sender.counters
+    }
+
+    /// Sends what waits, for as long as the end may take.
+    pub async fn close(&self) {
+        self.end.cancel();
+        self.tasks.close();
+        let _ = tokio::time::timeout(END_TIMEOUT, self.tasks.wait()).await;
     }
 }
 
 /// Collects batches: by number, by size, or when the first has waited long enough.
-async fn batches(sender: Arc<Sender>, mut events: mpsc::Receiver<Vec<u8>>, cancel: CancellationToken) {
-    let s = sender.settings.clone();
+async fn batches(
+    sender: Arc<Sender>,
+    mut events: mpsc::Receiver<Vec<u8>>,
+    tasks: TaskTracker,
+    end: CancellationToken,
+) {
+    let (s, limits) = (sender.settings.batch.clone(), sender.settings.limits);
     let under_way = Arc::new(Semaphore::new(SENDING_MAX));
-    let mut bucket = Bucket { tokens: f64::from(s.burst), at: Instant::now() };
-    let mut waiting: Option<Vec<u8>> = None;
+    let begun = Instant::now();
+    let mut bucket = s.throttle.map(|t| Bucket::new(t, Duration::ZERO));
+    let mut carried: Option<Vec<u8>> = None;
     loop {
-        let first = match waiting.take() {
+        let first = match carried.take() {
             Some(event) => event,
             None => tokio::select! {
                 event = events.recv() => match event {
                     Some(event) => event,
                     None => return,
                 },
-                () = cancel.cancelled() => match events.try_recv() {
+                () = end.cancelled() => match events.try_recv() {
                     Ok(event) => event,
                     Err(_) => return,
                 },
@@ -126,58 +164,37 @@ async fn batches(sender: Arc<Sender>, mut events: mpsc::Receiver<Vec<u8>>, cance
         };
         let mut bytes = first.len();
         let mut batch = vec![first];
-        let deadline = Instant::now() + s.batch_wait;
+        let deadline = Instant::now() + s.max_wait;
         while batch.len() < s.batch_events {
             let next = tokio::select! {
                 biased;
                 event = events.recv() => event,
-                () = cancel.cancelled() => None,
+                () = end.cancelled() => events.try_recv().ok(),
                 () = tokio::time::sleep_until(deadline) => None,
             };
             let Some(next) = next else { break };
-            if s.limits.is_some_and(|(_, max)| bytes + next.len() > max) {
-                waiting = Some(next);
+            if limits.is_some_and(|(_, max)| bytes + next.len() > max) {
+                carried = Some(next);
                 break;
             }
             bytes += next.len();
             batch.push(next);
         }
-        bucket.take(s.rate, s.burst).await;
+        if let Some(bucket) = &mut bucket {
+            tokio::time::sleep(bucket.take(begun.elapsed())).await;
+        }
         let Ok(place) = under_way.clone().acquire_owned().await else { return };
         let sender = sender.clone();
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             sender.send(batch).await;
+            sender.waiting.leave(bytes);
             drop(place);
         });
     }
 }
 
-/// Batches that may be sent now.
-struct Bucket {
-    tokens: f64,
-    at: Instant,
-}
-
-impl Bucket {
-    async fn take(&mut self, rate: f64, burst: u32) {
-        if rate <= 0.0 {
-            return;
-        }
-        let now = Instant::now();
-        self.tokens = (self.tokens + (now - self.at).as_secs_f64() * rate).min(f64::from(burst)) - 1.0;
-        self.at = now;
-        if self.tokens < 0.0 {
-            tokio::time::sleep(Duration::from_secs_f64(-self.tokens / rate)).await;
-        }
-    }
-}
-
 impl Sender {
-    fn lose(&self, events: usize) {
-        self.lost.fetch_add(events as u64, Ordering::Relaxed);
-    }
-
-    /// Sends a batch, again after failures that may pass; whether it arrived.
+    /// Sends a batch, again after every failure (upstream: `retryOnError`); whether it arrived.
     async fn send(&self, batch: Vec<Vec<u8>>) -> bool {
         let events = batch.len();
         let mut body =
@@ -187,40 +204,27 @@ impl Sender {
         let body = Bytes::from(body);
         let mut pause = self.settings.initial_backoff;
         for attempt in 1..=TRIES {
-            let why = match self.once(body.clone()).await {
-                Ok(()) => return true,
-                Err((why, false)) => {
-                    tracing::error!(events, "the audit webhook refused events: {why}");
-                    break;
-                }
-                Err((why, true)) => why,
-            };
+            let Err(why) = self.once(body.clone()).await else { return true };
             tracing::warn!(events, attempt, "audit events could not be sent: {why}");
             if attempt < TRIES {
-                tokio::time::sleep(pause).await;
+                tokio::time::sleep(pause.mul_f64(1.0 + BACKOFF_JITTER * self.rng.fraction())).await;
                 pause = pause.mul_f64(BACKOFF_FACTOR);
             }
         }
-        self.lose(events);
+        self.counters.webhook.fetch_add(events as u64, Ordering::Relaxed);
         false
     }
 
-    /// One try; the error says whether another makes sense.
-    async fn once(&self, body: Bytes) -> Result<(), (String, bool)> {
+    async fn once(&self, body: Bytes) -> Result<(), String> {
         let request = Request::post(&self.path)
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(body)
-            .map_err(|e| (e.to_string(), false))?;
-        let response = match tokio::time::timeout(TIMEOUT, self.api.send(request)).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(e)) => return Err((e.to_string(), true)),
-            Err(_) => return Err(("no answer in time".into(), true)),
-        };
-        let code = response.status();
-        match code.as_u16() {
-            200..=299 => Ok(()),
-            429 | 500..=599 => Err((code.to_string(), true)),
-            _ => Err((code.to_string(), false)),
+            .map_err(|e| e.to_string())?;
+        match tokio::time::timeout(TIMEOUT, self.api.send(request)).await {
+            Ok(Ok(response)) if response.status().is_success() => Ok(()),
+            Ok(Ok(response)) => Err(response.status().to_string()),
+            Ok(Err(e)) => Err(e.to_string()),
+            Err(_) => Err("no answer in time".into()),
         }
     }
 }
@@ -253,17 +257,18 @@ mod tests {
     }
 
     fn settings() -> Settings {
-        Settings {
-            batch: true,
-            strict: false,
-            buffer_events: 4,
-            batch_events: 2,
-            batch_wait: Duration::from_secs(30),
-            rate: 0.0,
-            burst: 1,
-            initial_backoff: Duration::from_secs(10),
-            limits: None,
-        }
+        let batch =
+            Batch { buffer_events: 4, batch_events: 2, max_wait: Duration::from_secs(30), throttle: None };
+        Settings { mode: Mode::Batch, batch, initial_backoff: Duration::from_secs(10), limits: None }
+    }
+
+    fn start(fake: &Arc<Fake>, settings: Settings) -> Webhook {
+        Webhook::start(fake.clone(), "/".into(), settings, Arc::new(Rng::seeded(1)))
+    }
+
+    fn lost(hook: &Webhook) -> (u64, u64) {
+        let n = |a: &AtomicU64| a.load(Ordering::Relaxed);
+        (n(&hook.counters().buffered), n(&hook.counters().webhook))
     }
 
     fn event(uri: &str) -> Event {
@@ -284,26 +289,61 @@ mod tests {
     async fn events_go_in_batches_and_are_sent_again() {
         let fake = Arc::new(Fake::default());
         *fake.failures.lock() = 2;
-        let hook = Webhook::start(fake.clone(), "/".into(), settings(), CancellationToken::new());
-        ["/a", "/b", "/c"].iter().for_each(|u| assert!(hook.write(&event(u))));
+        let hook = start(&fake, settings());
+        ["/a", "/b", "/c"].iter().for_each(|u| assert!(hook.write(&event(u)).is_ok()));
         tokio::time::sleep(Duration::from_secs(120)).await;
         let mut got = fake.got.lock().clone();
         got.sort_by_key(|l| uris(l).len());
         assert_eq!((uris(&got[0]), uris(&got[1])), (vec!["/c"], vec!["/a", "/b"]));
         assert!(got[0]["items"][0].get("kind").is_none() && got[0]["kind"] == "EventList");
-        assert_eq!(hook.lost(), 0);
+        assert_eq!(lost(&hook), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_dead_server_costs_no_more_than_the_buffer() {
         let fake = Arc::new(Fake::default());
         *fake.failures.lock() = u32::MAX;
-        let hook = Webhook::start(fake.clone(), "/".into(), settings(), CancellationToken::new());
+        let hook = start(&fake, settings());
         for _ in 0..100 {
-            hook.write(&event("/x"));
+            let _ = hook.write(&event("/x"));
         }
-        assert_eq!(hook.lost(), 96);
+        assert_eq!(lost(&hook), (96, 0));
         tokio::time::sleep(Duration::from_secs(600)).await;
-        assert_eq!(hook.lost(), 100);
+        assert_eq!(lost(&hook), (96, 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_sends_what_waits() {
+        let fake = Arc::new(Fake::default());
+        let hook = start(&fake, settings());
+        assert_eq!(hook.write(&event("/last")).map_err(drop), Ok(true));
+        hook.close().await;
+        assert_eq!(uris(&fake.got.lock()[0]), ["/last"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_strict_sink_says_that_it_failed() {
+        for (mode, answer) in [(Mode::Blocking, true), (Mode::BlockingStrict, false)] {
+            let fake = Arc::new(Fake::default());
+            *fake.failures.lock() = u32::MAX;
+            let hook = start(&fake, Settings { mode, ..settings() });
+            let told = hook.write(&event("/x")).expect_err("later");
+            assert_eq!(told.await, Ok(answer));
+            assert_eq!(lost(&hook), (0, 1));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn batches_are_bounded_in_bytes_and_rate() {
+        let fake = Arc::new(Fake::default());
+        let size = event("/a").to_line().len();
+        let batch =
+            Batch { buffer_events: 10, batch_events: 10, throttle: Some((0.1, 1)), ..settings().batch };
+        let hook = start(&fake, Settings { batch, limits: Some((10 * size, 2 * size)), ..settings() });
+        (0..6).for_each(|_| drop(hook.write(&event("/a"))));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(fake.got.lock().iter().map(|l| uris(l).len()).collect::<Vec<_>>(), [2]);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(fake.got.lock().iter().map(|l| uris(l).len()).collect::<Vec<_>>(), [2, 2, 2]);
     }
 }

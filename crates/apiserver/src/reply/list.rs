@@ -1,0 +1,372 @@
+//! A list as it goes out: piece by piece from the stored bytes of its items, in every form
+//! (upstream: `StreamingCollectionEncodingToJSON`, `StreamingCollectionEncodingToProtobuf`).
+//!
+//! Invariant: of a list that is sent, no more is in memory than its items' stored bytes, which it shares, and the pieces
+//! that are on their way; the audit record alone asks for all of it.
+
+use super::{Rendered, Rendering, wire};
+use crate::codec::{self, META};
+use crate::negotiate::{Encoding, Format, OBJECT_TYPES, View};
+use crate::table::{TableView, partial};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use client::BoxError;
+use jiff::Timestamp;
+use kinds::KindDef;
+use meta::status::{Result, Status};
+use registry::{Listed, item_slice};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// A list is sent in pieces of about this size.
+const PIECE_BYTES: usize = 64 << 10;
+/// A protobuf list tells its length first. Up to this size it is made and kept, a larger one is made twice.
+const HELD_BYTES_MAX: usize = 4 << 20;
+
+pub fn render(kind: Arc<KindDef>, listed: Listed, how: &Rendering) -> Result<Rendered> {
+    let accepted = how.accepted;
+    if accepted.view == View::Partial {
+        // Upstream: `asPartialObjectMetadata`.
+        let ty = if kind.is_custom() { "unstructured.Unstructured" } else { &go_type(&kind) };
+        return Err(not_acceptable(format!(
+            "you requested PartialObjectMetadata, but the requested object is a list (*{ty}List)"
+        )));
+    }
+    let metadata = metadata(&listed);
+    let mut encoding = accepted.encoding;
+    let list = List {
+        kind,
+        view: accepted.view,
+        version: accepted.view_version(),
+        include: how.include_object.to_owned(),
+        now: how.now,
+        metadata,
+        items: listed.items,
+    };
+    if encoding.format == Format::Protobuf && list.message().is_none() {
+        if !accepted.or_json {
+            return Err(Status::not_acceptable(OBJECT_TYPES));
+        }
+        encoding.format = Format::Json;
+    }
+    let fail = |e: BoxError| Status::internal(e);
+    if how.keep {
+        let mut json = BytesMut::new();
+        for piece in Pieces::new(list.shared(), Format::Json)? {
+            json.extend_from_slice(&piece.map_err(fail)?);
+        }
+        let object = Some(json.freeze());
+        let response = match (encoding.format, &object) {
+            (Format::Json, Some(json)) => {
+                wire::pieces(200, encoding, std::iter::once(Ok(json.clone()))).map_err(fail)?
+            }
+            _ => wire::pieces(200, encoding, Pieces::new(list, encoding.format)?).map_err(fail)?,
+        };
+        return Ok(Rendered { response, object, status: None });
+    }
+    let response = sent(list, encoding)?;
+    Ok(Rendered { response, object: None, status: None })
+}
+
+fn sent(list: List, encoding: Encoding) -> Result<http::Response<client::Body>> {
+    let pieces = Pieces::new(list, encoding.format)?;
+    wire::pieces(200, encoding, pieces).map_err(|e| Status::internal(e))
+}
+
+/// 406 of a view that the object does not have.
+pub fn not_acceptable(message: String) -> Status {
+    Status::new(406, meta::Reason::NotAcceptable, message)
+}
+
+/// The kind's name among upstream's internal types, as its messages print it.
+pub fn go_type(kind: &KindDef) -> String {
+    let package = match &*kind.group {
+        "" | "events.k8s.io" => "core",
+        "internal.apiserver.k8s.io" => "apiserverinternal",
+        group => group.split('.').next().unwrap_or(group),
+    };
+    format!("{package}.{}", kind.kind)
+}
+
+fn metadata(listed: &Listed) -> Value {
+    let mut metadata = json!({"resourceVersion": listed.revision.to_string()});
+    if let Some(next) = &listed.next {
+        metadata["continue"] = next.encode().into();
+        if let Some(remaining) = listed.remaining {
+            metadata["remainingItemCount"] = remaining.into();
+        }
+    }
+    metadata
+}
+
+/// A list and how it is shown.
+struct List {
+    kind: Arc<KindDef>,
+    view: View,
+    version: &'static str,
+    include: String,
+    now: Timestamp,
+    metadata: Value,
+    items: Vec<Bytes>,
+}
+
+/// The metadata of an object, as its text.
+#[derive(Deserialize)]
+struct Partial<'a> {
+    #[serde(borrow)]
+    metadata: &'a RawValue,
+}
+
+impl List {
+    /// The same list again; the items are shared.
+    fn shared(&self) -> Self {
+        Self {
+            kind: self.kind.clone(),
+            view: self.view,
+            version: self.version,
+            include: self.include.clone(),
+            now: self.now,
+            metadata: self.metadata.clone(),
+            items: self.items.clone(),
+        }
+    }
+
+    fn type_meta(&self) -> (String, String) {
+        match self.view {
+            View::Object => (self.kind.list_kind(), self.kind.api_version()),
+            View::Table => ("Table".into(), self.version.into()),
+            _ => ("PartialObjectMetadataList".into(), self.version.into()),
+        }
+    }
+
+    /// The name of the member that has the items.
+    fn member(&self) -> &'static str {
+        if self.view == View::Table { "rows" } else { "items" }
+    }
+
+    fn table(&self) -> TableView<'_> {
+        TableView::new(&self.kind, self.version, &self.include, self.now)
+    }
+
+    /// The protobuf message of an item; `None` when there is none.
+    fn message(&self) -> Option<&str> {
+        let name = match self.view {
+            View::Object => &*self.kind.schema,
+            View::Table => return None,
+            _ => codec::PARTIAL,
+        };
+        kinds::schema::schema().types.contains_key(name).then_some(name)
+    }
+
+    /// An item as a tree.
+    fn item(&self, bytes: &[u8]) -> Result<Value> {
+        let mut obj: Value = serde_json::from_slice(bytes).map_err(Status::internal)?;
+        Ok(match self.view {
+            View::Object => {
+                // Items of custom kinds keep their type, as upstream's unstructured lists do.
+                if let Some(map) = obj.as_object_mut().filter(|_| self.kind.custom.is_none()) {
+                    map.remove("kind");
+                    map.remove("apiVersion");
+                }
+                obj
+            }
+            View::Table => self.table().row(obj),
+            _ => partial(&mut obj, self.version),
+        })
+    }
+
+    fn write_item(&self, format: Format, bytes: &Bytes, out: &mut BytesMut) -> Result<()> {
+        match (format, self.view) {
+            (Format::Json, View::Object) if self.kind.custom.is_some() => out.extend_from_slice(bytes),
+            (Format::Json, View::Object) => {
+                out.put_u8(b'{');
+                out.extend_from_slice(&item_slice(&self.kind, bytes));
+            }
+            (Format::Json, View::Partial | View::PartialList) => {
+                let part: Partial = serde_json::from_slice(bytes).map_err(Status::internal)?;
+                out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"");
+                out.extend_from_slice(self.version.as_bytes());
+                out.extend_from_slice(b"\",\"metadata\":");
+                out.extend_from_slice(part.metadata.get().as_bytes());
+                out.put_u8(b'}');
+            }
+            (Format::Json, View::Table) => {
+                serde_json::to_writer(out.writer(), &self.item(bytes)?).map_err(Status::internal)?;
+            }
+            (Format::Yaml, _) => {
+                let text = meta::yaml::to_string(&json!([self.item(bytes)?])).map_err(Status::internal)?;
+                out.extend_from_slice(text.as_bytes());
+            }
+            (Format::Cbor, _) => {
+                ciborium::into_writer(&self.item(bytes)?, out.writer()).map_err(Status::internal)?;
+            }
+            (Format::Protobuf, _) => {
+                let message = self.message().ok_or_else(|| Status::not_acceptable(OBJECT_TYPES))?;
+                let value: Value = serde_json::from_slice(bytes).map_err(Status::internal)?;
+                let encoded = meta::proto::encode(kinds::schema::schema(), message, &value);
+                let mut field = Vec::new();
+                meta::proto::bytes_field(&mut field, 2, &encoded.map_err(Status::internal)?);
+                out.extend_from_slice(&field);
+            }
+        }
+        Ok(())
+    }
+
+    /// What stands around the items. `items_bytes` is their length where the format tells it.
+    fn frame(&self, format: Format, items_bytes: usize) -> Result<(Bytes, Bytes)> {
+        let (kind, api_version) = self.type_meta();
+        let (metadata, member) = (&self.metadata, self.member());
+        Ok(match format {
+            Format::Json => {
+                let columns = match self.view {
+                    View::Table => format!("\"columnDefinitions\":{},", self.table().definitions()),
+                    _ => String::new(),
+                };
+                let head = format!(
+                    "{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},{columns}\"{member}\":["
+                );
+                (head.into(), Bytes::from_static(b"]}\n"))
+            }
+            Format::Yaml => {
+                // Members are in the order of their names.
+                let yaml = |v: Value| meta::yaml::to_string(&v).map_err(Status::internal);
+                let none = if self.items.is_empty() { " []" } else { "" };
+                let items = format!("{member}:{none}\n");
+                if self.view == View::Table {
+                    let columns = self.table().definitions();
+                    let head = yaml(json!({
+                        "apiVersion": api_version, "columnDefinitions": columns, "kind": kind, "metadata": metadata,
+                    }))?;
+                    return Ok(((head + &items).into(), Bytes::new()));
+                }
+                let head = yaml(json!({"apiVersion": api_version}))? + &items;
+                (head.into(), yaml(json!({"kind": kind, "metadata": metadata}))?.into())
+            }
+            Format::Cbor => (self.cbor_head(&kind, &api_version)?, Bytes::new()),
+            Format::Protobuf => {
+                let schema = kinds::schema::schema();
+                let list_meta = meta::proto::encode(schema, &format!("{META}.v1.ListMeta"), metadata);
+                let mut head = Vec::new();
+                meta::proto::bytes_field(&mut head, 1, &list_meta.map_err(Status::internal)?);
+                let outer = meta::proto::open_envelope(&api_version, &kind, head.len() + items_bytes);
+                ([outer, head].concat().into(), Bytes::new())
+            }
+        })
+    }
+
+    /// The marked map up to the items, whose number it tells.
+    fn cbor_head(&self, kind: &str, api_version: &str) -> Result<Bytes> {
+        let mut members = vec![
+            ("kind", json!(kind)),
+            ("apiVersion", json!(api_version)),
+            ("metadata", self.metadata.clone()),
+        ];
+        if self.view == View::Table {
+            members.push(("columnDefinitions", self.table().definitions()));
+        }
+        let mut out = codec::CBOR_MARK.to_vec();
+        codec::cbor_header(&mut out, codec::CBOR_MAP, members.len() as u64 + 1);
+        for (name, value) in &members {
+            ciborium::into_writer(name, &mut out).map_err(Status::internal)?;
+            ciborium::into_writer(value, &mut out).map_err(Status::internal)?;
+        }
+        ciborium::into_writer(self.member(), &mut out).map_err(Status::internal)?;
+        codec::cbor_header(&mut out, codec::CBOR_ARRAY, self.items.len() as u64);
+        Ok(out.into())
+    }
+}
+
+/// A list's pieces, made as they are asked for.
+struct Pieces {
+    list: List,
+    format: Format,
+    head: Option<Bytes>,
+    /// Pieces that were made already, of a protobuf list.
+    held: std::vec::IntoIter<Bytes>,
+    at: usize,
+    tail: Bytes,
+    done: bool,
+}
+
+impl Pieces {
+    fn new(list: List, format: Format) -> Result<Self> {
+        let mut out = Self {
+            list,
+            format,
+            head: None,
+            held: Vec::new().into_iter(),
+            at: 0,
+            tail: Bytes::new(),
+            done: false,
+        };
+        let length = if format == Format::Protobuf { out.measure()? } else { 0 };
+        let (head, tail) = out.list.frame(format, length)?;
+        (out.head, out.tail) = (Some(head), tail);
+        Ok(out)
+    }
+
+    /// The length of all items. What is made for it is kept while it is little.
+    fn measure(&mut self) -> Result<usize> {
+        let (mut held, mut total, mut piece) = (Vec::new(), 0, BytesMut::new());
+        let mut kept = 0;
+        for (i, item) in self.list.items.iter().enumerate() {
+            self.list.write_item(self.format, item, &mut piece)?;
+            if piece.len() < PIECE_BYTES && i + 1 < self.list.items.len() {
+                continue;
+            }
+            total += piece.len();
+            if total <= HELD_BYTES_MAX {
+                held.push(std::mem::take(&mut piece).freeze());
+                kept = i + 1;
+            }
+            piece.clear();
+        }
+        (self.held, self.at) = (held.into_iter(), kept);
+        Ok(total)
+    }
+
+    fn fill(&mut self, out: &mut BytesMut) -> Result<()> {
+        while out.len() < PIECE_BYTES {
+            // An item that went out is let go.
+            let Some(item) = self.list.items.get_mut(self.at).map(std::mem::take) else {
+                out.extend_from_slice(&self.tail);
+                self.done = true;
+                break;
+            };
+            if self.at > 0 && self.format == Format::Json {
+                out.put_u8(b',');
+            }
+            self.at += 1;
+            self.list.write_item(self.format, &item, out)?;
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = std::result::Result<Bytes, BoxError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        if self.format == Format::Protobuf
+            && let Some(piece) = self.head.take().or_else(|| self.held.next())
+        {
+            return Some(Ok(piece));
+        }
+        let mut out = BytesMut::with_capacity(PIECE_BYTES + 4096);
+        if let Some(head) = self.head.take() {
+            out.extend_from_slice(&head);
+        }
+        if let Err(e) = self.fill(&mut out) {
+            self.done = true;
+            return Some(Err(e.message.into()));
+        }
+        if out.is_empty() { None } else { Some(Ok(out.freeze())) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! Lists in every form.
+
+use super::*;
+use crate::negotiate::Accepted;
+use http_body_util::BodyExt as _;
+use std::io::Read as _;
+
+fn row(kind: &str) -> Arc<KindDef> {
+    kinds::table().into_iter().find(|r| r.kind == kind).expect("a row")
+}
+
+fn listed(kind: &KindDef, count: usize, padding: usize) -> Listed {
+    let items = (0..count).map(|i| {
+        let obj = json!({
+            "metadata": {"name": format!("c{i}"), "namespace": "default", "uid": "u", "resourceVersion": "7"},
+            "data": {"key": "x".repeat(padding)},
+        });
+        registry::reencode(kind, &obj).into()
+    });
+    Listed { items: items.collect(), revision: 9, next: None, remaining: None }
+}
+
+fn how(format: Format, view: View, keep: bool) -> Rendering<'static> {
+    let encoding = Encoding { format, ..Encoding::default() };
+    let accepted = Accepted { encoding, view, ..Accepted::default() };
+    Rendering { accepted, include_object: "", now: Timestamp::UNIX_EPOCH, keep }
+}
+
+async fn body(rendered: Rendered) -> Bytes {
+    rendered.response.into_body().collect().await.expect("a body").to_bytes()
+}
+
+async fn tree(format: Format, view: View, count: usize) -> Value {
+    let kind = row("ConfigMap");
+    let rendered =
+        render(kind.clone(), listed(&kind, count, 3), &how(format, view, false)).expect("rendered");
+    let bytes = body(rendered).await;
+    match format {
+        Format::Json => serde_json::from_slice(&bytes).expect("JSON"),
+        Format::Yaml => meta::yaml::parse_yaml(&bytes, 1 << 20).expect("YAML").0,
+        Format::Cbor => codec::from_cbor(&bytes).expect("CBOR"),
+        Format::Protobuf => {
+            let envelope = meta::proto::open(&bytes).expect("an envelope");
+            let schema = kinds::schema::schema();
+            let ty = codec::definition(schema, &envelope.api_version, &envelope.kind).expect("a type");
+            let mut value = meta::proto::decode(schema, &ty, envelope.raw).expect("a message");
+            value["apiVersion"] = envelope.api_version.into();
+            value["kind"] = envelope.kind.into();
+            value
+        }
+    }
+}
+
+/// What all formats say alike.
+fn names(list: &Value, member: &str) -> Vec<String> {
+    let items = list[member].as_array().into_iter().flatten();
+    let name = |i: &Value| i.get("object").unwrap_or(i)["metadata"]["name"].as_str().map(str::to_owned);
+    items.filter_map(name).collect()
+}
+
+#[tokio::test]
+async fn every_format_says_the_same() {
+    for format in [Format::Json, Format::Yaml, Format::Cbor, Format::Protobuf] {
+        for count in [0, 1, 3] {
+            let wanted: Vec<String> = (0..count).map(|i| format!("c{i}")).collect();
+            let list = tree(format, View::Object, count).await;
+            assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("ConfigMapList"), &json!("v1")));
+            assert_eq!(list["metadata"]["resourceVersion"], "9", "{format:?}");
+            assert_eq!(names(&list, "items"), wanted, "{format:?} {list}");
+            assert!(list["items"].as_array().is_none_or(|i| i.iter().all(|i| i.get("kind").is_none())));
+
+            let list = tree(format, View::PartialList, count).await;
+            assert_eq!(list["kind"], "PartialObjectMetadataList");
+            assert_eq!(names(&list, "items"), wanted, "{format:?} {list}");
+            assert!(list["items"].as_array().is_none_or(|i| i.iter().all(|i| i.get("data").is_none())));
+            if format == Format::Protobuf {
+                continue;
+            }
+            let table = tree(format, View::Table, count).await;
+            assert_eq!((&table["kind"], &table["apiVersion"]), (&json!("Table"), &json!("meta.k8s.io/v1")));
+            assert_eq!(names(&table, "rows"), wanted, "{format:?} {table}");
+            assert!(table["columnDefinitions"].as_array().is_some_and(|c| c.len() == 3));
+            assert!(table["rows"].as_array().is_some_and(|r| r.len() == count));
+        }
+    }
+}
+
+#[test]
+fn a_list_is_no_object() {
+    let kind = row("Deployment");
+    let refused = render(kind.clone(), listed(&kind, 1, 1), &how(Format::Json, View::Partial, false));
+    let refused = refused.map(|_| ()).expect_err("refused");
+    assert_eq!(refused.code, 406);
+    assert_eq!(
+        refused.message,
+        "you requested PartialObjectMetadata, but the requested object is a list (*apps.DeploymentList)"
+    );
+}
+
+#[tokio::test]
+async fn a_long_protobuf_list_is_told_its_length_without_being_kept() {
+    let kind = row("ConfigMap");
+    let many = || listed(&kind, 3000, 4000);
+    let list = |listed: Listed| List {
+        kind: kind.clone(),
+        view: View::Object,
+        version: "",
+        include: String::new(),
+        now: Timestamp::UNIX_EPOCH,
+        metadata: metadata(&listed),
+        items: listed.items,
+    };
+    let pieces = Pieces::new(list(many()), Format::Protobuf).expect("measured");
+    let held: usize = pieces.held.as_slice().iter().map(Bytes::len).sum();
+    assert!(held <= HELD_BYTES_MAX && held > HELD_BYTES_MAX / 2, "{held}");
+    let rendered =
+        render(kind.clone(), many(), &how(Format::Protobuf, View::Object, false)).expect("rendered");
+    let bytes = body(rendered).await;
+    let envelope = meta::proto::open(&bytes).expect("an envelope");
+    let ty = "io.k8s.api.core.v1.ConfigMapList";
+    let value = meta::proto::decode(kinds::schema::schema(), ty, envelope.raw).expect("a message");
+    assert_eq!(names(&value, "items").len(), 3000);
+}
+
+#[tokio::test]
+async fn what_is_kept_for_the_record_is_what_was_sent() {
+    let kind = row("ConfigMap");
+    for view in [View::Object, View::Table, View::PartialList] {
+        let rendered = render(kind.clone(), listed(&kind, 3, 9), &how(Format::Json, view, true));
+        let rendered = rendered.expect("rendered");
+        assert_eq!(rendered.object.clone(), Some(body(rendered).await));
+    }
+    let rendered = render(kind.clone(), listed(&kind, 3, 9), &how(Format::Protobuf, View::Object, true));
+    let kept = rendered.expect("rendered").object.expect("kept");
+    assert!(serde_json::from_slice::<Value>(&kept).is_ok());
+}
+
+#[tokio::test]
+async fn large_lists_are_compressed() {
+    let kind = row("ConfigMap");
+    let mut how = how(Format::Json, View::Object, false);
+    how.accepted.encoding.gzip = true;
+    let rendered = render(kind.clone(), listed(&kind, 300, 1000), &how).expect("rendered");
+    assert_eq!(rendered.response.headers()["content-encoding"], "gzip");
+    let (mut out, zipped) = (Vec::new(), body(rendered).await);
+    flate2::read::GzDecoder::new(&zipped[..]).read_to_end(&mut out).expect("gzip");
+    let list: Value = serde_json::from_slice(&out).expect("JSON");
+    assert_eq!(names(&list, "items").len(), 300);
+}
