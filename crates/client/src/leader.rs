@@ -161,6 +161,7 @@ impl Elector {
     async fn acquire(&mut self, cancel: &CancellationToken) -> bool {
         loop {
             let attempt = tokio::select! {
+                biased;
                 () = cancel.cancelled() => return false,
                 attempt = self.attempt() => attempt,
             };
@@ -190,6 +191,7 @@ impl Elector {
                 () = tokio::time::sleep(self.times.retry_period) => {}
             }
             let attempt = tokio::select! {
+                biased;
                 () = cancel.cancelled() => return,
                 attempt = self.attempt() => attempt,
             };
