@@ -1,11 +1,12 @@
 //! Service addresses and node ports: handed out with a create, kept in step by updates, taken back by deletes
 //! (upstream: `pkg/registry/core/service/storage/alloc.go`, `ipallocator`, `portallocator`).
 //!
-//! The pools live in memory and are filled from the stored Services at start. Node ports are claimed in the store as well
-//! ([`claims`]), since several servers may write to it.
+//! The pools live in memory and are filled from the stored Services at start. What is given away is claimed in the store as
+//! well ([`claims`]), since several servers may write to it.
 
 pub mod claims;
 
+use claims::Held;
 use kinds::core::service::{has_node_ports, needs_cluster_ip};
 use kinds::validate::{items, text};
 use meta::field::{Error, Path};
@@ -123,23 +124,34 @@ impl Services {
         }
     }
 
-    /// A server, maybe another one, gave a node port away, or took it back.
-    fn claimed(&self, port: u16, is: bool) {
+    /// A server, maybe another one, gave something away, or took it back.
+    fn claimed(&self, what: Held, is: bool) {
         let mut pools = self.pools.lock();
-        for key in PROTOCOLS.map(|p| (port, p.to_owned())) {
-            if is {
-                pools.ports.insert(key)
-            } else {
-                pools.ports.remove(&key)
-            };
+        match what {
+            Held::Port(port) => {
+                for key in PROTOCOLS.map(|p| (port, p.to_owned())) {
+                    if is {
+                        pools.ports.insert(key)
+                    } else {
+                        pools.ports.remove(&key)
+                    };
+                }
+            }
+            Held::Address(ip) => {
+                if is {
+                    pools.addresses.insert(ip)
+                } else {
+                    pools.addresses.remove(&ip)
+                };
+            }
         }
     }
 
-    /// Nothing but these is claimed. What is being written just now is among those only later, and then is refused to
-    /// others by its claim.
-    fn only_claimed(&self, ports: &HashSet<u16>) {
-        self.pools.lock().ports.clear();
-        ports.iter().for_each(|port| self.claimed(*port, true));
+    /// Nothing but this is claimed. What is being written just now is among it only later, and is refused to others by
+    /// its claim until then.
+    fn only_claimed(&self, all: impl Iterator<Item = Held>) {
+        *self.pools.lock() = Pools::default();
+        all.for_each(|what| self.claimed(what, true));
     }
 
     fn range(&self, family: &str) -> Option<&Range> {
@@ -401,8 +413,8 @@ impl Companion for Services {
     }
 
     fn contended(&self, key: &str) {
-        if let Some(port) = claims::port(key) {
-            self.claimed(port, true);
+        if let Some(what) = Held::of_key(key) {
+            self.claimed(what, true);
         }
     }
 }

@@ -1,53 +1,73 @@
-//! Claims of node ports in the store: a key per port, written and removed in the commit of the Service that has it.
+//! Claims of node ports and addresses in the store: a key for each, written and removed in the commit of the Service that
+//! has it.
 //!
-//! Invariant: a port that a stored Service has is claimed, so that of two servers of one cluster only one can give it
-//! away; the pool in memory only says which ports are worth a try. Upstream keeps a bit map of the whole range and takes
+//! Invariant: what a stored Service has is claimed, so that of two servers of one cluster only one can give it away; the
+//! pools in memory only say what is worth a try. Upstream keeps a bit map of the whole range and takes
 //! from it before the Service is written (upstream: `pkg/registry/core/service/allocator/storage#Etcd`), which leaks
-//! ports when a server ends in between; a claim in the same commit does not.
+//! some when a server ends in between; a claim in the same commit does not.
 
 use super::Services;
 use kinds::validate::{items, text};
 use meta::object;
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use store::{Change, Expect, Op, Range, Stamped, Store, Txn, Watched};
 use tokio_util::sync::CancellationToken;
 
-/// Where the claims are (upstream has its bit map at `ranges/servicenodeports`).
-const PREFIX: &str = "/registry/ranges/servicenodeports/";
+/// Where the claims are (upstream has its bit maps at `ranges/servicenodeports` and, before IPAddress objects,
+/// `ranges/serviceips`).
+const PREFIX: &str = "/registry/ranges/";
+const PORTS: &str = "servicenodeports/";
+const ADDRESSES: &str = "serviceips/";
 /// Claims made in one commit at start; etcd takes 128 operations by default.
 const REPAIRS_AT_ONCE: usize = 100;
 
-fn key(port: u16) -> String {
-    format!("{PREFIX}{port}")
+/// What only one Service may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Held {
+    Port(u16),
+    Address(IpAddr),
 }
 
-/// The port of a claim's key.
-pub fn port(key: &str) -> Option<u16> {
-    key.strip_prefix(PREFIX)?.parse().ok()
+impl Held {
+    fn key(self) -> String {
+        match self {
+            Self::Port(port) => format!("{PREFIX}{PORTS}{port}"),
+            Self::Address(ip) => format!("{PREFIX}{ADDRESSES}{ip}"),
+        }
+    }
+
+    /// What a claim's key is about.
+    pub fn of_key(key: &str) -> Option<Self> {
+        let key = key.strip_prefix(PREFIX)?;
+        let port = || key.strip_prefix(PORTS)?.parse().ok().map(Self::Port);
+        port().or_else(|| key.strip_prefix(ADDRESSES)?.parse().ok().map(Self::Address))
+    }
 }
 
-/// All ports of the range that a Service has: one number is one claim, whatever its protocols.
-fn ports(service: Option<&Value>) -> BTreeSet<u16> {
+/// All that a Service has: one port number is one claim, whatever its protocols.
+fn held(service: Option<&Value>) -> BTreeSet<Held> {
     let spec = service.map_or(&Value::Null, |s| &s["spec"]);
     let number = |n: &Value| n.as_u64().and_then(|n| u16::try_from(n).ok()).filter(|n| *n != 0);
     let of_ports = items(spec, "ports").iter().filter_map(|p| number(&p["nodePort"]));
     let health = number(&spec["healthCheckNodePort"]).filter(|_| text(spec, "type") == "LoadBalancer");
-    of_ports.chain(health).collect()
+    let ports = of_ports.chain(health).map(Held::Port);
+    ports.chain(service.into_iter().flat_map(super::addresses).map(Held::Address)).collect()
 }
 
-fn claim(port: u16, service: &Value) -> Op {
+fn claim(what: Held, service: &Value) -> Op {
     let owner = format!("{}/{}", object::namespace(service), object::name(service));
     let value = Stamped { bytes: owner.into_bytes(), stamp: None };
-    Op::Put { key: key(port), value, expect: Expect::Absent }
+    Op::Put { key: what.key(), value, expect: Expect::Absent }
 }
 
 /// What has to be written with the change of a Service from `old` to `new`.
 pub fn of(new: Option<&Value>, old: Option<&Value>) -> Vec<Op> {
-    let (had, has) = (ports(old), ports(new));
-    let made = new.into_iter().flat_map(|new| has.difference(&had).map(|p| claim(*p, new)));
-    let gone = had.difference(&has).map(|p| Op::Delete { key: key(*p), last: None, expect: Expect::Any });
+    let (had, has) = (held(old), held(new));
+    let made = new.into_iter().flat_map(|new| has.difference(&had).map(|h| claim(*h, new)));
+    let gone = had.difference(&has).map(|h| Op::Delete { key: h.key(), last: None, expect: Expect::Any });
     made.chain(gone).collect()
 }
 
@@ -65,16 +85,16 @@ pub async fn repair(store: &dyn Store, services: &[Value]) {
     for some in missing.chunks(REPAIRS_AT_ONCE) {
         let txn = Txn { ops: some.to_vec(), record: None };
         if let Err(error) = store.commit(txn).await {
-            tracing::warn!(%error, "not all node ports of stored Services could be claimed");
+            tracing::warn!(%error, "not all that stored Services have could be claimed");
         }
     }
 }
 
-/// Keeps the pool in step with the claims of all servers, until cancelled.
+/// Keeps the pools in step with the claims of all servers, until cancelled.
 pub async fn follow(services: Arc<Services>, store: Arc<dyn Store>, cancel: CancellationToken) {
     loop {
         let Ok(page) = store.list(&Range { prefix: PREFIX, ..Range::default() }) else { return };
-        services.only_claimed(&page.entries.iter().filter_map(|e| port(&e.key)).collect());
+        services.only_claimed(page.entries.iter().filter_map(|e| Held::of_key(&e.key)));
         let Ok(mut watcher) = store.watch(PREFIX, page.revision) else { continue };
         loop {
             let watched = tokio::select! {
@@ -84,8 +104,8 @@ pub async fn follow(services: Arc<Services>, store: Arc<dyn Store>, cancel: Canc
             match watched {
                 Watched::Events(events) => {
                     for event in events {
-                        let Some(port) = port(&event.key) else { continue };
-                        services.claimed(port, matches!(event.change, Change::Put(_)));
+                        let Some(what) = Held::of_key(&event.key) else { continue };
+                        services.claimed(what, matches!(event.change, Change::Put(_)));
                     }
                 }
                 Watched::Lagged { .. } => break,
@@ -127,6 +147,12 @@ mod tests {
         let mut health = service(&[]);
         health["spec"]["healthCheckNodePort"] = 30_009.into();
         assert_eq!(shown(of(Some(&health), None)), [(at(30_009), true)]);
-        assert_eq!((port(&at(30_001)), port("/registry/ranges/servicenodeports/x")), (Some(30_001), None));
+        assert_eq!(Held::of_key(&at(30_001)), Some(Held::Port(30_001)));
+        assert_eq!(Held::of_key("/registry/ranges/servicenodeports/x"), None);
+        let mut addressed = service(&[]);
+        addressed["spec"]["clusterIPs"] = json!(["10.0.0.1", "fd00::1"]);
+        let ip = |ip: &str| format!("/registry/ranges/serviceips/{ip}");
+        assert_eq!(shown(of(Some(&addressed), None)), [(ip("10.0.0.1"), true), (ip("fd00::1"), true)]);
+        assert_eq!(Held::of_key(&ip("fd00::1")), "fd00::1".parse().ok().map(Held::Address));
     }
 }

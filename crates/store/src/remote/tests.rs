@@ -522,6 +522,35 @@ fn secrets_are_sealed_in_etcd_and_wrong_keys_are_refused() {
     assert!(!whole.windows(6).any(|w| w == b"hunter"));
 }
 
+#[test]
+fn who_does_not_belong_to_the_cluster_is_refused() {
+    use crate::seal::{Key, Seal};
+    let Some(server) = Server::start() else { return };
+    let key = |name: &str, byte: u8| Arc::new(Key::aesgcm(name, &[byte; 32]).unwrap());
+    let opened = |authority: &str, keys: Vec<Arc<Key>>| {
+        let (name, value, otherwise) = ("ca".to_owned(), authority.to_owned(), "copy it".to_owned());
+        let seal = Arc::new(Seal::under(&["/registry/secrets/"], "the file encryption.key", keys));
+        let marks = vec![Mark { name, value, otherwise }];
+        let scope = "/registry/".to_owned();
+        Etcd::open(EtcdOptions { marks, seal, scope, ..options(&server) })
+    };
+    let refused = |authority: &str, keys: Vec<Arc<Key>>| {
+        opened(authority, keys).err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    // Nothing is stored yet, and there is no Secret at all.
+    opened("ours", vec![key("k1", 1)]).unwrap().close();
+    let why = refused("theirs", vec![key("k1", 1)]);
+    assert!(why.contains("copy it") && why.contains("/taffrail/cluster/ca"), "{why}");
+    for other in [key("k2", 2), key("k1", 2)] {
+        let why = refused("ours", vec![other]);
+        assert!(why.contains("\"k1\"") && why.contains("the file encryption.key"), "{why}");
+    }
+    // A new key goes before the old one, which may go when all have the new one.
+    opened("ours", vec![key("k2", 2), key("k1", 1)]).unwrap().close();
+    opened("ours", vec![key("k2", 2)]).unwrap().close();
+    assert!(refused("ours", vec![key("k1", 1)]).contains("\"k2\""));
+}
+
 /// A snapshot of everything in etcd.
 fn backup_of(server: &Server) -> std::path::PathBuf {
     let elsewhere =
