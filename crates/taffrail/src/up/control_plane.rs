@@ -148,22 +148,13 @@ impl ControlPlane {
 
         let at = Instant::now();
         let presence = presence(options, &system, &backend, &clock, &ranges, addresses)?;
-        first_objects(options, &system, &server, &ranges).await?;
-        let mut components = Vec::new();
-        match presence {
-            Some(mut presence) => {
-                presence.round().await.map_err(|e| format!("cannot say that this server is there: {e}"))?;
-                components.push(tokio::spawn(presence.run(cancel.clone())));
-            }
-            None => only_endpoint(&system, &ranges, addresses, options.secure_port).await?,
-        }
+        let there = first_objects(options, &system, &server, &ranges, addresses, presence, &cancel).await?;
+        let mut components: Vec<_> = there.into_iter().collect();
         bootstrapped.store(true, Ordering::Release);
         steps.done("first objects", at);
 
-        tokio::spawn(backend.clone().compact(cancel.clone()));
-        let events = "/registry/events/".to_owned();
-        tokio::spawn(expire::run(store.clone(), events, options.event_ttl, clock.clone(), cancel.clone()));
         let at = Instant::now();
+        keep_house(options, &backend, &clock, &cancel);
         let config = elected::config(options, &server, &pki)?;
         // The embedded store is this server's alone, and so are these.
         let election = election.filter(|_| store.is_shared());
@@ -197,6 +188,13 @@ impl ControlPlane {
         self.trail.close();
         self.backend.store().close();
     }
+}
+
+/// Forgets what is old: history, and Events.
+fn keep_house(options: &UpOptions, backend: &Backend, clock: &SharedClock, cancel: &CancellationToken) {
+    tokio::spawn(backend.clone().compact(cancel.clone()));
+    let (store, events) = (backend.store(), "/registry/events/".to_owned());
+    tokio::spawn(expire::run(store, events, options.event_ttl, clock.clone(), cancel.clone()));
 }
 
 /// Serves all listeners with the same threads.
@@ -287,17 +285,32 @@ async fn make_registry(
     Ok(registry)
 }
 
-/// What every cluster has, made through the API.
+/// What every cluster has, made through the API; and the endpoint by which this server is reached, or the task that
+/// looks after the endpoints of several.
 async fn first_objects(
     options: &UpOptions,
     system: &Client,
     server: &Server,
     ranges: &[Range],
-) -> Result<(), String> {
+    addresses: &[IpAddr],
+    presence: Option<Presence>,
+    cancel: &CancellationToken,
+) -> Result<Option<tokio::task::JoinHandle<()>>, String> {
     bootstrap::namespaces(system).await?;
     record::changes(options, system, &server.audit.policy_hash()).await;
     bootstrap::run(system, ranges, options).await?;
-    super::flow::defaults(system).await
+    super::flow::defaults(system).await?;
+    let failed = |e| format!("cannot bring the endpoints of the Service kubernetes up to date: {e}");
+    if let Some(mut presence) = presence {
+        presence.round().await.map_err(failed)?;
+        return Ok(Some(tokio::spawn(presence.run(cancel.clone()))));
+    }
+    let v4 = ranges.first().is_none_or(Range::is_ipv4);
+    // An endpoint may not be a loopback address: a machine with no other has none.
+    let fits = |ip: &&IpAddr| ip.is_ipv4() == v4 && !ip.is_loopback();
+    let own: Vec<IpAddr> = addresses.iter().find(fits).into_iter().copied().collect();
+    bootstrap::endpoints(system, v4, &own, options.secure_port).await.map_err(failed)?;
+    Ok(None)
 }
 
 async fn restore_services(registry: &Registry, services: &Services) {
@@ -410,21 +423,6 @@ fn presence(
     presence.port = options.secure_port;
     presence.v4 = ranges.first().is_none_or(Range::is_ipv4);
     Ok(Some(presence))
-}
-
-/// The endpoint of the Service `kubernetes` is this server, where there is no other.
-async fn only_endpoint(
-    system: &Client,
-    ranges: &[Range],
-    addresses: &[IpAddr],
-    port: u16,
-) -> Result<(), String> {
-    let v4 = ranges.first().is_none_or(Range::is_ipv4);
-    // An endpoint may not be a loopback address: a machine with no other has none.
-    let fits = |ip: &&IpAddr| ip.is_ipv4() == v4 && !ip.is_loopback();
-    let own: Vec<IpAddr> = addresses.iter().find(fits).into_iter().copied().collect();
-    let done = bootstrap::endpoints(system, v4, &own, port).await;
-    done.map_err(|e| format!("cannot make the endpoints of the Service kubernetes: {e}"))
 }
 
 /// What all servers of one cluster have in common: who vouches for whom.

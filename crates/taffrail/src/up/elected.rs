@@ -41,16 +41,21 @@ impl Components {
         let scheduler = Identity::system(SCHEDULER, &[]);
         let controllers = self.clone();
         let controllers = self.elect("kube-controller-manager", &manager, &host, "", move |term| {
-            let handles = controllers.controllers(&term);
+            let (handles, informers) = controllers.controllers(&term);
             async move {
                 term.cancelled().await;
                 handles.stopped().await;
+                // The next term has copies of its own.
+                informers.stop();
             }
         });
         let of_scheduler = self.clone();
         let scheduler = self.elect("kube-scheduler", &scheduler, &host, "default-scheduler", move |term| {
-            let running = of_scheduler.scheduler(term);
-            async move { drop(running.await) }
+            let (running, informers) = of_scheduler.scheduler(term);
+            async move {
+                let _ = running.await;
+                informers.stop();
+            }
         });
         Ok(vec![controllers, scheduler])
     }
@@ -79,14 +84,15 @@ impl Components {
         tokio::spawn(elector.run(cancel, work))
     }
 
-    fn scheduler(&self, term: CancellationToken) -> JoinHandle<()> {
+    fn scheduler(&self, term: CancellationToken) -> (JoinHandle<()>, Informers) {
         let identity = Identity::system(SCHEDULER, &[]);
         let client = Client::new(InProcess::new(self.server.clone(), identity, "scheduler"));
         let informers = Informers::new(client.clone(), self.clock.clone());
-        scheduler::start(client, informers, self.clock.clone(), self.rng.clone(), term)
+        let (clock, rng) = (self.clock.clone(), self.rng.clone());
+        (scheduler::start(client, informers.clone(), clock, rng, term), informers)
     }
 
-    fn controllers(&self, term: &CancellationToken) -> controllers::Handles {
+    fn controllers(&self, term: &CancellationToken) -> (controllers::Handles, Informers) {
         let server = self.server.clone();
         let clients = move |name: &str| {
             let identity = match name {
@@ -101,15 +107,16 @@ impl Components {
             Client::new(InProcess::new(self.server.clone(), manager, "controller-manager")),
             self.clock.clone(),
         );
-        controllers::start(
+        let handles = controllers::start(
             Arc::new(clients),
             self.system.clone(),
-            informers,
+            informers.clone(),
             self.config.clone(),
             self.clock.clone(),
             self.rng.clone(),
             term.clone(),
-        )
+        );
+        (handles, informers)
     }
 }
 
