@@ -148,7 +148,10 @@ fn object(code: u16, kind: Option<Arc<KindDef>>, bytes: Bytes, how: &Rendering) 
         View::Object => encoded(code, bytes, how),
         View::Table => {
             let obj: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
-            let metadata = json!({"resourceVersion": meta::object::resource_version(&obj)});
+            let metadata = match meta::object::resource_version(&obj) {
+                "" => json!({}),
+                revision => json!({ "resourceVersion": revision }),
+            };
             let value = table::table(&kind, &[obj], metadata, how.include_object, how.now)?;
             encoded(code, json_bytes(&value)?, how)
         }

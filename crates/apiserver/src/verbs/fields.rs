@@ -121,6 +121,15 @@ pub fn check(ctx: &Context, kind: &str, is_apply: bool) -> Result<()> {
         let detail = format!("invalid character U+{:04X} (at position {i})", c as u32);
         errors.push(Error::invalid(&at, given, detail));
     }
+    let dry_run: Vec<&str> = q.all("dryRun").collect();
+    if dry_run.iter().any(|d| *d != "All") {
+        errors.push(Error::not_supported(&Path::new("dryRun"), dry_run, &["All"]));
+    }
+    let validation = q.get("fieldValidation");
+    if !matches!(validation, "" | "Ignore" | "Strict" | "Warn") {
+        let supported = ["", "Ignore", "Strict", "Warn"];
+        errors.push(Error::not_supported(&Path::new("fieldValidation"), validation, &supported));
+    }
     if errors.is_empty() {
         return Ok(());
     }

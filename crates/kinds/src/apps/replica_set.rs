@@ -5,7 +5,7 @@ use crate::def::{Ctx, KindDef, Strategy, StrategyRef, scale, status};
 use crate::pod_defaults;
 use crate::pod_warnings;
 use crate::status as shared;
-use crate::validate::{immutable, is_empty_selector, items, label_selector, non_negative, selects, text};
+use crate::validate::{immutable, is_empty_selector, items, label_selector, non_negative, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use meta::selector::LabelSelector;
@@ -123,12 +123,13 @@ pub fn workload(obj: &Value, errors: &mut ErrorList) {
     }
     let template = &obj["spec"]["template"];
     let at = Path::new("spec").child("template");
-    if template.is_null() {
-        errors.push(Error::required(&at, ""));
-        return;
-    }
     let labels = &template["metadata"]["labels"];
-    if !selector.is_null() && !is_empty_selector(selector) && !selects(selector, labels) {
+    // No selector selects nothing, an empty one everything.
+    let Ok(selects) = LabelSelector::from_value(selector) else {
+        errors.push(Error::invalid(&path, selector.clone(), "invalid label selector"));
+        return;
+    };
+    if !selects.matches_map(labels.as_object()) {
         let detail = "`selector` does not match template `labels`";
         errors.push(Error::invalid(&at.child("metadata").child("labels"), labels.clone(), detail));
     }
