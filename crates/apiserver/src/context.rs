@@ -74,20 +74,8 @@ impl Context {
         (kind.namespaced() && !self.info.namespace.is_empty()).then_some(self.info.namespace.as_str())
     }
 
-    pub fn dry_run(&self) -> Result<bool> {
-        let asked: Vec<&str> = self.info.query.all("dryRun").collect();
-        if asked.iter().any(|d| *d != "All") {
-            let error =
-                meta::field::Error::not_supported(&meta::field::Path::new("dryRun"), asked.clone(), &["All"]);
-            let kind = match self.info.verb.as_str() {
-                "update" => "UpdateOptions",
-                "patch" => "PatchOptions",
-                _ => "CreateOptions",
-            };
-            let gk = meta::GroupKind { group: "meta.k8s.io".into(), kind: kind.into() };
-            return Err(meta::Status::invalid(&gk, "", &vec![error]));
-        }
-        Ok(!asked.is_empty())
+    pub fn dry_run(&self) -> bool {
+        self.info.query.has("dryRun")
     }
 
     /// The request's options as webhooks and policies see them.

@@ -12,12 +12,11 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
-    crate::negotiate::accept_object(&ctx.headers)?;
     if &*kind.kind == "ComponentStatus" {
         return component_status(ctx);
     }
-    let mut asked = verbs::object_of(ctx, kind)?;
-    verbs::record(ctx, &asked);
+    crate::negotiate::accept_object(&ctx.headers)?;
+    let mut asked = verbs::new_object(ctx, kind)?;
     verbs::track(ctx, kind, &mut asked);
     let (server, user, now) = (&ctx.server, &ctx.user, ctx.server.clock.now());
     let mut answer = match &*kind.kind {
@@ -59,6 +58,8 @@ fn component_status(ctx: &Context) -> Result<Reply> {
     let names = ["scheduler", "controller-manager", "etcd-0"];
     let asked = ctx.info.name.as_str();
     if ctx.info.verb == "list" {
+        verbs::check_list(ctx)?;
+        crate::negotiate::accept_object(&ctx.headers)?;
         let items: Vec<Value> = names.iter().map(|n| one(n, false)).collect();
         let list = json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": items});
         return Ok(Reply::Document { code: 200, value: list });
@@ -66,5 +67,6 @@ fn component_status(ctx: &Context) -> Result<Reply> {
     if !names.contains(&asked) {
         return Err(Status::not_found(&meta::GroupResource::new("", "componentstatus"), asked));
     }
+    crate::negotiate::accept_object(&ctx.headers)?;
     Ok(Reply::Document { code: 200, value: one(asked, true) })
 }

@@ -53,7 +53,11 @@ impl<'a> TableView<'a> {
     /// The table of one object. Without `headers` it follows one that had them.
     pub fn of(&self, obj: Value, headers: bool) -> Value {
         let definitions = if headers { self.definitions() } else { Value::Null };
-        let metadata = json!({"resourceVersion": meta::object::resource_version(&obj)});
+        let metadata = match meta::object::resource_version(&obj) {
+            // What was only tried has none.
+            "" => json!({}),
+            revision => json!({"resourceVersion": revision}),
+        };
         json!({
             "kind": "Table", "apiVersion": self.version, "metadata": metadata,
             "columnDefinitions": definitions, "rows": [self.row(obj)],

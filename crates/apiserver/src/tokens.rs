@@ -105,6 +105,7 @@ impl Objects for Stored {
 /// Answers a TokenRequest for an account.
 pub async fn request(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let (server, info) = (&ctx.server, &ctx.info);
+    crate::verbs::check_create(ctx)?;
     let asked = crate::verbs::of_type(ctx, "authentication.k8s.io/v1", "TokenRequest", SCHEMA)?;
     crate::verbs::record(ctx, &asked);
     server.registry.consistent().await?;

@@ -70,9 +70,20 @@ fn routed(kind: &KindDef, verb: &str, name: &str) -> bool {
     path_fits && kind.verbs.contains(&verb)
 }
 
-/// A request's body as an object of a review's row.
-pub fn object_of(ctx: &Context, kind: &KindDef) -> Result<serde_json::Value> {
-    body::object(ctx, kind, &ctx.body)
+/// A request's body as a new object of a review's row.
+pub fn new_object(ctx: &Context, kind: &KindDef) -> Result<serde_json::Value> {
+    write::new_object(ctx, kind)
+}
+
+/// Refuses a create by its media type and options, before its body is looked at.
+pub fn check_create(ctx: &Context) -> Result<()> {
+    body::check_content_type(ctx)?;
+    fields::check(ctx, "CreateOptions", false)
+}
+
+/// Refuses a list by its options.
+pub fn check_list(ctx: &Context) -> Result<()> {
+    read::query(ctx).map(drop)
 }
 
 /// A request's body as some other type.

@@ -133,7 +133,7 @@ fn named<'a>(types: &'a Schema, definition: &str, map_type: &'a str) -> Type<'a>
 fn plain<'a>(types: &'a Schema, ty: &'a Ty, field: Option<&'a Field>) -> Type<'a> {
     match ty {
         Ty::Ref(name) => named(types, name, field.map_or("", |f| f.map_type.as_str())),
-        Ty::Any if field.is_none_or(|f| f.go_type() == "runtime.RawExtension") => Type::Deduced,
+        Ty::Any if field.is_none() => Type::Deduced,
         Ty::Any => Type::Untyped,
         _ => Type::Plain { types, ty, field },
     }

@@ -91,13 +91,17 @@ impl Strategy for ApiService {
         shared::split_with_metadata(new, old, ctx);
     }
 
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static str]> {
+        shared::reset_with_metadata(subresource)
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = Vec::new();
         let (path, spec) = (Path::new("spec"), &obj["spec"]);
         let (group, version) = (text(spec, "group"), text(spec, "version"));
         let (name, required) = (object::name(obj), format!("{version}.{group}"));
         // A name that is no path segment is refused with the metadata.
-        if helpers::path_segment_errors(name, false).is_empty() && name != required {
+        if !name.is_empty() && helpers::path_segment_errors(name, false).is_empty() && name != required {
             let detail = format!("must be `spec.version+\".\"+spec.group`: {required:?}");
             errors.push(Error::invalid(&Path::new("metadata").child("name"), name, detail));
         }

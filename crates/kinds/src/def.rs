@@ -186,6 +186,11 @@ pub trait Strategy: Send + Sync {
         false
     }
 
+    /// What a client is told that deletes without naming a policy.
+    fn delete_warning(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The finalizer policy where the client names none: whether dependents are orphaned by default
     /// (upstream: `DefaultGarbageCollectionPolicy`).
     fn orphans_by_default(&self) -> bool {

@@ -43,6 +43,25 @@ const NAMES: &[(&str, &str)] = &[
     ("deprecatedCount", "count"),
 ];
 
+/// How errors name the controller that reports.
+const REPORTING: &str = "reportingController";
+/// What an update cannot change, and how errors name it (upstream: `ValidateEventUpdate`).
+const FIXED: [(&str, &str); 13] = [
+    ("involvedObject", "involvedObject"),
+    ("reason", "reason"),
+    ("message", "message"),
+    ("source", "source"),
+    ("firstTimestamp", "firstTimestamp"),
+    ("lastTimestamp", "lastTimestamp"),
+    ("count", "count"),
+    ("type", "type"),
+    ("eventTime", "eventTime"),
+    ("action", "action"),
+    ("related", "related"),
+    ("reportingComponent", REPORTING),
+    ("reportingInstance", "reportingInstance"),
+];
+
 struct Event;
 
 impl Strategy for Event {
@@ -53,18 +72,36 @@ impl Strategy for Event {
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut stored = obj.clone();
         self.to_storage(&mut stored);
-        let mut errors = event::Event.validate(&stored);
+        let mut errors = event::errors(&stored, REPORTING);
+        series(&stored, &mut errors);
         strict(&stored, &mut errors);
         errors
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, ctx: &Ctx) -> ErrorList {
-        let stored = [new, old].map(|o| {
+    fn validate_update(&self, new: &Value, old: &Value, _: &Ctx) -> ErrorList {
+        let [new, old] = [new, old].map(|o| {
             let mut o = o.clone();
             self.to_storage(&mut o);
             o
         });
-        event::Event.validate_update(&stored[0], &stored[1], ctx)
+        let mut errors = event::errors(&new, REPORTING);
+        if new["series"] != old["series"] {
+            series(&new, &mut errors);
+        }
+        for (field, called) in FIXED {
+            // Fields that are objects are always there in Go.
+            let empty = |v: &Value| v.is_null() || v.as_object().is_some_and(serde_json::Map::is_empty);
+            if new[field] == old[field] || empty(&new[field]) && empty(&old[field]) {
+                continue;
+            }
+            let shown = match field {
+                "count" => new[field].as_i64().unwrap_or(0).into(),
+                _ if old[field].is_string() && !field.contains("ime") => text(&new, field).into(),
+                _ => new[field].clone(),
+            };
+            errors.push(Error::invalid(&Path::new(called), shown, "field is immutable"));
+        }
+        errors
     }
 
     fn decode_stored(&self, obj: &mut Value) {
@@ -90,6 +127,20 @@ impl Strategy for Event {
             other => other,
         };
         event::fields(&stored).into_iter().map(|(f, v)| (named(f), v)).collect()
+    }
+}
+
+/// Upstream: `validateV1EventSeries`.
+fn series(stored: &Value, errors: &mut ErrorList) {
+    let (series, at) = (&stored["series"], Path::new("series"));
+    if series.is_null() {
+        return;
+    }
+    if series["count"].as_i64().unwrap_or(0) < 2 {
+        errors.push(Error::invalid(&at.child("count"), "", "should be at least 2"));
+    }
+    if series["lastObservedTime"].is_null() {
+        errors.push(Error::required(&at.child("lastObservedTime"), ""));
     }
 }
 

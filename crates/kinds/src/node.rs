@@ -53,8 +53,13 @@ impl Strategy for RuntimeClass {
         if handler.is_empty() {
             errors.push(Error::required(&at, ""));
         } else {
-            let messages = helpers::dns_label_errors(handler, false);
-            errors.extend(messages.into_iter().map(|m| Error::invalid(&at, handler, m)));
+            // A declared check tells this, which counts in other words.
+            let messages = helpers::dns_label_errors(handler, false).into_iter();
+            let messages = messages.map(|m| match m.strip_suffix(" characters") {
+                Some(head) => format!("{head} bytes"),
+                None => m,
+            });
+            errors.extend(messages.map(|m| Error::invalid(&at, handler, m)));
         }
         errors
     }

@@ -3,7 +3,7 @@
 use crate::columns::{AGE, NAME, column, wide};
 use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef};
 use crate::helpers;
-use crate::validate::{items, label_selector, text};
+use crate::validate::{immutable, items, label_selector, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use serde_json::Value;
@@ -209,13 +209,7 @@ impl Strategy for Binding {
 
     fn validate_update(&self, new: &Value, old: &Value, _: &Ctx) -> ErrorList {
         let mut errors = self.validate(new);
-        if new["roleRef"] != old["roleRef"] {
-            errors.push(Error::invalid(
-                &Path::new("roleRef"),
-                new["roleRef"].clone(),
-                "cannot change roleRef",
-            ));
-        }
+        immutable(&new["roleRef"], &old["roleRef"], &Path::new("roleRef"), &mut errors);
         errors
     }
 

@@ -7,6 +7,7 @@ mod claim_status;
 pub mod class;
 mod common;
 mod device;
+mod selector;
 pub mod slice;
 pub mod taint_rule;
 

@@ -31,6 +31,11 @@ pub fn split(new: &mut Value, old: &Value, ctx: &Ctx) {
     keep(new, old, if ctx.subresource == "status" { "spec" } else { "status" });
 }
 
+/// The fields that [`split_with_metadata`] resets in a write of the status.
+pub fn reset_with_metadata(subresource: &str) -> Option<&'static [&'static str]> {
+    (subresource == "status").then_some(&["metadata", "spec"])
+}
+
 /// [`split`], where a write of the status keeps the metadata too.
 pub fn split_with_metadata(new: &mut Value, old: &Value, ctx: &Ctx) {
     split(new, old, ctx);

@@ -130,24 +130,6 @@ pub fn label_selector(v: &Value, path: &Path, errors: &mut ErrorList) {
     }
 }
 
-/// Whether a label selector selects the labels. An empty selector selects everything.
-pub fn selects(selector: &Value, labels: &Value) -> bool {
-    let get = |k: &str| labels[k].as_str();
-    let equal = selector["matchLabels"].as_object().into_iter().flatten().all(|(k, v)| get(k) == v.as_str());
-    equal
-        && items(selector, "matchExpressions").iter().all(|e| {
-            let value = get(text(e, "key"));
-            let listed = || value.is_some_and(|v| items(e, "values").iter().any(|x| x.as_str() == Some(v)));
-            match text(e, "operator") {
-                "In" => listed(),
-                "NotIn" => !listed(),
-                "Exists" => value.is_some(),
-                "DoesNotExist" => value.is_none(),
-                _ => false,
-            }
-        })
-}
-
 /// Whether a selector has no terms.
 pub fn is_empty_selector(selector: &Value) -> bool {
     let empty = |v: &Value| v.as_object().is_none_or(serde_json::Map::is_empty);

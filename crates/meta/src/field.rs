@@ -159,7 +159,7 @@ impl Error {
         if let Some(bad) = &self.bad {
             match bad {
                 // Go prints structs, maps and lists as JSON and strings quoted, both of which JSON does.
-                Value::String(s) => out.push_str(&format!(": {s:?}")),
+                Value::String(s) => out.push_str(&format!(": {}", quoted(s))),
                 Value::Null => out.push_str(": null"),
                 other => out.push_str(&format!(": {other}")),
             }
@@ -175,6 +175,32 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.field, self.body())
     }
+}
+
+/// A text as Go's `%q` shows it.
+pub fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            '\r' => out.push_str("\\r"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{b}' => out.push_str("\\v"),
+            '\u{c}' => out.push_str("\\f"),
+            c if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            // Rust and Go agree on what can be printed, but for accents that stand alone.
+            c if c.is_ascii() || !c.escape_debug().to_string().starts_with("\\u") => out.push(c),
+            c if u32::from(c) > 0xffff => out.push_str(&format!("\\U{:08x}", u32::from(c))),
+            c => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+        }
+    }
+    out.push('"');
+    out
 }
 
 /// Joins errors as upstream's `ToAggregate().Error()`: one alone, several in brackets, duplicates once.
@@ -209,6 +235,13 @@ mod tests {
             "type: Unsupported value: \"x\": supported values: \"a\", \"b\""
         );
         assert_eq!(Path::new("metadata").child("labels").key("a/b").to_string(), "metadata.labels[a/b]");
+    }
+
+    #[test]
+    fn texts_are_quoted_as_in_go() {
+        assert_eq!(quoted("a\"\\\n\u{7f}\0é\u{200b}"), "\"a\\\"\\\\\\n\\x7f\\x00é\\u200b\"");
+        let e = Error::invalid(&Path::new("a"), "\u{7f}", "b");
+        assert_eq!(e.to_string(), "a: Invalid value: \"\\x7f\": b");
     }
 
     #[test]

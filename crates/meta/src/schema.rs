@@ -6,6 +6,7 @@
 
 mod decode;
 mod strict;
+mod unstructured;
 
 pub use decode::{DecodeError, Strictness};
 

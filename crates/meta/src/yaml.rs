@@ -120,12 +120,20 @@ fn trees(bytes: &[u8], max_bytes: usize) -> Result<Vec<Tree>, ParseError> {
     if bytes.len() > max_bytes {
         return Err(ParseError::TooLarge { limit: max_bytes });
     }
+    if std::str::from_utf8(bytes).is_ok_and(|text| text.chars().any(is_control)) {
+        return Err(ParseError::Syntax("yaml: control characters are not allowed".to_owned()));
+    }
     if bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{')
         && let Ok(tree) = serde_json::from_slice(bytes)
     {
         return Ok(vec![tree]);
     }
     serde_saphyr::from_slice_multiple_with_options(bytes, options(bytes.len())).map_err(yaml_error)
+}
+
+/// What upstream's reader takes for no text, wherever it stands.
+fn is_control(c: char) -> bool {
+    c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}') || matches!(c, '\u{fffe}' | '\u{ffff}')
 }
 
 fn traces(bytes: &[u8]) -> Result<Vec<TracedYaml>, ParseError> {

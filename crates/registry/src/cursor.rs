@@ -14,7 +14,9 @@ pub struct Cursor {
     pub revision: i64,
 }
 
-#[derive(Serialize, Deserialize)]
+/// What is missing is empty, as in Go.
+#[derive(Serialize, Deserialize, Default)]
+#[serde(default)]
 struct Token<'a> {
     v: std::borrow::Cow<'a, str>,
     rv: i64,

@@ -74,6 +74,7 @@ impl DeleteOptions {
             let at = Path::new("dryRun");
             errors.push(Error::not_supported(&at, Value::from(dry_run.clone()), &["All"]));
         }
+        errors.extend(read_errors_ignored(v));
         if !errors.is_empty() {
             let gk = meta::GroupKind { group: "meta.k8s.io".into(), kind: "DeleteOptions".into() };
             return Err(Status::invalid(&gk, "", &errors));
@@ -89,6 +90,17 @@ impl DeleteOptions {
             dry_run: !dry_run.is_empty(),
         })
     }
+}
+
+/// What cannot go with a delete of what cannot be read (upstream: `ValidateIgnoreStoreReadError`).
+fn read_errors_ignored(v: &Value) -> Vec<Error> {
+    const FIELD: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
+    let others = ["propagationPolicy", "orphanDependents", "gracePeriodSeconds", "preconditions"];
+    let set = |field: &&str| v[FIELD] == true && v.get(*field).is_some_and(|o| !o.is_null());
+    let error = |field: &str| {
+        Error::invalid(&Path::new(FIELD), true, format!("cannot be set together with .{field}"))
+    };
+    others.iter().filter(|f| set(f)).map(|f| error(f)).collect()
 }
 
 /// How a delete ended.

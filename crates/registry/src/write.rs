@@ -81,7 +81,7 @@ impl Registry {
     }
 
     async fn create_once(&self, r: &Request<'_>, mut obj: Value) -> Result<Written> {
-        match_namespace(r, &mut obj)?;
+        match_namespace(r.kind, r.namespace, &mut obj)?;
         wipe_system_fields(&mut obj);
         let asked_name = object::name(&obj).to_owned();
         r.admit.mutate(Operation::Create, &asked_name, &mut obj, None).await?;
@@ -203,7 +203,10 @@ impl Registry {
         old: &Value,
     ) -> Result<Option<Written>> {
         let mut new = transform(Some(old))?;
-        precondition_uid(r, &new, object::uid(old))?;
+        // What a patch makes is no precondition: another uid is a change that is not allowed.
+        if !r.is_patch {
+            precondition_uid(r, &new, object::uid(old))?;
+        }
         let pinned = pinned_version(r, &new, old)?;
         r.admit.mutate(Operation::Update, r.name, &mut new, Some(old)).await?;
         self.prepare_update(r, &mut new, old)?;
@@ -271,7 +274,7 @@ impl Registry {
 
     /// What an update may not change is put back (upstream: `rest.BeforeUpdate`).
     fn prepare_update(&self, r: &Request<'_>, new: &mut Value, old: &Value) -> Result<()> {
-        match_namespace(r, new)?;
+        match_namespace(r.kind, r.namespace, new)?;
         let ctx = Ctx { now: self.clock.now(), subresource: r.subresource };
         restore(new, old, "generation");
         r.kind.strategy.prepare_update(new, old, &ctx);
@@ -279,15 +282,13 @@ impl Registry {
             restore(new, old, "uid");
         }
         restore(new, old, "creationTimestamp");
+        // An update never takes these away; validation refuses one that brings or changes them.
         if object::is_deleting(old) {
             restore(new, old, "deletionTimestamp");
-        } else {
-            object::remove_meta(new, "deletionTimestamp");
         }
-        if new["metadata"].get("deletionGracePeriodSeconds").is_none() || !object::is_deleting(old) {
+        if new["metadata"].get("deletionGracePeriodSeconds").is_none() {
             restore(new, old, "deletionGracePeriodSeconds");
         }
-        object::remove_meta(new, "selfLink");
         // A binding is no change of what is asked for (upstream: it goes past the strategy).
         let counts = !matches!(r.subresource, "status" | "binding");
         if r.kind.generation && counts && object::spec_differs(new, old, &["status"]) {
@@ -343,20 +344,20 @@ impl Registry {
 }
 
 /// Clients cannot set these on create (upstream: `rest.WipeObjectMetaSystemFields`).
-fn wipe_system_fields(obj: &mut Value) {
+pub fn wipe_system_fields(obj: &mut Value) {
     for field in ["creationTimestamp", "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
         object::remove_meta(obj, field);
     }
 }
 
 /// The object's namespace must be the request's, or empty (upstream: `EnsureObjectNamespaceMatchesRequestNamespace`).
-fn match_namespace(r: &Request<'_>, obj: &mut Value) -> Result<()> {
+pub fn match_namespace(kind: &KindDef, namespace: &str, obj: &mut Value) -> Result<()> {
     let own = object::namespace(obj);
-    match (own.is_empty(), r.kind.namespaced()) {
-        (true, true) => object::set_meta(obj, "namespace", r.namespace),
+    match (own.is_empty(), kind.namespaced()) {
+        (true, true) => object::set_meta(obj, "namespace", namespace),
         (true, false) => object::remove_meta(obj, "namespace"),
         (false, false) => object::remove_meta(obj, "namespace"),
-        (false, true) if own != r.namespace => {
+        (false, true) if own != namespace => {
             return Err(Status::bad_request(
                 "the namespace of the provided object does not match the namespace sent on the request",
             ));

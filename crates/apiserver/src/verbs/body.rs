@@ -51,7 +51,7 @@ fn decode_custom(
     mut obj: Value,
     duplicates: Vec<String>,
 ) -> Result<Value> {
-    let strictness = strictness(ctx)?;
+    let strictness = strictness(ctx);
     let unknown = custom.shape(&mut obj).map_err(|e| {
         Status::bad_request(format!(
             "{0} in version {1:?} cannot be handled as a {0}: {e}",
@@ -160,7 +160,7 @@ fn parse(ctx: &Context, bytes: &[u8]) -> std::result::Result<(Value, Vec<String>
 }
 
 /// Refuses bodies in formats that are not read.
-fn check_content_type(ctx: &Context) -> Result<()> {
+pub fn check_content_type(ctx: &Context) -> Result<()> {
     match ctx.content_type() {
         "" | "application/json" | "application/yaml" | PROTOBUF | CBOR => Ok(()),
         _ => Err(Status::unsupported_media_type(crate::negotiate::OBJECT_TYPES)),
@@ -249,7 +249,7 @@ fn decode(
     if let Some(custom) = &kind.custom {
         return decode_custom(ctx, kind, custom, value, duplicates);
     }
-    let strictness = strictness(ctx)?;
+    let strictness = strictness(ctx);
     let schema = kinds::schema::schema();
     let wrong = |e: String| {
         Status::bad_request(format!(
@@ -276,17 +276,11 @@ fn decode(
 }
 
 /// The `fieldValidation` parameter; the default is Warn.
-fn strictness(ctx: &Context) -> Result<Strictness> {
+fn strictness(ctx: &Context) -> Strictness {
     match ctx.info.query.get("fieldValidation") {
-        "Strict" => Ok(Strictness::Strict),
-        "" | "Warn" => Ok(Strictness::Warn),
-        "Ignore" => Ok(Strictness::Ignore),
-        other => {
-            let at = meta::field::Path::new("fieldValidation");
-            let error = meta::field::Error::not_supported(&at, other, &["", "Ignore", "Strict", "Warn"]);
-            let gk = meta::GroupKind { group: "meta.k8s.io".into(), kind: "CreateOptions".into() };
-            Err(Status::invalid(&gk, "", &vec![error]))
-        }
+        "Strict" => Strictness::Strict,
+        "Ignore" => Strictness::Ignore,
+        _ => Strictness::Warn,
     }
 }
 

@@ -5,13 +5,16 @@ use crate::context::{Admission, Context};
 use crate::reply::Reply;
 use kinds::KindDef;
 use meta::object;
-use meta::status::{Result, Status};
+use meta::status::Result;
 use registry::{DeleteOptions, Deleted, Listed};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
+const IGNORE_READ_ERRORS: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
+
 pub async fn delete(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let options = options(ctx)?;
+    warn(ctx, kind, &options);
     let admit = Admission { ctx, kind, dry_run: options.dry_run };
     let request = ctx.write(kind, &ctx.info.name, &admit);
     let orphan_by_field = options.orphan_dependents == Some(false);
@@ -29,13 +32,21 @@ pub async fn delete(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
 }
 
 pub async fn delete_collection(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
+    let selectors = read::query(ctx)?.selectors;
     let options = options(ctx)?;
-    let selectors = read::selectors(ctx)?;
+    warn(ctx, kind, &options);
     let admit = Admission { ctx, kind, dry_run: options.dry_run };
     let request = ctx.write(kind, "", &admit);
     let items = ctx.server.registry.delete_collection(&request, &selectors, &options).await?;
     let revision = ctx.server.registry.store().revision();
     Ok(Reply::List { kind: kind.clone(), listed: Listed { items, revision, next: None, remaining: None } })
+}
+
+fn warn(ctx: &Context, kind: &KindDef, options: &DeleteOptions) {
+    let unsaid = options.propagation.is_none() && options.orphan_dependents.is_none();
+    if let Some(warning) = kind.strategy.delete_warning().filter(|_| unsaid) {
+        ctx.warnings.add(warning);
+    }
 }
 
 async fn object_reply(ctx: &Context, kind: &Arc<KindDef>, code: u16, bytes: bytes::Bytes) -> Result<Reply> {
@@ -51,10 +62,11 @@ pub fn options(ctx: &Context) -> Result<DeleteOptions> {
     }
     let q = &ctx.info.query;
     let mut value = json!({});
-    if q.has("gracePeriodSeconds") {
-        let seconds = q.get("gracePeriodSeconds");
-        let wrong = |_| Status::bad_request(format!("strconv.ParseInt: parsing {seconds:?}: invalid syntax"));
-        value["gracePeriodSeconds"] = seconds.parse::<i64>().map_err(wrong)?.into();
+    if let Some(seconds) = read::integer(ctx, "gracePeriodSeconds")? {
+        value["gracePeriodSeconds"] = seconds.into();
+    }
+    if q.has(IGNORE_READ_ERRORS) {
+        value[IGNORE_READ_ERRORS] = q.flag(IGNORE_READ_ERRORS).into();
     }
     if q.has("propagationPolicy") {
         value["propagationPolicy"] = q.get("propagationPolicy").into();

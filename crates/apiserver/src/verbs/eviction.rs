@@ -47,6 +47,7 @@ impl Admit for Admitted {
 
 /// Answers `POST pods/NAME/eviction`; `kind` is the row of pods.
 pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
+    super::check_create(ctx)?;
     let mut eviction = body::of_type(ctx, "policy/v1", "Eviction", "io.k8s.api.policy.v1.Eviction")?;
     body::record_request(ctx, &eviction);
     let ns = object::namespace(&eviction);
@@ -55,7 +56,7 @@ pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
     }
-    let dry_run = ctx.dry_run()?;
+    let dry_run = ctx.dry_run();
     let admit = Admission { ctx, kind, dry_run };
     admit.mutate(Operation::Create, &ctx.info.name, &mut eviction, None).await?;
     check(&eviction, &ctx.info.name)?;

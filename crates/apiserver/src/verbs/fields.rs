@@ -127,8 +127,8 @@ pub fn check(ctx: &Context, kind: &str, is_apply: bool) -> Result<()> {
     }
     let validation = q.get("fieldValidation");
     if !matches!(validation, "" | "Ignore" | "Strict" | "Warn") {
-        let at = Path::new("fieldValidation");
-        errors.push(Error::not_supported(&at, validation, &["", "Ignore", "Strict", "Warn"]));
+        let supported = ["", "Ignore", "Strict", "Warn"];
+        errors.push(Error::not_supported(&Path::new("fieldValidation"), validation, &supported));
     }
     if errors.is_empty() {
         return Ok(());

@@ -28,17 +28,16 @@ pub enum Patch {
 pub async fn patch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let patch = read(ctx)?;
     let is_apply = matches!(patch, Patch::Apply(..));
-    fields::check(ctx, "PatchOptions", is_apply)?;
     if kind.is_custom() && matches!(patch, Patch::Strategic(_)) {
         return Err(Status::unsupported_media_type(&[JSON, MERGE, APPLY]));
     }
-    let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
+    let admit = Admission { ctx, kind, dry_run: ctx.dry_run() };
     let transform = |old: Option<&Value>| {
         if let Patch::Apply(config, problems) = &patch {
             return applied(ctx, kind, old, config, problems);
         }
         let old = old.ok_or_else(|| Status::not_found(&kind.group_resource(), &ctx.info.name))?;
-        let mut new = checked(ctx, kind, apply(&patch, old, kind)?, old)?;
+        let mut new = patched(ctx, kind, &patch, old)?;
         fields::track(ctx, kind, Some(old), &mut new);
         Ok(new)
     };
@@ -57,10 +56,12 @@ pub async fn patch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     write::reply(ctx, kind, written).await
 }
 
-/// Reads the patch and puts it on the audit record.
+/// Checks the options, reads the patch and puts it on the audit record.
 pub fn read(ctx: &Context) -> Result<Patch> {
     let content_type = ctx.content_type().to_owned();
-    if matches!(content_type.as_str(), APPLY | APPLY_CBOR) {
+    let is_apply = matches!(content_type.as_str(), APPLY | APPLY_CBOR);
+    if is_apply {
+        fields::check(ctx, "PatchOptions", true)?;
         return read_config(ctx, &content_type);
     }
     if !matches!(content_type.as_str(), JSON | MERGE | STRATEGIC) {
@@ -70,6 +71,7 @@ pub fn read(ctx: &Context) -> Result<Patch> {
         status.details = Some(meta::status::Details::default());
         return Err(status);
     }
+    fields::check(ctx, "PatchOptions", false)?;
     let value: Value = body::json(&ctx.body).map_err(|_| Status::bad_request("invalid JSON patch"))?;
     ctx.audit.request_object(&ctx.body);
     Ok(match content_type.as_str() {
@@ -80,7 +82,10 @@ pub fn read(ctx: &Context) -> Result<Patch> {
 }
 
 fn read_config(ctx: &Context, content_type: &str) -> Result<Patch> {
-    let wrong = |e: String| Status::bad_request(format!("error decoding patch: {e}"));
+    let wrong = |e: String| {
+        let head = if e.starts_with("yaml: ") { "error converting YAML to JSON: " } else { "" };
+        Status::bad_request(format!("error decoding patch: {head}{e}"))
+    };
     let (value, duplicates) = match content_type {
         APPLY_CBOR => (crate::codec::from_cbor(&ctx.body).map_err(wrong)?, Vec::new()),
         _ => meta::yaml::parse_yaml(&ctx.body, body::BODY_BYTES_MAX).map_err(|e| wrong(e.to_string()))?,
@@ -123,7 +128,7 @@ pub fn applied(
 }
 
 /// The object after the patch, before it is checked.
-pub fn apply(patch: &Patch, old: &Value, kind: &KindDef) -> Result<Value> {
+fn apply(patch: &Patch, old: &Value, kind: &KindDef) -> Result<Value> {
     let mut new = old.clone();
     match patch {
         Patch::Json(p) => meta::patch::json::apply(&mut new, p)?,
@@ -140,13 +145,18 @@ pub fn apply(patch: &Patch, old: &Value, kind: &KindDef) -> Result<Value> {
         Patch::Strategic(p) => {
             let schema = kinds::schema::schema();
             meta::patch::strategic::apply(&mut new, p, schema, &kind.schema)?;
+            // The result is of the type that was patched, whatever it says.
+            for field in ["kind", "apiVersion"] {
+                new[field] = old[field].clone();
+            }
         }
     }
     Ok(new)
 }
 
-/// A patched object goes through the same decoding as one that was sent.
-pub fn checked(ctx: &Context, kind: &KindDef, patched: Value, old: &Value) -> Result<Value> {
+/// The object after a patch. It goes through the same decoding as one that was sent.
+pub fn patched(ctx: &Context, kind: &KindDef, patch: &Patch, old: &Value) -> Result<Value> {
+    let mut patched = apply(patch, old, kind)?;
     let same_kind = patched["kind"] == old["kind"] && patched["apiVersion"] == old["apiVersion"];
     if !same_kind {
         return Err(Status::bad_request(format!(
@@ -162,20 +172,25 @@ pub fn checked(ctx: &Context, kind: &KindDef, patched: Value, old: &Value) -> Re
             ctx.info.name
         )));
     }
-    let text = patched.to_string();
+    // Upstream calls a patch that makes an object of the wrong shape unprocessable.
+    let wrong = |text: &str, why: &str| {
+        let error = meta::field::Error::invalid(&meta::field::Path::new("patch"), text, why);
+        let none = meta::GroupKind { group: String::new(), kind: String::new() };
+        Status::invalid(&none, "", &vec![error])
+    };
+    let text = match patch {
+        Patch::Strategic(p) => {
+            let shown = meta::patch::strategic::go_text(p);
+            let fitted = kinds::schema::schema().from_unstructured(&mut patched, &kind.schema);
+            fitted.map_err(|why| wrong(&shown, &why))?;
+            shown
+        }
+        _ => patched.to_string(),
+    };
     body::typed(ctx, kind, patched).map_err(|s| {
-        // Upstream calls a patch that makes an object of the wrong shape unprocessable.
         let head = format!("cannot be handled as a {}: ", kind.kind);
         match s.message.split_once(&head) {
-            Some((_, why)) if s.code == 400 => {
-                let at = meta::field::Path::new("patch");
-                let error = meta::field::Error::invalid(&at, text, why);
-                Status::invalid(
-                    &meta::GroupKind { group: String::new(), kind: String::new() },
-                    "",
-                    &vec![error],
-                )
-            }
+            Some((_, why)) if s.code == 400 => wrong(&text, why),
             _ => s,
         }
     })

@@ -9,6 +9,7 @@ use meta::selector::{FieldSelector, LabelSelector};
 use meta::status::{Result, Status};
 use registry::cursor::Cursor;
 use registry::{ListQuery, Match, Selectors};
+use std::num::IntErrorKind;
 use std::sync::Arc;
 
 pub async fn get(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
@@ -40,8 +41,11 @@ pub fn selectors(ctx: &Context) -> Result<Selectors> {
 }
 
 /// The list options of a request (upstream: `ValidateListOptions`).
-fn query(ctx: &Context) -> Result<ListQuery> {
+pub fn query(ctx: &Context) -> Result<ListQuery> {
     let q = &ctx.info.query;
+    integer(ctx, "timeoutSeconds")?;
+    let limit = integer(ctx, "limit")?.unwrap_or(0);
+    let selectors = selectors(ctx)?;
     let resource_version = q.get("resourceVersion").to_owned();
     let token = q.get("continue");
     let at = Path::new("resourceVersionMatch");
@@ -77,13 +81,6 @@ fn query(ctx: &Context) -> Result<ListQuery> {
         ));
     }
     invalid_options(errors)?;
-    seconds(q.get("timeoutSeconds"))?;
-    let limit = match q.get("limit") {
-        "" => 0,
-        text => text.parse::<i64>().map_err(|_| {
-            Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
-        })?,
-    };
     let resume = if token.is_empty() {
         None
     } else {
@@ -99,7 +96,7 @@ fn query(ctx: &Context) -> Result<ListQuery> {
         cursor.ok()
     };
     Ok(ListQuery {
-        selectors: selectors(ctx)?,
+        selectors,
         limit: usize::try_from(limit).unwrap_or(0),
         resume,
         resource_version,
@@ -107,14 +104,19 @@ fn query(ctx: &Context) -> Result<ListQuery> {
     })
 }
 
-/// A number of seconds, 0 when absent.
-pub fn seconds(text: &str) -> Result<u64> {
-    match text {
-        "" => Ok(0),
-        text => text
-            .parse::<u64>()
-            .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
+/// A number among the parameters, refused in Go's words; an empty one is no number.
+pub fn integer(ctx: &Context, name: &str) -> Result<Option<i64>> {
+    if !ctx.info.query.has(name) {
+        return Ok(None);
     }
+    let text = ctx.info.query.get(name);
+    text.parse().map(Some).map_err(|e: std::num::ParseIntError| {
+        let why = match e.kind() {
+            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+            _ => "invalid syntax",
+        };
+        Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
+    })
 }
 
 pub fn invalid_options(errors: Vec<Error>) -> Result<()> {

@@ -37,6 +37,8 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let sent = match &patch {
         Some(_) => Value::Null,
         None => {
+            body::check_content_type(ctx)?;
+            super::fields::check(ctx, "UpdateOptions", false)?;
             let scale = body::of_type(ctx, "autoscaling/v1", "Scale", SCALE)?;
             super::write::check_name(ctx, &scale)?;
             body::record_request(ctx, &scale);
@@ -56,7 +58,7 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
             Some(Patch::Apply(config, problems)) => patch::applied(ctx, &row, Some(&was), config, problems)?,
             patch => {
                 let mut scale = match patch {
-                    Some(p) => patch::checked(ctx, &row, patch::apply(p, &was, &row)?, &was)?,
+                    Some(p) => patch::patched(ctx, &row, p, &was)?,
                     None => sent.clone(),
                 };
                 super::fields::track(ctx, &row, Some(&was), &mut scale);
@@ -69,7 +71,7 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         object::set_meta(&mut new, "managedFields", owners.map_err(Status::internal)?);
         Ok(new)
     };
-    let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
+    let admit = Admission { ctx, kind, dry_run: ctx.dry_run() };
     let written = ctx.server.registry.update(&ctx.write(kind, &info.name, &admit), &transform, false).await?;
     let obj = ctx.server.registry.decode(kind, &written.bytes).await?;
     Ok(Reply::Document { code: 200, value: scale_of(kind, &obj)? })

@@ -38,6 +38,7 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
 
 /// Assigns a pod to a node (upstream: `pkg/registry/core/pod/storage/storage.go#BindingREST`).
 async fn bind(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
+    super::check_create(ctx)?;
     let binding = body::of_type(ctx, "v1", "Binding", "io.k8s.api.core.v1.Binding")?;
     body::record_request(ctx, &binding);
     let node = binding["target"]["name"].as_str().unwrap_or("").to_owned();
@@ -63,7 +64,7 @@ async fn bind(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         let old = old.ok_or_else(|| Status::not_found(&kind.group_resource(), &ctx.info.name))?;
         bound(ctx, old, &binding, &node, &now)
     };
-    let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
+    let admit = Admission { ctx, kind, dry_run: ctx.dry_run() };
     ctx.server.registry.update(&ctx.write(kind, &ctx.info.name, &admit), &transform, false).await?;
     let value =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});

@@ -24,6 +24,8 @@ use std::time::Duration;
 /// Watches end after this long at least, up to twice as long, so that clients spread over servers
 /// (upstream: `--min-request-timeout`).
 const TIMEOUT_MIN: Duration = Duration::from_secs(1800);
+/// Longer than any watch lasts; what is asked for beyond could not be added to a time.
+const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 86_400);
 /// How often a quiet watch that asked for bookmarks gets one.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// Larger objects are sent from where they are stored; smaller ones are copied together.
@@ -34,19 +36,21 @@ const PIECE_BYTES: usize = 64 << 10;
 pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let q = &ctx.info.query;
     let initial_events = q.has("sendInitialEvents").then(|| q.flag("sendInitialEvents"));
-    check_options(ctx, initial_events)?;
     let bookmarks = q.flag("allowWatchBookmarks");
+    let seconds = super::read::integer(ctx, "timeoutSeconds")?.unwrap_or(0);
+    let selectors = selectors(ctx)?;
+    check_options(ctx, initial_events)?;
     let query = WatchQuery {
-        selectors: selectors(ctx)?,
+        selectors,
         resource_version: q.get("resourceVersion").to_owned(),
         initial_events,
         bookmarks,
     };
-    let seconds = super::read::seconds(q.get("timeoutSeconds"))?;
-    let timeout = if seconds > 0 {
-        Duration::from_secs(seconds)
-    } else {
-        TIMEOUT_MIN.mul_f64(1.0 + ctx.server.rng.fraction())
+    let timeout = match u64::try_from(seconds) {
+        Ok(0) => TIMEOUT_MIN.mul_f64(1.0 + ctx.server.rng.fraction()),
+        Ok(seconds) => Duration::from_secs(seconds).min(TIMEOUT_MAX),
+        // a time that is over
+        Err(_) => Duration::ZERO,
     };
     let watching = ctx.server.registry.watch(&ctx.permit, kind, ctx.namespace(kind), &query).await?;
     let mut accepted = ctx.accepted;

@@ -11,23 +11,32 @@ use serde_json::Value;
 use std::sync::Arc;
 
 pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
-    fields::check(ctx, "CreateOptions", false)?;
-    let mut obj = body::object(ctx, kind, &ctx.body)?;
-    body::record_request(ctx, &obj);
+    let mut obj = new_object(ctx, kind)?;
     fields::track(ctx, kind, None, &mut obj);
-    let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
+    let admit = Admission { ctx, kind, dry_run: ctx.dry_run() };
     let name = object::name(&obj).to_owned();
     let written = ctx.server.registry.create(&ctx.write(kind, &name, &admit), obj).await?;
     reply(ctx, kind, written).await
 }
 
+/// The object that a create sends, without what clients cannot set, in the request's namespace.
+pub fn new_object(ctx: &Context, kind: &KindDef) -> Result<Value> {
+    super::check_create(ctx)?;
+    let mut obj = body::object(ctx, kind, &ctx.body)?;
+    body::record_request(ctx, &obj);
+    registry::wipe_system_fields(&mut obj);
+    registry::match_namespace(kind, &ctx.info.namespace, &mut obj)?;
+    Ok(obj)
+}
+
 /// PUT of an object or of a subresource that shares its body.
 pub async fn update(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
+    body::check_content_type(ctx)?;
     fields::check(ctx, "UpdateOptions", false)?;
     let obj = body::object(ctx, kind, &ctx.body)?;
     check_name(ctx, &obj)?;
     body::record_request(ctx, &obj);
-    let admit = Admission { ctx, kind, dry_run: ctx.dry_run()? };
+    let admit = Admission { ctx, kind, dry_run: ctx.dry_run() };
     let transform = |old: Option<&Value>| {
         let mut new = named(&obj, &ctx.info.name);
         fields::track(ctx, kind, old, &mut new);
@@ -63,11 +72,13 @@ pub async fn reply(ctx: &Context, kind: &Arc<KindDef>, written: Written) -> Resu
     }
     let code = if written.created { 201 } else { 200 };
     let mut bytes = ctx.server.registry.in_version(kind, written.bytes).await?;
-    if written.created && ctx.dry_run()? {
-        // what was not stored has no revision
+    if written.created && ctx.dry_run() {
+        // what was not stored has no revision, if not that which was sent
         let mut shown: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
-        object::remove_meta(&mut shown, "resourceVersion");
-        bytes = shown.to_string().into();
+        if object::resource_version(&shown).is_empty() {
+            object::remove_meta(&mut shown, "resourceVersion");
+            bytes = shown.to_string().into();
+        }
     }
     Ok(Reply::Object { code, kind: Some(kind.clone()), bytes })
 }

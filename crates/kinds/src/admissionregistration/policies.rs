@@ -168,6 +168,10 @@ impl Strategy for Policy {
         }
     }
 
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static str]> {
+        crate::status::reset_with_metadata(subresource)
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = self.spec(obj, false);
         static_suffix(obj, &mut errors);

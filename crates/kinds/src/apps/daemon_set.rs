@@ -75,6 +75,10 @@ struct DaemonSet;
 
 impl Strategy for DaemonSet {
     fn default(&self, obj: &mut Value) {
+        // Upstream's conversion always writes it, so whoever writes the object has set it.
+        if object::annotation(obj, TEMPLATE_GENERATION).is_none() {
+            set_template_generation(obj, 0);
+        }
         object::default_at(obj, &["spec"], "updateStrategy", json!({}));
         if text(&obj["spec"]["updateStrategy"], "type").is_empty() {
             obj["spec"]["updateStrategy"]["type"] = "RollingUpdate".into();

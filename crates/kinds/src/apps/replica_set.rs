@@ -122,16 +122,14 @@ pub fn workload(obj: &Value, errors: &mut ErrorList) {
     let template = &obj["spec"]["template"];
     let at = Path::new("spec").child("template");
     let labels = &template["metadata"]["labels"];
-    match LabelSelector::from_value(selector) {
-        Err(_) => {
-            errors.push(Error::invalid(&path, selector.clone(), "invalid label selector"));
-            return;
-        }
-        Ok(selector) if !selector.matches_map(labels.as_object()) => {
-            let detail = "`selector` does not match template `labels`";
-            errors.push(Error::invalid(&at.child("metadata").child("labels"), labels.clone(), detail));
-        }
-        Ok(_) => {}
+    // No selector selects nothing, an empty one everything.
+    let Ok(selects) = LabelSelector::from_value(selector) else {
+        errors.push(Error::invalid(&path, selector.clone(), "invalid label selector"));
+        return;
+    };
+    if !selects.matches_map(labels.as_object()) {
+        let detail = "`selector` does not match template `labels`";
+        errors.push(Error::invalid(&at.child("metadata").child("labels"), labels.clone(), detail));
     }
     errors.extend(crate::core::pod::validation::template(template, &at));
     let policy = text(&template["spec"], "restartPolicy");

@@ -156,6 +156,11 @@ fn generate_selector(obj: &mut Value) {
     if let Some(labels) = object::map_at(obj, &["spec", "selector", "matchLabels"]) {
         labels.entry(UID).or_insert_with(|| uid.into());
     }
+    // A Job without labels gets those of its template when it is read, these too.
+    if object::meta_map(obj, "labels").is_none_or(serde_json::Map::is_empty) {
+        let labels = obj["spec"]["template"]["metadata"]["labels"].clone();
+        object::set_meta(obj, "labels", labels);
+    }
 }
 
 impl Strategy for Job {
@@ -212,6 +217,15 @@ impl Strategy for Job {
 
     fn unknown_field(&self, field: &str) -> String {
         format!("field label {field:?} not supported for Job")
+    }
+
+    /// Upstream: `pkg/registry/batch/job/storage/storage.go#deleteOptionWarnings`.
+    fn delete_warning(&self) -> Option<&'static str> {
+        Some(concat!(
+            "child pods are preserved by default when jobs are deleted; ",
+            "set propagationPolicy=Background to remove them or ",
+            "set propagationPolicy=Orphan to suppress this warning"
+        ))
     }
 
     /// Upstream: Jobs orphan their pods unless asked otherwise.

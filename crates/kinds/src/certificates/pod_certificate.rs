@@ -86,7 +86,7 @@ impl Strategy for PodCertificate {
     }
 
     fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static str]> {
-        (subresource == "status").then_some(&["metadata", "spec"])
+        shared::reset_with_metadata(subresource)
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {

@@ -2,6 +2,7 @@
 
 use crate::columns::{NAME, age, column, wide};
 use crate::def::{KindDef, Strategy, StrategyRef};
+use crate::helpers;
 use crate::validate::text;
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
@@ -90,22 +91,56 @@ impl Strategy for Event {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        let mut errors = Vec::new();
-        let namespace = text(&obj["involvedObject"], "namespace");
-        let own = object::namespace(obj);
-        let at = Path::new("involvedObject").child("namespace");
-        // Events about cluster-scoped objects live in `default`.
-        let fits =
-            if namespace.is_empty() { matches!(own, "default" | "kube-system") } else { namespace == own };
-        if !fits {
-            errors.push(Error::invalid(&at, namespace, "does not match event.namespace"));
-        }
-        errors
+        errors(obj, "reportingComponent")
     }
 
     fn fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
         fields(obj)
     }
+}
+
+/// What is wrong with an event in the core shape; `reporting` is how errors name the controller that reports
+/// (upstream: `legacyValidateEvent`).
+pub fn errors(obj: &Value, reporting: &str) -> ErrorList {
+    let mut errors = Vec::new();
+    let (namespace, own) = (text(&obj["involvedObject"], "namespace"), object::namespace(obj));
+    // Events about cluster-scoped objects live in `default`. One with a time of its own may be anywhere.
+    let fits = match (obj["eventTime"].is_null(), namespace.is_empty()) {
+        (true, true) => matches!(own, "" | "default"),
+        (true, false) => namespace == own,
+        (false, true) => matches!(own, "default" | "kube-system"),
+        (false, false) => true,
+    };
+    if !fits {
+        let at = Path::new("involvedObject").child("namespace");
+        errors.push(Error::invalid(&at, namespace, "does not match event.namespace"));
+    }
+    if obj["eventTime"].is_null() {
+        return errors;
+    }
+    let texts = [
+        ("reportingComponent", reporting, None),
+        ("reportingInstance", "reportingInstance", Some(128)),
+        ("action", "action", Some(128)),
+        ("reason", "reason", Some(128)),
+        ("message", "message", Some(1024)),
+    ];
+    for (field, called, max) in texts {
+        let (value, at) = (text(obj, field), Path::new(called));
+        if value.is_empty() && field != "message" {
+            errors.push(Error::required(&at, ""));
+        }
+        match max {
+            Some(max) if value.len() > max => {
+                errors.push(Error::invalid(&at, "", format!("can have at most {max} characters")));
+            }
+            Some(_) => {}
+            None => errors.extend(
+                helpers::qualified_name_errors(value).into_iter().map(|m| Error::invalid(&at, value, m)),
+            ),
+        }
+    }
+    errors
 }
 
 /// The selectable values of an event in the core shape.

@@ -103,6 +103,17 @@ fn pod_cidrs(spec: &Value, errors: &mut ErrorList) {
     }
 }
 
+/// Takes out what upstream's default feature gates do not serve and was not there before (upstream:
+/// `registry/core/node/strategy.go#dropDisabledFields`).
+fn drop_disabled(spec: &mut Value, old: &Value) {
+    let Some(spec) = spec.as_object_mut() else { return };
+    for field in ["configSource", "podPreemptionPolicy"] {
+        if old[field].is_null() {
+            spec.remove(field);
+        }
+    }
+}
+
 struct Node;
 
 impl Strategy for Node {
@@ -120,8 +131,16 @@ impl Strategy for Node {
         }
     }
 
+    fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
+        drop_disabled(&mut obj["spec"], &Value::Null);
+        if let Some(status) = obj["status"].as_object_mut() {
+            status.remove("config");
+        }
+    }
+
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
         shared::split(new, old, ctx);
+        drop_disabled(&mut new["spec"], &old["spec"]);
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {

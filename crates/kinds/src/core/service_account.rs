@@ -2,7 +2,10 @@
 
 use crate::columns::{AGE, NAME, column};
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, Subresource};
-use serde_json::Value;
+use meta::object;
+use serde_json::{Value, json};
+
+const ENFORCE_MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
 
 pub fn kind() -> KindDef {
     KindDef {
@@ -36,12 +39,34 @@ pub fn kind() -> KindDef {
 
 struct ServiceAccount;
 
+/// Of a reference to a secret only the name stays (upstream: `cleanSecretReferences`).
+fn only_names(obj: &mut Value) {
+    for secret in obj.get_mut("secrets").and_then(Value::as_array_mut).into_iter().flatten() {
+        *secret = match secret["name"].as_str() {
+            Some(name) if !name.is_empty() => json!({ "name": name }),
+            _ => json!({}),
+        };
+    }
+}
+
 impl Strategy for ServiceAccount {
     fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
-        // Secret names are written by the token controller alone.
-        if let Some(map) = obj.as_object_mut() {
-            map.remove("secrets");
+        only_names(obj);
+    }
+
+    fn prepare_update(&self, new: &mut Value, _: &Value, _: &Ctx) {
+        only_names(new);
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let set = |o: &Value| object::annotation(o, ENFORCE_MOUNTABLE).is_some();
+        if !set(new) || old.is_some_and(set) {
+            return Vec::new();
         }
+        let at = format!("metadata.annotations[{ENFORCE_MOUNTABLE}]");
+        vec![format!(
+            "{at}: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets"
+        )]
     }
 
     fn returns_deleted(&self) -> bool {

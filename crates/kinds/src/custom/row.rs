@@ -260,6 +260,10 @@ impl Strategy for Strategist {
         object::set_meta(obj, "generation", 1);
     }
 
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static str]> {
+        crate::status::reset_with_metadata(subresource)
+    }
+
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
         if ctx.subresource == "status" {
             let status = new.get("status").cloned();

@@ -93,6 +93,10 @@ impl Strategy for FlowSchema {
         prepare_update(new, old, ctx);
     }
 
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static str]> {
+        crate::status::reset_with_metadata(subresource)
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = Vec::new();
         let (name, path) = (object::name(obj), Path::new("spec"));

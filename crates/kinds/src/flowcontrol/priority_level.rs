@@ -102,6 +102,10 @@ impl Strategy for PriorityLevel {
         prepare_update(new, old, ctx);
     }
 
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static str]> {
+        crate::status::reset_with_metadata(subresource)
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = Vec::new();
         let (name, path, spec) = (object::name(obj), Path::new("spec"), &obj["spec"]);
@@ -152,26 +156,43 @@ fn spec_errors(name: &str, spec: &Value, path: &Path, errors: &mut ErrorList) {
     let (exempt, limited) = (&spec["exempt"], &spec["limited"]);
     match ty {
         "Exempt" => {
-            if !exempt.is_null() {
-                shares(exempt, &path.child("exempt"), errors);
-                percent(exempt, &path.child("exempt"), errors);
-            }
-            if !limited.is_null() {
-                errors.push(Error::forbidden(&path.child("limited"), ""));
-            }
+            shares(exempt, &path.child("exempt"), errors);
+            percent(exempt, &path.child("exempt"), errors);
         }
-        "Limited" => {
-            if limited.is_null() {
-                errors.push(Error::required(&path.child("limited"), ""));
-            } else {
-                limited_errors(limited, &path.child("limited"), errors);
-            }
-            if !exempt.is_null() {
-                errors.push(Error::forbidden(&path.child("exempt"), ""));
-            }
-        }
-        "" => errors.push(Error::required(&path.child("type"), "")),
+        "Limited" => limited_errors(limited, &path.child("limited"), errors),
+        "" => {}
         other => errors.push(Error::not_supported(&path.child("type"), other, &["Exempt", "Limited"])),
+    }
+    declared(spec, path, errors);
+}
+
+/// What is checked whatever the types are (upstream: `flowcontrol/v1/zz_generated.validations.go`).
+fn declared(spec: &Value, path: &Path, errors: &mut ErrorList) {
+    let (ty, limited) = (text(spec, "type"), &spec["limited"]);
+    if !spec["exempt"].is_null() && ty != "Exempt" {
+        errors.push(Error::forbidden(&path.child("exempt"), ""));
+    }
+    member(limited, ty == "Limited", &path.child("limited"), errors);
+    if ty.is_empty() {
+        errors.push(Error::required(&path.child("type"), ""));
+    }
+    if limited.is_null() {
+        return;
+    }
+    let (response, at) = (&limited["limitResponse"], path.child("limited").child("limitResponse"));
+    let ty = text(response, "type");
+    member(&response["queuing"], ty == "Queue", &at.child("queuing"), errors);
+    if ty.is_empty() {
+        errors.push(Error::required(&at.child("type"), ""));
+    }
+}
+
+/// The member of a union is there when it is chosen, and only then.
+fn member(v: &Value, chosen: bool, path: &Path, errors: &mut ErrorList) {
+    match (chosen, v.is_null()) {
+        (true, true) => errors.push(Error::required(path, "")),
+        (false, false) => errors.push(Error::forbidden(path, "")),
+        _ => {}
     }
 }
 
@@ -193,19 +214,9 @@ fn limited_errors(v: &Value, path: &Path, errors: &mut ErrorList) {
     shares(v, path, errors);
     let (response, at) = (&v["limitResponse"], path.child("limitResponse"));
     match text(response, "type") {
-        "Reject" => {
-            if !response["queuing"].is_null() {
-                errors.push(Error::forbidden(&at.child("queuing"), ""));
-            }
-        }
-        "Queue" => {
-            if response["queuing"].is_null() {
-                errors.push(Error::required(&at.child("queuing"), ""));
-            } else {
-                queuing_errors(&response["queuing"], &at.child("queuing"), errors);
-            }
-        }
-        "" => errors.push(Error::required(&at.child("type"), "")),
+        "" | "Reject" => {}
+        "Queue" if response["queuing"].is_null() => {}
+        "Queue" => queuing_errors(&response["queuing"], &at.child("queuing"), errors),
         other => errors.push(Error::not_supported(&at.child("type"), other, &["Queue", "Reject"])),
     }
     percent(v, path, errors);

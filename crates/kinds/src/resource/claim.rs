@@ -85,6 +85,10 @@ impl Strategy for ResourceClaim {
         }
     }
 
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static str]> {
+        shared::reset_with_metadata(subresource)
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut found = Found::default();
         devices(&obj["spec"]["devices"], &Path::new("spec").child("devices"), &mut found);

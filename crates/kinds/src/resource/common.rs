@@ -11,7 +11,6 @@ use serde_json::Value;
 pub const REQUESTS_MAX: usize = 32;
 pub const CONFIGS_MAX: usize = 32;
 const SELECTORS_MAX: usize = 32;
-const EXPRESSION_BYTES_MAX: usize = 10 * 1024;
 const PARAMETERS_BYTES_MAX: usize = 10 * 1024;
 const BINDING_CONDITIONS_MAX: usize = 4;
 /// Longest identifier in the name of an attribute or capacity, in bytes.
@@ -124,15 +123,8 @@ pub fn selectors(holder: &Value, stored: bool, path: &Path, found: &mut Found) {
             found.errors.push(Error::required(&at, ""));
             continue;
         }
-        let at = at.child("expression");
-        let expression = text(&s["cel"], "expression");
-        if stored {
-            continue;
-        }
-        if expression.len() > EXPRESSION_BYTES_MAX {
-            found.errors.push(Error::too_long(&at, EXPRESSION_BYTES_MAX));
-        } else if expression.trim().is_empty() {
-            found.errors.push(Error::required(&at, ""));
+        if !stored {
+            super::selector::check(text(&s["cel"], "expression"), &at.child("expression"), found);
         }
     }
 }

@@ -22,7 +22,7 @@ const OPTIONS_MAX: usize = 10;
 const KEY_SHOWN_MAX: usize = 63 + 1 + 32;
 const SCALARS: [&str; 4] = ["int", "bool", "string", "version"];
 const LISTS: [&str; 4] = ["ints", "bools", "strings", "versions"];
-const UNION: &str = "int, bool, string, version, ints, bools, strings, versions";
+const UNION: &str = "`int`, `bool`, `string`, `version`, `ints`, `bools`, `strings`, `versions`";
 
 static SEMVER: LazyLock<Option<Regex>> = LazyLock::new(|| {
     let number = r"(0|[1-9][0-9]*)";
@@ -335,7 +335,7 @@ mod tests {
             ),
             [
                 "d.attributes[a].version: Invalid value: \"1.2\": must be a string compatible with semver.org spec 2.0.0",
-                "d.attributes[b]: Invalid value: \"\": must specify one of: int, bool, string, version, ints, bools, strings, versions",
+                "d.attributes[b]: Invalid value: \"\": must specify one of: `int`, `bool`, `string`, `version`, `ints`, `bools`, `strings`, `versions`",
                 "d.attributes[c]: Invalid value: \"{int, bool}\": must specify exactly one of: int, bool, string, version, ints, bools, strings, versions",
             ]
         );

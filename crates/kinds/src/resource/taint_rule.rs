@@ -62,6 +62,10 @@ impl Strategy for DeviceTaintRule {
         }
     }
 
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static str]> {
+        shared::reset_with_metadata(subresource)
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         spec(&obj["spec"], None)
     }

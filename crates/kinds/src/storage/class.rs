@@ -151,7 +151,8 @@ fn parameters(list: &Value, may_be_empty: bool, errors: &mut ErrorList) {
 /// Upstream: `validateAllowedTopologies`. Terms that ask the same thing in another order are the same.
 fn topologies(terms: &[Value], errors: &mut ErrorList) {
     let path = Path::new("allowedTopologies");
-    let mut seen = Vec::new();
+    // Upstream compares with as many terms without expressions as there are terms, too.
+    let mut seen = vec![Vec::new(); terms.len()];
     for (i, term) in terms.iter().enumerate() {
         let at = path.index(i).child("matchLabelExpressions");
         let mut asked: Vec<(&str, Vec<&str>)> = Vec::new();

@@ -52,6 +52,10 @@ impl Strategy for CsiNode {
         }
     }
 
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static str]> {
+        shared::reset_with_metadata(subresource)
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = Vec::new();
         let path = Path::new("spec").child("drivers");

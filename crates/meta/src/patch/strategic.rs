@@ -423,7 +423,7 @@ fn go_type(v: &Value) -> &'static str {
 }
 
 /// A value as Go's `%v` prints it.
-fn go_text(v: &Value) -> String {
+pub fn go_text(v: &Value) -> String {
     match v {
         Value::Null => "<nil>".to_owned(),
         Value::String(s) => s.clone(),

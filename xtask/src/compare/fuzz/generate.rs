@@ -64,7 +64,7 @@ impl<'a> Generator<'a> {
             return None;
         }
         let name = match dice.below(20) {
-            0 => dice.pick(&["missing", "UPPER_case", "a%20b", "a%2Fb", "-", "%00"]),
+            0 => dice.pick(&["missing", "UPPER_case", "a%20b", "-", "%00"]),
             1..4 => NEW,
             _ => BASE,
         };

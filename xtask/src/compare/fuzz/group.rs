@@ -18,12 +18,16 @@ const CHOSEN: [&str; 6] = [
 ];
 /// The managers that the requests name.
 const MANAGERS: [&str; 4] = ["unknown", "fuzz", "other", "a b"];
+/// Names that are made up are not compared.
+const GENERATE: &[u8] = b"generateName";
 /// Kinds that are named for a group.
 const KINDS_SHOWN: usize = 6;
 /// Members of a path that a group goes by, from its end.
 const STEPS: usize = 3;
 /// Characters of an example that are shown.
 const EXAMPLE_MAX: usize = 4000;
+/// Characters of a difference that are shown.
+const SHOWN_MAX: usize = 600;
 
 #[derive(Default)]
 pub struct Groups {
@@ -95,7 +99,7 @@ impl Groups {
             kinds.truncate(KINDS_SHOWN);
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             println!("\n# {} times, {}{more}", group.count, kinds.join(" "));
-            println!("# {}: {}", group.place, group.text.replace('\n', " "));
+            println!("# {}", cut(&format!("{}: {}", group.place, group.text).replace('\n', " "), SHOWN_MAX));
             println!("  - {}", group.example);
         }
     }
@@ -116,6 +120,11 @@ fn settled(ask: &Ask, told: &Value) -> Value {
     }
     if ask.method == "DELETE" && body["kind"] != "Status" {
         *body = json!({"kind": body["kind"]});
+    }
+    if ask.body.windows(GENERATE.len()).any(|w| w == GENERATE) {
+        for at in ["/metadata/name", "/details/name", "/message"] {
+            body.pointer_mut(at).into_iter().for_each(|v| *v = "*".into());
+        }
     }
     if let Some(entries) = body.pointer_mut("/metadata/managedFields").and_then(Value::as_array_mut) {
         entries.retain(|e| e["manager"].as_str().is_some_and(|m| MANAGERS.contains(&m)));
@@ -209,12 +218,12 @@ fn example(ask: &Ask) -> String {
     if !ask.headers.is_empty() {
         step["h"] = ask.headers.iter().map(|(n, v)| (n.clone(), Value::from(v.as_str()))).collect();
     }
-    let mut line = step.to_string();
-    if line.len() > EXAMPLE_MAX {
-        line.truncate(line.floor_char_boundary(EXAMPLE_MAX));
-        line.push_str("… (cut)");
-    }
-    line
+    cut(&step.to_string(), EXAMPLE_MAX)
+}
+
+fn cut(text: &str, max: usize) -> String {
+    let end = text.floor_char_boundary(max);
+    if end < text.len() { format!("{}… (cut)", &text[..end]) } else { text.to_owned() }
 }
 
 #[cfg(test)]

@@ -1,0 +1,132 @@
+//! Values without a type made fit for one: what upstream does where it goes from maps to structs without JSON between
+//! (upstream: apimachinery `pkg/runtime/converter.go#fromUnstructured`). Types that read themselves are left to
+//! [`Schema::decode`].
+
+use super::{Schema, Ty, TypeDef};
+use serde_json::Value;
+
+/// Deeper values are left as they are.
+const DEPTH_MAX: usize = 64;
+
+impl Schema {
+    /// Makes whole floats integers and cuts integers to the size that the type has room for, as Go does.
+    ///
+    /// # Errors
+    /// Upstream's words for the first value of a wrong type.
+    pub fn from_unstructured(&self, value: &mut Value, ty: &str) -> Result<(), String> {
+        match self.types.get(ty) {
+            Some(def) => self.fit_struct(value, def, 0),
+            None => Ok(()),
+        }
+    }
+
+    fn fit_struct(&self, value: &mut Value, def: &TypeDef, depth: usize) -> Result<(), String> {
+        let kind = kind(value);
+        let Some(fields) = value.as_object_mut() else {
+            return Err(format!("cannot restore struct from: {kind}"));
+        };
+        for (name, field) in &def.fields {
+            if let Some(value) = fields.get_mut(name) {
+                self.fit(value, &field.ty, field.go_type().trim_start_matches('*'), depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fit(&self, value: &mut Value, ty: &Ty, go: &str, depth: usize) -> Result<(), String> {
+        if value.is_null() || depth > DEPTH_MAX {
+            return Ok(());
+        }
+        let kind = kind(value);
+        let unrecognized = |what: &str| Err(format!("unrecognized type: {what}"));
+        match ty {
+            Ty::String if kind == "int64" => Err(format!("cannot convert int64 to {go}")),
+            Ty::String if kind != "string" => unrecognized("string"),
+            Ty::Bool if kind != "bool" => unrecognized("bool"),
+            Ty::Double if !value.is_number() => unrecognized("float64"),
+            Ty::Int32 | Ty::Int64 => integer(value, *ty == Ty::Int32, go),
+            Ty::Bytes if kind != "string" => Err(format!("cannot restore slice from {kind}")),
+            Ty::Ref(name) => match self.types.get(name) {
+                Some(def) => self.fit_struct(value, def, depth),
+                None => Ok(()),
+            },
+            Ty::List(inner) => {
+                let Some(list) = value.as_array_mut() else {
+                    return Err(format!("cannot restore slice from {kind}"));
+                };
+                list.iter_mut().try_for_each(|item| self.fit(item, inner, &inner.go(), depth + 1))
+            }
+            Ty::Map(inner) => {
+                let Some(map) = value.as_object_mut() else {
+                    return Err(format!("cannot restore map from {kind}"));
+                };
+                map.values_mut().try_for_each(|item| self.fit(item, inner, &inner.go(), depth + 1))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn integer(value: &mut Value, short: bool, go: &str) -> Result<(), String> {
+    let whole = match (value.as_i64(), value.as_f64()) {
+        (Some(n), _) => n,
+        (None, Some(f)) if f.trunc() == f => f as i64,
+        (None, Some(_)) => return Err(format!("cannot convert float64 to {go}")),
+        (None, None) => return Err(format!("unrecognized type: {}", if short { "int32" } else { "int64" })),
+    };
+    // Go keeps the low bits.
+    *value = if short { (whole as i32).into() } else { whole.into() };
+    Ok(())
+}
+
+/// Go's kind of a value in a map that JSON was read into.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "invalid",
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_i64() => "int64",
+        Value::Number(_) => "float64",
+        Value::String(_) => "string",
+        Value::Array(_) => "slice",
+        Value::Object(_) => "map",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::Field;
+    use serde_json::json;
+
+    #[test]
+    fn values_are_fitted_or_refused() {
+        let field = |ty| Field::of(ty);
+        let fields = [
+            ("port", field(Ty::Int32)),
+            ("name", field(Ty::String)),
+            ("tags", field(Ty::Map(Box::new(Ty::String)))),
+            ("list", field(Ty::List(Box::new(Ty::Bool)))),
+        ];
+        let fields = fields.into_iter().map(|(n, f)| (n.to_owned(), f)).collect();
+        let types = [("T".to_owned(), TypeDef { fields, ..TypeDef::default() })].into_iter().collect();
+        let schema = Schema { types, ..Schema::default() };
+        let fit = |mut v: Value| schema.from_unstructured(&mut v, "T").map(|()| v);
+        assert_eq!(
+            fit(json!({"port": 2_147_483_648_i64, "name": null})),
+            Ok(json!({"port": -2_147_483_648, "name": null}))
+        );
+        assert_eq!(fit(json!({"port": 8.0})), Ok(json!({"port": 8})));
+        for (wrong, why) in [
+            (json!({"port": 1.5}), "cannot convert float64 to int32"),
+            (json!({"port": "x"}), "unrecognized type: int32"),
+            (json!({"name": 5}), "cannot convert int64 to string"),
+            (json!({"name": {}}), "unrecognized type: string"),
+            (json!({"tags": []}), "cannot restore map from slice"),
+            (json!({"tags": {"a": {}}}), "unrecognized type: string"),
+            (json!({"list": "x"}), "cannot restore slice from string"),
+            (json!([]), "cannot restore struct from: slice"),
+        ] {
+            assert_eq!(fit(wrong), Err(why.to_owned()));
+        }
+    }
+}
