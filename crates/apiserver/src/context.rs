@@ -159,6 +159,10 @@ impl Recorder for Context {
     fn committed(&self, record: u64) {
         self.audit.committed(record);
     }
+
+    fn warn(&self, text: &str) {
+        self.warnings.add(text);
+    }
 }
 
 impl Notes for Context {

@@ -152,6 +152,7 @@ impl Services {
             ip.parse::<IpAddr>().ok().map(|a| if a.is_ipv4() { "IPv4" } else { "IPv6" }.to_owned())
         };
         let mut families = object::strings(&spec["ipFamilies"]);
+        let given = families.len();
         let asked: Vec<String> =
             items(spec, "clusterIPs").iter().filter_map(|i| i.as_str()).filter_map(family_of).collect();
         if families.is_empty() {
@@ -160,11 +161,28 @@ impl Services {
         let policy = text(spec, "ipFamilyPolicy").to_owned();
         let headless_free = text(spec, "clusterIP") == "None" && items_empty(spec, "selector");
         let policy = match policy.as_str() {
-            "" if families.len() == 2 || asked.len() == 2 => "RequireDualStack".to_owned(),
             "" if headless_free && old.is_none() => "RequireDualStack".to_owned(),
             "" => "SingleStack".to_owned(),
             _ => policy,
         };
+        let mut errors = Vec::new();
+        let at = Path::new("spec");
+        if policy == "SingleStack" && old.is_none() {
+            let several = [("cluster IPs", items(spec, "clusterIPs").len()), ("IP families", given)];
+            for (what, _) in several.iter().filter(|(_, n)| *n == 2) {
+                let detail = format!(
+                    "must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified"
+                );
+                errors.push(Error::invalid(&at.child("ipFamilyPolicy"), policy.as_str(), detail));
+            }
+        }
+        for (i, family) in asked.iter().enumerate().skip(given).filter(|(_, f)| self.range(f).is_none()) {
+            let (at, ips) = (at.child("clusterIPs").index(i), spec["clusterIPs"].clone());
+            errors.push(Error::invalid(&at, ips, format!("{family} is not configured on this cluster")));
+        }
+        if !errors.is_empty() {
+            return Err(invalid(errors, ""));
+        }
         let primary = if self.ranges.first().is_some_and(Range::is_ipv4) { "IPv4" } else { "IPv6" };
         if families.is_empty() {
             families.push(primary.to_owned());

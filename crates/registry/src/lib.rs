@@ -78,6 +78,9 @@ pub trait Recorder: Send + Sync {
 
     /// The commit is durable; `record` is the number to finish once the request's events are written.
     fn committed(&self, record: u64);
+
+    /// Tells the client something, whatever becomes of its request.
+    fn warn(&self, text: &str);
 }
 
 /// Keeps what lives beside the objects of a kind (service addresses and ports) in step with them.

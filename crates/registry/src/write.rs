@@ -88,7 +88,9 @@ impl Registry {
         self.fill_system_fields(r.kind, &mut obj);
         let now = self.clock.now();
         let ctx = Ctx { now, subresource: r.subresource };
-        let warnings = r.kind.strategy.early_warnings(&obj);
+        for warning in r.kind.strategy.early_warnings(&obj) {
+            r.recorder.warn(&warning);
+        }
         r.kind.strategy.prepare_create(&mut obj, &ctx);
         r.kind.strategy.requested_by(&mut obj, &r.requester);
         if r.kind.generation {
@@ -100,7 +102,7 @@ impl Registry {
             return Err(Status::invalid(&r.kind.group_kind(), object::name(&obj), &errors));
         }
         let Some(companion) = self.companion(r.kind) else {
-            return match self.store_new(r, &obj, Vec::new(), warnings).await? {
+            return match self.store_new(r, &obj, Vec::new()).await? {
                 Ok(written) => Ok(written),
                 Err(_) => Err(self.exists(r, &obj).await),
             };
@@ -109,7 +111,7 @@ impl Registry {
             let mut full = obj.clone();
             companion.creating(&mut full)?;
             let claims = companion.claims(Some(&full), None);
-            let result = self.store_new(r, &full, claims, warnings.clone()).await;
+            let result = self.store_new(r, &full, claims).await;
             if r.dry_run || !matches!(result, Ok(Ok(_))) {
                 companion.released(&full, None);
             }
@@ -127,11 +129,10 @@ impl Registry {
         r: &Request<'_>,
         obj: &Value,
         claims: Vec<Op>,
-        mut warnings: Vec<String>,
     ) -> Result<std::result::Result<Written, Lost>> {
         let name = object::name(obj);
         r.admit.validate(Operation::Create, name, Some(obj), None).await?;
-        warnings.extend(r.kind.strategy.warnings(obj, None));
+        let warnings = r.kind.strategy.warnings(obj, None);
         let key = r.kind.key(object::namespace(obj), name);
         if r.dry_run {
             self.consistent().await?;

@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     include_str!("requests/protocol.yaml"),
     include_str!("requests/validation.yaml"),
     include_str!("requests/writes.yaml"),
     include_str!("requests/extensions.yaml"),
     include_str!("requests/pods.yaml"),
     include_str!("requests/workloads.yaml"),
+    include_str!("requests/kinds.yaml"),
 ];
 pub const NAMESPACE: &str = "compare";
 /// An answer that takes longer is told: a watch that does not end makes the comparison slow without a difference.
@@ -55,6 +56,9 @@ struct Step {
     raw: Option<String>,
     /// The raw body so many times.
     times: Option<usize>,
+    /// Seconds to wait before, in which controllers come to an end.
+    #[serde(default)]
+    after: u64,
     /// Headers; an empty one is left out.
     #[serde(default)]
     h: BTreeMap<String, String>,
@@ -73,6 +77,7 @@ impl Step {
             path: path.to_owned(),
             headers: self.h.iter().map(|(n, v)| (n.clone(), v.clone())).collect(),
             body: Bytes::from(body),
+            after: Duration::from_secs(self.after),
         }
     }
 }
@@ -120,6 +125,7 @@ fn answers(side: &Side, called: &str, asks: &[Ask]) -> Result<Vec<Value>, String
         prepare(&mut connection).await?;
         let mut out = Vec::new();
         for ask in asks {
+            tokio::time::sleep(ask.after).await;
             let since = Instant::now();
             out.push(match connection.send(ask).await {
                 Ok(answer) => told(answer),

@@ -12,6 +12,11 @@ use std::sync::Arc;
 
 pub async fn delete(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let options = options(ctx)?;
+    let classes = ["system-node-critical", "system-cluster-critical"];
+    if &*kind.kind == "PriorityClass" && classes.contains(&ctx.info.name.as_str()) {
+        let why = "this is a system priority class and cannot be deleted";
+        return Err(Status::forbidden(&kind.group_resource(), &ctx.info.name, why));
+    }
     let admit = Admission { ctx, kind, dry_run: options.dry_run };
     let request = ctx.write(kind, &ctx.info.name, &admit);
     let orphan_by_field = options.orphan_dependents == Some(false);
