@@ -28,11 +28,13 @@ impl Plugin for PodTopology {
     }
 
     async fn admit(&self, a: &Attributes<'_>, new: &mut Value, _old: Option<&Value>) -> Result<()> {
-        let made = a.operation == Operation::Create && a.subresource.is_empty();
-        if !a.is("", "pods") || !(made || a.subresource == "binding") {
-            return Ok(());
-        }
-        let Some(name) = new["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) else { return Ok(()) };
+        let name = match (a.is("", "pods"), a.subresource) {
+            (true, "") if a.operation == Operation::Create => &new["spec"]["nodeName"],
+            // a binding's labels become the pod's
+            (true, "binding") if new["target"]["kind"] == "Node" => &new["target"]["name"],
+            _ => return Ok(()),
+        };
+        let Some(name) = name.as_str().filter(|n| !n.is_empty()) else { return Ok(()) };
         let row = self.registry.kinds().resource("", "v1", "nodes").ok_or_else(Status::no_such_resource)?;
         match self.registry.get_value(&a.permit, &row, "", name) {
             Ok(node) => take(new, &node),

@@ -63,11 +63,17 @@ impl Plugin for Priority {
         let value = class.as_ref().map_or(0, |c| c["value"].as_i64().unwrap_or(0));
         let policy =
             class.as_ref().and_then(|c| c["preemptionPolicy"].as_str()).unwrap_or("PreemptLowerPriority");
-        if new["spec"]["priority"].as_i64().is_some_and(|p| p != value) {
-            let why = "the integer value of priority must not be provided in pod spec; priority admission controller computed";
-            let given = new["spec"]["priority"].as_i64().unwrap_or(0);
-            let why = format!("{why} {value} from the given PriorityClass name: {given}");
-            return Err(Status::forbidden(&a.kind.group_resource(), a.name, &why));
+        let refuse = |what: String, computed: &str| {
+            let why = format!(
+                "the {what} must not be provided in pod spec; priority admission controller computed {computed} from the given PriorityClass name"
+            );
+            Err(Status::forbidden(&a.kind.group_resource(), a.name, &why))
+        };
+        if let Some(given) = new["spec"]["priority"].as_i64().filter(|p| *p != value) {
+            return refuse(format!("integer value of priority ({given})"), &value.to_string());
+        }
+        if let Some(given) = new["spec"]["preemptionPolicy"].as_str().filter(|p| *p != policy) {
+            return refuse(format!("string value of PreemptionPolicy ({given})"), policy);
         }
         if let (true, Some(c)) = (name.is_empty(), &class) {
             new["spec"]["priorityClassName"] = c["metadata"]["name"].clone();

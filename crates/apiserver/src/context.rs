@@ -158,6 +158,10 @@ impl Recorder for Context {
     fn stored(&self, time: Duration) {
         self.audit.latency.spent(Layer::Storage, time);
     }
+
+    fn warn(&self, text: &str) {
+        self.warnings.add(text);
+    }
 }
 
 impl Notes for Context {

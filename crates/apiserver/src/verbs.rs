@@ -1,10 +1,12 @@
 //! From a request to its verb: which code answers it.
 
+mod bind;
 mod body;
 pub mod connect;
 mod delete;
 mod eviction;
 mod fields;
+mod options;
 mod patch;
 mod read;
 mod scale;
@@ -43,6 +45,9 @@ pub async fn dispatch(ctx: &Context) -> Result<Reply> {
     }
     if !served {
         return Err(Status::method_not_allowed());
+    }
+    if &*kind.kind == "Binding" && kind.group.is_empty() {
+        return bind::create(ctx, &kind).await;
     }
     if kind.storage.is_empty() {
         return reviews::create(ctx, &kind).await;

@@ -186,6 +186,11 @@ pub trait Strategy: Send + Sync {
         false
     }
 
+    /// Why the object of this name stays, whoever wants to delete it.
+    fn stays(&self, _name: &str) -> Option<&'static str> {
+        None
+    }
+
     /// What a client is told that deletes without naming a policy.
     fn delete_warning(&self) -> Option<&'static str> {
         None

@@ -52,7 +52,7 @@ pub fn difference(ty: &str, old: &Value, new: &Value) -> String {
 /// A value of an internal type, on lines.
 pub fn text(ty: &str, v: &Value) -> String {
     let mut out = String::new();
-    write(&value(ty, v, 0), 0, &mut out);
+    write_as(ty, v, 0, &mut out);
     out
 }
 
@@ -104,31 +104,83 @@ fn fields(lines: &[Line], v: &Value, depth: usize, out: &mut Map<String, Value>)
     }
 }
 
-/// JSON with an indentation of one, as Go's encoder writes it.
-fn write(v: &Value, depth: usize, out: &mut String) {
-    let indent = |n: usize| " ".repeat(n);
-    match v {
-        Value::Object(map) if !map.is_empty() => {
-            out.push('{');
-            for (i, (key, v)) in map.iter().enumerate() {
-                let comma = if i == 0 { "" } else { "," };
-                out.push_str(&format!("{comma}\n{}{}: ", indent(depth + 1), quoted(key)));
-                write(v, depth + 1, out);
-            }
-            out.push_str(&format!("\n{}}}", indent(depth)));
-        }
-        Value::Array(list) if !list.is_empty() => {
-            out.push('[');
-            for (i, v) in list.iter().enumerate() {
-                let comma = if i == 0 { "" } else { "," };
-                out.push_str(&format!("{comma}\n{}", indent(depth + 1)));
-                write(v, depth + 1, out);
-            }
-            out.push_str(&format!("\n{}]", indent(depth)));
-        }
-        Value::String(text) => out.push_str(&quoted(text)),
-        other => out.push_str(&other.to_string()),
+/// A value in the order of its type's fields, with an indentation of one, as Go's encoder writes it.
+fn write_as(holds: &str, v: &Value, depth: usize, out: &mut String) {
+    if depth > DEPTH_MAX {
+        return out.push_str("null");
     }
+    if let Some(inner) = holds.strip_prefix("[]") {
+        return match v.as_array() {
+            Some(list) => write_list(list, inner, depth, out),
+            None => out.push_str("null"),
+        };
+    }
+    if let Some(inner) = holds.strip_prefix('*') {
+        return if v.is_null() { out.push_str("null") } else { write_as(inner, v, depth, out) };
+    }
+    let mut members = Vec::new();
+    match (TYPES.get(holds), v) {
+        (Some(lines), v) => flattened(lines, v, 0, &mut members),
+        (None, Value::Array(list)) => return write_list(list, "any", depth, out),
+        (None, Value::Object(map)) => members.extend(map.iter().map(|(k, v)| (k.as_str(), "any", v))),
+        (None, _) => {
+            return match value(holds, v, depth) {
+                Value::String(text) => out.push_str(&quoted(&text)),
+                other => out.push_str(&other.to_string()),
+            };
+        }
+    }
+    let lines = members.into_iter().map(|(key, holds, v)| {
+        let mut line = format!("{}: ", quoted(key));
+        write_as(holds, v, depth + 1, &mut line);
+        line
+    });
+    enclosed(('{', '}'), &lines.collect::<Vec<_>>(), depth, out);
+}
+
+fn write_list(list: &[Value], inner: &str, depth: usize, out: &mut String) {
+    let lines = list.iter().map(|v| {
+        let mut line = String::new();
+        write_as(inner, v, depth + 1, &mut line);
+        line
+    });
+    enclosed(('[', ']'), &lines.collect::<Vec<_>>(), depth, out);
+}
+
+/// The fields a type shows, with those of the types it embeds.
+fn flattened<'a>(
+    lines: &'a [Line],
+    v: &'a Value,
+    depth: usize,
+    out: &mut Vec<(&'a str, &'static str, &'a Value)>,
+) {
+    for line in lines {
+        match line {
+            Line::Field { go, json, holds } => out.push((go, holds, &v[*json])),
+            // the metadata of templates is written as it is in JSON
+            Line::Embeds("metav1.ObjectMeta") => {
+                let meta = v["metadata"].as_object().into_iter().flatten();
+                out.extend(meta.map(|(k, v)| (k.as_str(), "any", v)));
+            }
+            Line::Embeds(ty) if depth < DEPTH_MAX => {
+                let inner = TYPES.get(ty).map(Vec::as_slice).unwrap_or_default();
+                flattened(inner, v, depth + 1, out);
+            }
+            Line::Embeds(_) => {}
+        }
+    }
+}
+
+fn enclosed((open, close): (char, char), lines: &[String], depth: usize, out: &mut String) {
+    out.push(open);
+    for (i, line) in lines.iter().enumerate() {
+        let comma = if i == 0 { "" } else { "," };
+        out.push_str(&format!("{comma}\n{}{line}", " ".repeat(depth + 1)));
+    }
+    if !lines.is_empty() {
+        out.push_str(&format!("\n{}", " ".repeat(depth)));
+    }
+    out.push(close);
 }
 
 /// Go hides what could end a script.

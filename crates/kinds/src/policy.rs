@@ -4,7 +4,7 @@ use crate::apps::amount;
 use crate::columns::{AGE, NAME, column};
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, status};
 use crate::status::{self as shared, conditions};
-use crate::validate::{items, label_selector, non_negative, one_of};
+use crate::validate::{items, label_selector, non_negative, one_of, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use serde_json::{Value, json};
@@ -123,8 +123,11 @@ impl Strategy for Budget {
             label_selector(&spec["selector"], &at.child("selector"), &mut errors);
         }
         if !spec["unhealthyPodEvictionPolicy"].is_null() {
-            let known = ["AlwaysAllow", "IfHealthyBudget"];
-            one_of(spec, "unhealthyPodEvictionPolicy", &at, &known, &mut errors);
+            let (field, known) = ("unhealthyPodEvictionPolicy", ["AlwaysAllow", "IfHealthyBudget"]);
+            if text(spec, field).is_empty() {
+                errors.push(Error::not_supported(&at.child(field), "", &known));
+            }
+            one_of(spec, field, &at, &known, &mut errors);
         }
         errors
     }

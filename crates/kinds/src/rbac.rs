@@ -6,6 +6,7 @@ use crate::helpers;
 use crate::validate::{immutable, items, label_selector, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
+use meta::selector::LabelSelector;
 use serde_json::Value;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
@@ -114,6 +115,9 @@ impl Strategy for Role {
             }
             for (i, s) in selectors.iter().enumerate() {
                 label_selector(s, &at.index(i), &mut errors);
+                if LabelSelector::from_value(s).is_err() {
+                    errors.push(Error::invalid(&at.index(i), Value::Null, "invalid label selector."));
+                }
             }
         }
         errors

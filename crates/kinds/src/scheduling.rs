@@ -2,7 +2,7 @@
 
 use crate::columns::{AGE, NAME, column};
 use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef};
-use crate::validate::one_of;
+use crate::validate::{immutable, one_of};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use serde_json::Value;
@@ -47,6 +47,17 @@ impl Strategy for PriorityClass {
         object::default_at(obj, &[], "preemptionPolicy", "PreemptLowerPriority");
     }
 
+    /// Upstream: `pkg/registry/scheduling/priorityclass/storage/storage.go#Delete`.
+    fn stays(&self, name: &str) -> Option<&'static str> {
+        let system = matches!(name, "system-node-critical" | "system-cluster-critical");
+        system.then_some("this is a system priority class and cannot be deleted")
+    }
+
+    /// Upstream gives a generation that never changes.
+    fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
+        object::set_meta(obj, "generation", 1);
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = Vec::new();
         let name = object::name(obj);
@@ -76,11 +87,11 @@ impl Strategy for PriorityClass {
 
     fn validate_update(&self, new: &Value, old: &Value, _: &Ctx) -> ErrorList {
         let mut errors = self.validate(new);
-        for field in ["value", "preemptionPolicy"] {
-            if new[field] != old[field] {
-                errors.push(Error::forbidden(&Path::new(field), "may not be changed in an update."));
-            }
+        if new["value"] != old["value"] {
+            errors.push(Error::forbidden(&Path::new("value"), "may not be changed in an update."));
         }
+        let policy = "preemptionPolicy";
+        immutable(&new[policy], &old[policy], &Path::new(policy), &mut errors);
         errors
     }
 }

@@ -29,6 +29,14 @@ pub fn one_of(v: &Value, field: &str, path: &Path, allowed: &[&str], errors: &mu
     }
 }
 
+/// A count that is there may only grow (upstream: `IsDecremented`).
+pub fn not_decremented(new: &Value, old: &Value, field: &str, at: &Path, errors: &mut ErrorList) {
+    let (is, was) = (new[field].as_i64(), old[field].as_i64());
+    if was.is_some_and(|was| is.is_none_or(|is| is < was)) {
+        errors.push(Error::invalid(&at.child(field), is.unwrap_or(0), "cannot be decremented"));
+    }
+}
+
 /// A number that must not be negative, when present.
 pub fn non_negative(v: &Value, field: &str, path: &Path, errors: &mut ErrorList) {
     if let Some(n) = v[field].as_i64().filter(|n| *n < 0) {

@@ -81,6 +81,9 @@ pub trait Recorder: Send + Sync {
 
     /// How long the store was waited for.
     fn stored(&self, _time: std::time::Duration) {}
+
+    /// Tells the client something, whatever becomes of its request.
+    fn warn(&self, text: &str);
 }
 
 /// Keeps what lives beside the objects of a kind (service addresses and ports) in step with them.

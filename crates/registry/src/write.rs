@@ -88,14 +88,16 @@ impl Registry {
         self.fill_system_fields(r.kind, &mut obj);
         let now = self.clock.now();
         let ctx = Ctx { now, subresource: r.subresource };
-        let warnings = r.kind.strategy.early_warnings(&obj);
+        for warning in r.kind.strategy.early_warnings(&obj) {
+            r.recorder.warn(&warning);
+        }
         r.kind.strategy.prepare_create(&mut obj, &ctx);
         r.kind.strategy.requested_by(&mut obj, &r.requester);
         if r.kind.generation {
             object::set_meta(&mut obj, "generation", 1);
         }
         let Some(companion) = self.companion(r.kind) else {
-            return match self.store_new(r, &obj, None, warnings).await? {
+            return match self.store_new(r, &obj, None).await? {
                 Ok(written) => Ok(written),
                 Err(_) => Err(self.exists(r, &obj).await),
             };
@@ -104,7 +106,7 @@ impl Registry {
             let mut full = obj.clone();
             // as upstream's `BeginCreate`, before the validation
             let taking = companion.begin(&mut full, None, r.dry_run).await?;
-            let result = self.store_new(r, &full, Some(companion), warnings.clone()).await;
+            let result = self.store_new(r, &full, Some(companion)).await;
             taking.end(matches!(result, Ok(Ok(_)))).await;
             match result? {
                 Ok(written) => return Ok(written),
@@ -121,7 +123,6 @@ impl Registry {
         r: &Request<'_>,
         obj: &Value,
         companion: Option<&dyn Companion>,
-        mut warnings: Vec<String>,
     ) -> Result<std::result::Result<Written, Lost>> {
         let mut errors = object_meta::validate(r.kind, obj);
         errors.extend(r.kind.strategy.validate(obj));
@@ -130,7 +131,7 @@ impl Registry {
         }
         let name = object::name(obj);
         r.admit.validate(Operation::Create, name, Some(obj), None).await?;
-        warnings.extend(r.kind.strategy.warnings(obj, None));
+        let warnings = r.kind.strategy.warnings(obj, None);
         let key = r.kind.key(object::namespace(obj), name);
         if r.dry_run {
             self.consistent().await?;

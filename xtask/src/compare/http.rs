@@ -20,11 +20,19 @@ pub struct Ask {
     pub path: String,
     pub headers: Vec<(String, String)>,
     pub body: Bytes,
+    /// How long to wait before.
+    pub after: Duration,
 }
 
 impl Ask {
     pub fn get(path: &str) -> Self {
-        Self { method: "GET".into(), path: path.into(), headers: Vec::new(), body: Bytes::new() }
+        Self {
+            method: "GET".into(),
+            path: path.into(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+            after: Duration::ZERO,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     include_str!("requests/protocol.yaml"),
     include_str!("requests/validation.yaml"),
     include_str!("requests/writes.yaml"),
@@ -17,6 +17,7 @@ const FILES: [&str; 7] = [
     include_str!("requests/pods.yaml"),
     include_str!("requests/workloads.yaml"),
     include_str!("requests/made.yaml"),
+    include_str!("requests/kinds.yaml"),
 ];
 pub const NAMESPACE: &str = "compare";
 /// An answer that takes longer is told: a watch that does not end makes the comparison slow without a difference.
@@ -56,6 +57,9 @@ struct Step {
     raw: Option<String>,
     /// The raw body so many times.
     times: Option<usize>,
+    /// Seconds to wait before, in which controllers come to an end.
+    #[serde(default)]
+    after: u64,
     /// Headers; an empty one is left out.
     #[serde(default)]
     h: BTreeMap<String, String>,
@@ -74,6 +78,7 @@ impl Step {
             path: path.to_owned(),
             headers: self.h.iter().map(|(n, v)| (n.clone(), v.clone())).collect(),
             body: Bytes::from(body),
+            after: Duration::from_secs(self.after),
         }
     }
 }
@@ -121,6 +126,7 @@ fn answers(side: &Side, called: &str, asks: &[Ask]) -> Result<Vec<Value>, String
         prepare(&mut connection).await?;
         let mut out = Vec::new();
         for ask in asks {
+            tokio::time::sleep(ask.after).await;
             let since = Instant::now();
             out.push(match connection.send(ask).await {
                 Ok(answer) => told(answer),

@@ -4,6 +4,7 @@
 //! The kubelet's address comes from the Node object and is never one that a pod could choose; a connection is only
 //! spliced to the client after the kubelet answered 101.
 
+use super::options;
 use crate::context::Context;
 use crate::filters::authorization::attributes;
 use crate::kubelet::{self, Target};
@@ -18,6 +19,11 @@ use std::sync::Arc;
 pub async fn pod(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let info = &ctx.info;
     require_create_for_upgrade(ctx).await?;
+    match info.subresource.as_str() {
+        "log" => options::check_log(&info.query, &info.name)?,
+        "portforward" => options::check_ports(&info.query)?,
+        _ => {}
+    }
     if info.subresource != "log" {
         ctx.admit_connect(kind, connect_options(ctx)).await?;
     }
@@ -174,16 +180,9 @@ fn container(ctx: &Context, pod: &Value) -> Result<String> {
     {
         return Ok(default.to_owned());
     }
-    let mut text = format!(
-        "a container name must be specified for pod {pod_name}, choose one of: [{}]",
-        regular.join(" ")
-    );
-    if !init.is_empty() {
-        text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
-    }
-    if !ephemeral.is_empty() {
-        text.push_str(&format!(" or one of the ephemeral containers: [{}]", ephemeral.join(" ")));
-    }
+    let all: Vec<&str> = init.into_iter().chain(regular).chain(ephemeral).collect();
+    let text =
+        format!("a container name must be specified for pod {pod_name}, choose one of: [{}]", all.join(" "));
     Err(Status::bad_request(text))
 }
 
@@ -191,7 +190,6 @@ fn container(ctx: &Context, pod: &Value) -> Result<String> {
 fn node_query(ctx: &Context) -> Result<String> {
     let q = &ctx.info.query;
     if ctx.info.subresource == "log" {
-        check_log_options(ctx)?;
         return Ok(raw_query(ctx));
     }
     let mut out = form_urlencoded::Serializer::new(String::new());
@@ -216,35 +214,4 @@ fn raw_query(ctx: &Context) -> String {
         }
     }
     out.finish()
-}
-
-/// Upstream: `ValidatePodLogOptions`.
-fn check_log_options(ctx: &Context) -> Result<()> {
-    let q = &ctx.info.query;
-    let mut errors = Vec::new();
-    let mut number = |name: &str, min: i64| {
-        let text = q.get(name);
-        if text.is_empty() {
-            return;
-        }
-        let at = meta::field::Path::new(name);
-        match text.parse::<i64>() {
-            Ok(n) if n >= min => {}
-            Ok(n) if min == 1 => errors.push(meta::field::Error::invalid(&at, n, "must be greater than 0")),
-            Ok(n) => errors.push(meta::field::Error::invalid(&at, n, "must be greater than or equal to 0")),
-            Err(_) => errors.push(meta::field::Error::invalid(&at, text, "must be an integer")),
-        }
-    };
-    number("tailLines", 0);
-    number("sinceSeconds", 1);
-    number("limitBytes", 1);
-    if q.has("sinceSeconds") && q.has("sinceTime") {
-        let text = "at most one of `sinceTime` or `sinceSeconds` may be specified";
-        errors.push(meta::field::Error::forbidden(&meta::field::Path::root(), text));
-    }
-    if errors.is_empty() {
-        return Ok(());
-    }
-    let gk = meta::GroupKind { group: String::new(), kind: "PodLogOptions".into() };
-    Err(Status::invalid(&gk, &ctx.info.name, &errors))
 }

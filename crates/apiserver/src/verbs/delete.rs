@@ -5,7 +5,7 @@ use crate::context::{Admission, Context};
 use crate::reply::Reply;
 use kinds::KindDef;
 use meta::object;
-use meta::status::Result;
+use meta::status::{Result, Status};
 use registry::{DeleteOptions, Deleted, Listed};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -15,13 +15,16 @@ const IGNORE_READ_ERRORS: &str = "ignoreStoreReadErrorWithClusterBreakingPotenti
 pub async fn delete(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let options = options(ctx)?;
     warn(ctx, kind, &options);
+    if let Some(why) = kind.strategy.stays(&ctx.info.name) {
+        return Err(Status::forbidden(&kind.group_resource(), &ctx.info.name, why));
+    }
     let admit = Admission { ctx, kind, dry_run: options.dry_run };
     let request = ctx.write(kind, &ctx.info.name, &admit);
     let orphan_by_field = options.orphan_dependents == Some(false);
     match ctx.server.registry.delete(&request, &options).await? {
         Deleted::Gone(bytes) if kind.strategy.returns_deleted() => object_reply(ctx, kind, 200, bytes).await,
         Deleted::Gone(bytes) => {
-            let obj: Value = serde_json::from_slice(&bytes).map_err(meta::Status::internal)?;
+            let obj: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
             Ok(Reply::Document { code: 200, value: success(ctx, object::name(&obj), object::uid(&obj)) })
         }
         // Upstream accepts, rather than finishes, a foreground deletion asked for by the old field.

@@ -32,7 +32,7 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 const BEHIND_RETRY_SECONDS: u32 = 10;
 
 /// What follows an eviction that was admitted is not admitted again.
-struct Admitted;
+pub(super) struct Admitted;
 
 #[async_trait]
 impl Admit for Admitted {
@@ -48,7 +48,7 @@ impl Admit for Admitted {
 /// Answers `POST pods/NAME/eviction`; `kind` is the row of pods.
 pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     super::check_create(ctx)?;
-    let mut eviction = body::of_type(ctx, "policy/v1", "Eviction", "io.k8s.api.policy.v1.Eviction")?;
+    let mut eviction = body::of_type(ctx, version(&ctx.body), "Eviction", "io.k8s.api.policy.v1.Eviction")?;
     body::record_request(ctx, &eviction);
     let ns = object::namespace(&eviction);
     if !ns.is_empty() && ns != ctx.info.namespace {
@@ -210,6 +210,14 @@ impl Eviction<'_> {
             }
         }
         ctx.server.registry.delete(&request, &options).await.map(drop)
+    }
+}
+
+/// The version that a body is in: upstream still reads the beta one, which it no longer serves.
+fn version(body: &[u8]) -> &'static str {
+    match body::json(body) {
+        Ok(v) if v["apiVersion"] == "policy/v1beta1" => "policy/v1beta1",
+        _ => "policy/v1",
     }
 }
 

@@ -152,11 +152,17 @@ fn of_workload(obj: &Value) -> Value {
     }
     let mut status = json!({"replicas": obj["status"]["replicas"].as_i64().unwrap_or(0)});
     // Upstream shows the selector as text, which old clients need.
-    if let Ok(selector) = LabelSelector::from_value(&obj["spec"]["selector"]) {
-        let text = selector.to_string();
-        if !text.is_empty() {
-            status["selector"] = text.into();
+    let selector = &obj["spec"]["selector"];
+    let text = match obj["kind"] == "ReplicationController" {
+        true => {
+            let pairs = selector.as_object().into_iter().flatten();
+            let pairs = pairs.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or("")));
+            pairs.collect::<Vec<_>>().join(",")
         }
+        false => LabelSelector::from_value(selector).map(|s| s.to_string()).unwrap_or_default(),
+    };
+    if !text.is_empty() {
+        status["selector"] = text.into();
     }
     json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
 }

@@ -50,8 +50,14 @@ pub async fn update(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
 /// The body's name must be the URL's (upstream: `scopeNamer.ObjectName` checks in `update.go`).
 pub fn check_name(ctx: &Context, obj: &Value) -> Result<()> {
     let name = object::name(obj);
-    if name.is_empty() || name == ctx.info.name {
+    if name == ctx.info.name {
         return Ok(());
+    }
+    if name.is_empty() {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({} based on URL) was undeterminable: name must be provided",
+            ctx.info.name
+        )));
     }
     Err(Status::bad_request(format!(
         "the name of the object ({name}) does not match the name on the URL ({})",

@@ -7,7 +7,7 @@ use crate::core::pod::disabled;
 use crate::core::pod_template::labels;
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, status};
 use crate::status as shared;
-use crate::validate::{immutable, is_empty_selector, label_selector, non_negative, text};
+use crate::validate::{immutable, is_empty_selector, label_selector, non_negative, not_decremented, text};
 use crate::{pod_defaults, pod_warnings};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
@@ -206,11 +206,7 @@ fn status_errors(new: &Value, old: &Value) -> ErrorList {
     ] {
         non_negative(new, field, &at, &mut errors);
     }
-    let collisions = |v: &Value| v["collisionCount"].as_i64().unwrap_or(0);
-    if collisions(new) < collisions(old) {
-        let path = at.child("collisionCount");
-        errors.push(Error::invalid(&path, collisions(new), "cannot be decremented"));
-    }
+    not_decremented(new, old, "collisionCount", &at, &mut errors);
     errors
 }
 

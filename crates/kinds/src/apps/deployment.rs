@@ -8,7 +8,7 @@ use crate::def::{Ctx, KindDef, Strategy, StrategyRef, scale, status};
 use crate::pod_defaults;
 use crate::pod_warnings;
 use crate::status as shared;
-use crate::validate::{immutable, non_negative, text};
+use crate::validate::{immutable, non_negative, not_decremented, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use serde_json::{Value, json};
@@ -191,9 +191,6 @@ fn status_errors(new: &Value, old: &Value) -> ErrorList {
             "cannot be greater than readyReplicas",
         ));
     }
-    let (was, is) = (old["collisionCount"].as_i64().unwrap_or(0), get("collisionCount"));
-    if is < was {
-        errors.push(Error::invalid(&path.child("collisionCount"), is, "cannot be decremented"));
-    }
+    not_decremented(new, old, "collisionCount", &path, &mut errors);
     errors
 }

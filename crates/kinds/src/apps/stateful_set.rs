@@ -7,7 +7,9 @@ use crate::core::persistent_volume_claim;
 use crate::core::pod::disabled;
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, scale, status};
 use crate::status as shared;
-use crate::validate::{immutable, is_empty_selector, items, label_selector, non_negative, text};
+use crate::validate::{
+    immutable, is_empty_selector, items, label_selector, non_negative, not_decremented, text,
+};
 use crate::{helpers, pod_defaults, pod_warnings};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
@@ -292,10 +294,7 @@ fn status_errors(new: &Value, old: &Value) -> ErrorList {
         let detail = "cannot be greater than status.readyReplicas";
         errors.push(Error::invalid(&at.child("availableReplicas"), available, detail));
     }
-    let collisions = number("collisionCount");
-    if collisions < old["collisionCount"].as_i64().unwrap_or(0) {
-        errors.push(Error::invalid(&at.child("collisionCount"), collisions, "cannot be decremented"));
-    }
+    not_decremented(new, old, "collisionCount", &at, &mut errors);
     errors
 }
 

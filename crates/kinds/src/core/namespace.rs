@@ -29,6 +29,21 @@ pub fn kind() -> KindDef {
 
 struct Namespace;
 
+/// What is wrong with the finalizers; `place` tells where errors of one are (upstream: `validateFinalizerName`).
+fn finalizers(obj: &Value, place: impl Fn(&Path, usize) -> Path) -> ErrorList {
+    let path = Path::new("spec").child("finalizers");
+    let mut errors = Vec::new();
+    for (i, f) in items(&obj["spec"], "finalizers").iter().filter_map(Value::as_str).enumerate() {
+        let at = place(&path, i);
+        errors.extend(helpers::qualified_name_errors(f).into_iter().map(|m| Error::invalid(&at, f, m)));
+        if !f.contains('/') && f != "kubernetes" {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(Error::invalid(&at, f, detail));
+        }
+    }
+    errors
+}
+
 impl Strategy for Namespace {
     fn default(&self, obj: &mut Value) {
         let name = object::name(obj).to_owned();
@@ -72,28 +87,21 @@ impl Strategy for Namespace {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        let at = Path::new("spec").child("finalizers");
-        let mut errors = Vec::new();
-        for f in items(&obj["spec"], "finalizers").iter().filter_map(Value::as_str) {
-            errors.extend(helpers::qualified_name_errors(f).into_iter().map(|m| Error::invalid(&at, f, m)));
-            if !f.contains('/') && f != "kubernetes" {
-                let detail = "name is neither a standard finalizer name nor is it fully qualified";
-                errors.push(Error::invalid(&at, f, detail));
-            }
-        }
-        errors
+        finalizers(obj, |at, _| at.clone())
     }
 
     fn validate_update(&self, new: &Value, _: &Value, ctx: &Ctx) -> ErrorList {
-        if ctx.subresource != "status" {
-            return self.validate(new);
+        match ctx.subresource {
+            "status" => {}
+            "finalize" => return finalizers(new, Path::index),
+            _ => return self.validate(new),
         }
         let phase = text(&new["status"], "phase");
         let expected = if object::is_deleting(new) { "Terminating" } else { "Active" };
         if phase == expected {
             return Vec::new();
         }
-        let at = Path::new("status").child("phase");
+        let at = Path::new("status").child("Phase");
         let detail = if object::is_deleting(new) {
             "may only be 'Terminating' if `deletionTimestamp` is not empty"
         } else {

@@ -1,13 +1,12 @@
 //! Node (upstream: `pkg/registry/core/node`).
 
+mod validation;
+
 use crate::columns::{AGE, NAME, column, wide};
 use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef, Subresource, status};
-use crate::helpers;
-use crate::ip;
-use crate::resources;
 use crate::status as shared;
 use crate::validate::{items, text};
-use meta::field::{Error, ErrorList, Path};
+use meta::field::ErrorList;
 use meta::object;
 use serde_json::{Value, json};
 
@@ -89,20 +88,6 @@ fn info(o: &Value, field: &str) -> String {
     if value.is_empty() { "<unknown>".to_owned() } else { value.to_owned() }
 }
 
-/// Ranges of one family each (upstream: `ValidateNode`).
-fn pod_cidrs(spec: &Value, errors: &mut ErrorList) {
-    let at = Path::new("spec").child("podCIDRs");
-    let ranges: Vec<&str> = items(spec, "podCIDRs").iter().filter_map(Value::as_str).collect();
-    for (i, range) in ranges.iter().enumerate() {
-        ip::legacy_cidr(range, &at.index(i), &[], errors);
-    }
-    let v6 = ranges.iter().filter(|r| r.contains(':')).count();
-    if ranges.len() > 2 || ranges.len() == 2 && v6 != 1 {
-        let detail = "may specify no more than one CIDR for each IP family";
-        errors.push(Error::invalid(&at, spec["podCIDRs"].clone(), detail));
-    }
-}
-
 /// Takes out what upstream's default feature gates do not serve and was not there before (upstream:
 /// `registry/core/node/strategy.go#dropDisabledFields`).
 fn drop_disabled(spec: &mut Value, old: &Value) {
@@ -144,64 +129,12 @@ impl Strategy for Node {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        let mut errors = Vec::new();
-        let taints = Path::new("spec").child("taints");
-        let mut seen: Vec<(&str, &str)> = Vec::new();
-        for (i, t) in items(&obj["spec"], "taints").iter().enumerate() {
-            let at = taints.index(i);
-            let (key, effect) = (text(t, "key"), text(t, "effect"));
-            errors.extend(
-                helpers::qualified_name_errors(key)
-                    .into_iter()
-                    .map(|m| Error::invalid(&at.child("key"), key, m)),
-            );
-            let value = text(t, "value");
-            let messages = helpers::label_value_errors(value);
-            errors.extend(messages.into_iter().map(|m| Error::invalid(&at.child("value"), value, m)));
-            match effect {
-                "NoSchedule" | "PreferNoSchedule" | "NoExecute" => {}
-                "" => errors.push(Error::required(&at.child("effect"), "")),
-                other => {
-                    let allowed = ["NoExecute", "NoSchedule", "PreferNoSchedule"];
-                    errors.push(Error::not_supported(&at.child("effect"), other, &allowed));
-                }
-            }
-            if seen.contains(&(key, effect)) {
-                errors.push(Error::duplicate(&at, t.clone()));
-            }
-            seen.push((key, effect));
-        }
-        for list in ["capacity", "allocatable"] {
-            for (name, amount) in resources::entries(&obj["status"][list]) {
-                let at = Path::new("status").child(list).child(name.as_str());
-                resources::value(name, &amount, &at, &mut errors);
-            }
-        }
-        pod_cidrs(&obj["spec"], &mut errors);
-        errors
+        validation::whole(obj)
     }
 
     fn validate_update(&self, new: &Value, old: &Value, _: &Ctx) -> ErrorList {
-        let mut errors = self.validate(new);
-        let addresses = items(&new["status"], "addresses");
-        for (i, address) in addresses.iter().enumerate().filter(|(i, a)| addresses[..*i].contains(a)) {
-            let at = Path::new("status").child("addresses").index(i);
-            errors.push(Error::duplicate(&at, address.clone()));
-        }
-        let had = items(&old["spec"], "podCIDRs");
-        if !had.is_empty() && items(&new["spec"], "podCIDRs") != had {
-            let at = Path::new("spec").child("podCIDRs");
-            errors
-                .push(Error::forbidden(&at, "node updates may not change podCIDR except from \"\" to valid"));
-        }
-        let id = text(&old["spec"], "providerID");
-        if !id.is_empty() && text(&new["spec"], "providerID") != id {
-            let at = Path::new("spec").child("providerID");
-            errors.push(Error::forbidden(
-                &at,
-                "node updates may not change providerID except from \"\" to valid",
-            ));
-        }
+        let mut errors = validation::whole(new);
+        errors.extend(validation::update(new, old));
         errors
     }
 

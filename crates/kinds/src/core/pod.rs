@@ -86,7 +86,7 @@ impl Strategy for Pod {
         prepare::apparmor_warnings(obj)
     }
 
-    fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
+    fn prepare_create(&self, obj: &mut Value, ctx: &Ctx) {
         disabled::drop_fields(obj, &Value::Null);
         prepare::label_keys(obj);
         prepare::apparmor(obj);
@@ -98,6 +98,7 @@ impl Strategy for Pod {
         obj["status"]["conditions"] = json!([{
             "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
             "message": "Scheduling is blocked due to non-empty scheduling gates",
+            "lastProbeTime": null, "lastTransitionTime": meta::time::rfc3339(ctx.now),
         }]);
     }
 
@@ -111,6 +112,7 @@ impl Strategy for Pod {
                 // Binding is the one write that sets a condition together with the spec.
                 if other == "binding" {
                     status["conditions"] = new["status"]["conditions"].clone();
+                    status.as_object_mut().map(|s| s.remove("nominatedNodeName"));
                 }
                 new["status"] = status;
                 // Clients that do not know the pod's own resources leave them out.

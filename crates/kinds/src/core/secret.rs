@@ -1,6 +1,7 @@
 //! Secret.
 
 use super::config_map::immutable_data;
+use crate::certificates::pem;
 use crate::columns::{AGE, NAME, column};
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef};
 use crate::helpers;
@@ -40,6 +41,36 @@ pub fn kind() -> KindDef {
 
 struct Secret;
 
+/// Why a certificate or its key cannot be read (upstream: `tls.X509KeyPair`); whether they belong together is not told.
+fn tls_warning(data: &Value) -> Option<String> {
+    let kinds = |field: &str| -> Vec<String> {
+        let raw = STANDARD.decode(text(data, field)).unwrap_or_default();
+        pem::blocks(&String::from_utf8_lossy(&raw)).into_iter().map(|b| b.label.to_owned()).collect()
+    };
+    let listed = |kinds: &[String]| format!("[{}]", kinds.join(" "));
+    let (certificate, key) = (kinds("tls.crt"), kinds("tls.key"));
+    if !certificate.iter().any(|k| k == "CERTIFICATE") {
+        return Some(match certificate.as_slice() {
+            [] => "tls: failed to find any PEM data in certificate input".to_owned(),
+            [only] if only.ends_with("PRIVATE KEY") => "tls: failed to find certificate PEM data in certificate input, but did find a private key; PEM inputs may have been switched".to_owned(),
+            all => format!("tls: failed to find \"CERTIFICATE\" PEM block in certificate input after skipping PEM blocks of the following types: {}", listed(all)),
+        });
+    }
+    if key.iter().any(|k| k == "PRIVATE KEY" || k.ends_with(" PRIVATE KEY")) {
+        return None;
+    }
+    Some(match key.as_slice() {
+        [] => "tls: failed to find any PEM data in key input".to_owned(),
+        [only] if only == "CERTIFICATE" => {
+            "tls: found a certificate rather than a key in the PEM for the private key".to_owned()
+        }
+        all => format!(
+            "tls: failed to find PEM block with type ending in \"PRIVATE KEY\" in key input after skipping PEM blocks of the following types: {}",
+            listed(all)
+        ),
+    })
+}
+
 impl Strategy for Secret {
     fn default(&self, obj: &mut Value) {
         object::default_at(obj, &[], "type", "Opaque");
@@ -56,6 +87,11 @@ impl Strategy for Secret {
         if text(new, "type").is_empty() {
             new["type"] = old["type"].clone();
         }
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        let is_pair = text(new, "type") == "kubernetes.io/tls";
+        is_pair.then(|| tls_warning(&new["data"])).flatten().into_iter().collect()
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {

@@ -179,6 +179,12 @@ impl Strategy for Service {
             default_at(obj, spec, "allocateLoadBalancerNodePorts", true);
         }
         default_at(obj, &["status"], "loadBalancer", json!({}));
+        if kind == "LoadBalancer" {
+            let ingress = obj.pointer_mut("/status/loadBalancer/ingress").and_then(Value::as_array_mut);
+            for one in ingress.into_iter().flatten().filter(|i| !text(i, "ip").is_empty()) {
+                default_at(one, &[], "ipMode", "VIP");
+            }
+        }
     }
 
     fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
@@ -198,6 +204,9 @@ impl Strategy for Service {
             normalize(new, old);
             drop_dependent(new, old);
             drop_internal_policy(new);
+            if text(&new["spec"], "type") != "LoadBalancer" {
+                new["status"]["loadBalancer"] = json!({});
+            }
         }
     }
 
@@ -206,7 +215,10 @@ impl Strategy for Service {
     }
 
     fn validate_update(&self, new: &Value, old: &Value, ctx: &Ctx) -> ErrorList {
-        if ctx.subresource == "status" { Vec::new() } else { validation::update(new, old) }
+        match ctx.subresource {
+            "status" => validation::status(new, old),
+            _ => validation::update(new, old),
+        }
     }
 
     fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 use super::{MOUNT_OPTIONS_ANNOTATION, sources};
 use crate::helpers;
+use crate::internal;
 use crate::node_selector::{self, Values};
 use crate::resources;
 use crate::rest::keep;
@@ -29,6 +30,15 @@ const MOUNTABLE: &[&str] = &[
     "photonPersistentDisk",
 ];
 
+/// Labels of nodes by their names of beta times.
+const RENAMED: [(&str, &str); 5] = [
+    ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+    ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+    ("beta.kubernetes.io/os", "kubernetes.io/os"),
+    ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+    ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+];
+
 /// Errors of a volume.
 pub fn volume(obj: &Value) -> ErrorList {
     let mut errors = Vec::new();
@@ -52,15 +62,37 @@ pub fn update(new: &Value, old: &Value) -> ErrorList {
     }
     if sources::NAMES.iter().any(|s| n[*s] != o[*s]) {
         let at = Path::new("spec").child("persistentvolumesource");
-        errors.push(Error::forbidden(&at, "spec.persistentvolumesource is immutable after creation"));
+        let difference = internal::difference("PersistentVolumeSource", o, &n);
+        let detail = format!("spec.persistentvolumesource is immutable after creation\n{difference}");
+        errors.push(Error::forbidden(&at, detail));
     }
     immutable(&n["volumeMode"], &o["volumeMode"], &Path::new("volumeMode"), &mut errors);
+    let affinity = &n["nodeAffinity"];
+    if !o["nodeAffinity"].is_null() && !same_affinity(affinity, &o["nodeAffinity"]) {
+        let detail = "field is immutable, except for updating from beta label to GA";
+        errors.push(Error::invalid(&Path::new("nodeAffinity"), affinity.clone(), detail));
+    }
     let class = "volumeAttributesClassName";
     if !o[class].is_null() && n[class].is_null() {
         let at = Path::new("spec").child(class);
         errors.push(Error::forbidden(&at, "update from non-nil value to nil is forbidden"));
     }
     errors
+}
+
+/// Whether two affinities ask for the same, when old labels are called as they are now (upstream:
+/// `validatePvNodeAffinity`).
+fn same_affinity(new: &Value, old: &Value) -> bool {
+    match (new, old) {
+        (Value::Object(n), Value::Object(o)) => {
+            let renamed = RENAMED.iter().any(|(was, is)| old["key"] == *was && new["key"] == *is);
+            n.keys().chain(o.keys()).all(|k| renamed && k == "key" || same_affinity(&new[k], &old[k]))
+        }
+        (Value::Array(n), Value::Array(o)) => {
+            n.len() == o.len() && n.iter().zip(o).all(|(n, o)| same_affinity(n, o))
+        }
+        _ => new == old,
+    }
 }
 
 /// Access modes of a volume or claim.

@@ -11,7 +11,7 @@ use crate::status::reason_errors;
 use crate::validate::{immutable, items, label_selector, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object::{self, map_at};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const CHANGEABLE: &str = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
 const RESIZE_STATUSES: [&str; 5] = [
@@ -58,9 +58,8 @@ pub fn spec(spec: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
             true if differs => Some("must match dataSourceRef"),
             true => None,
         };
-        // The path stands where the value should, as it does upstream.
-        let shown = path.child("dataSource").to_string();
-        errors.extend(detail.map(|d| Error::invalid(path, shown, d)));
+        // The path stands where the value should upstream, and shows nothing of itself.
+        errors.extend(detail.map(|d| Error::invalid(path, json!({}), d)));
     }
     class_name(spec, "volumeAttributesClassName", path, errors);
 }
@@ -204,7 +203,6 @@ fn resource_key(name: &str, at: &Path, errors: &mut ErrorList) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn claim(phase: &str) -> Value {
         json!({"metadata": {"name": "foo"}, "spec": {"accessModes": ["ReadWriteOnce"], "volumeName": "v", "storageClassName": "s",
@@ -232,7 +230,7 @@ mod tests {
                 "spec.accessModes: Required value: at least 1 access mode is required",
                 "spec.resources[storage]: Required value",
                 "spec.dataSource: Invalid value: \"Foo\": must be 'PersistentVolumeClaim' when referencing the default apiGroup",
-                "spec: Invalid value: \"spec.dataSource\": must match dataSourceRef",
+                "spec: Invalid value: {}: must match dataSourceRef",
             ]
         );
     }

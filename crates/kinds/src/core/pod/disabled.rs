@@ -57,6 +57,9 @@ pub fn drop_fields(obj: &mut Value, old: &Value) {
         && let Some(map) = object::map_at(obj, &["metadata", "annotations"])
     {
         map.retain(|key, _| !ANNOTATIONS.contains(&key.as_str()));
+        if map.is_empty() {
+            object::remove_meta(obj, "annotations");
+        }
     }
 }
 

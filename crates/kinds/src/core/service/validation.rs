@@ -272,6 +272,44 @@ fn traffic(spec: &Value, path: &Path, errors: &mut ErrorList) {
     one_of(spec, "trafficDistribution", path, &near, errors);
 }
 
+/// Upstream: `ValidateLoadBalancerStatus`.
+pub fn status(new: &Value, old: &Value) -> ErrorList {
+    let path = Path::new("status").child("loadBalancer").child("ingress");
+    let ingress = items(&new["status"]["loadBalancer"], "ingress");
+    let mut errors = Vec::new();
+    if text(&new["spec"], "type") != "LoadBalancer" && !ingress.is_empty() {
+        errors.push(Error::forbidden(&path, "may only be used when `spec.type` is 'LoadBalancer'"));
+        return errors;
+    }
+    let had = items(&old["status"]["loadBalancer"], "ingress").iter();
+    let had: Vec<&str> = had.map(|i| text(i, "ip")).filter(|ip| !ip.is_empty()).collect();
+    for (i, one) in ingress.iter().enumerate() {
+        let at = path.index(i);
+        let (ip, name) = (text(one, "ip"), text(one, "hostname"));
+        if !ip.is_empty() {
+            ip::legacy(ip, &at.child("ip"), &had, &mut errors);
+        }
+        let mode = at.child("ipMode");
+        match (one["ipMode"].as_str(), ip.is_empty()) {
+            (None, true) | (Some("VIP" | "Proxy"), false) => {}
+            (None, false) => errors.push(Error::required(&mode, "must be specified when `ip` is set")),
+            (Some(_), true) => {
+                errors.push(Error::forbidden(&mode, "may not be specified when `ip` is not set"));
+            }
+            (Some(other), false) => errors.push(Error::not_supported(&mode, other, &["Proxy", "VIP"])),
+        }
+        if !name.is_empty() {
+            let at = at.child("hostname");
+            let wrong = helpers::dns_subdomain_errors(name, false);
+            errors.extend(wrong.into_iter().map(|m| Error::invalid(&at, name, m)));
+            if ip::parse(name).is_some() {
+                errors.push(Error::invalid(&at, name, "must be a DNS name, not an IP address"));
+            }
+        }
+    }
+    errors
+}
+
 /// Upstream: `pkg/api/service/warnings.go#GetWarningsForService`.
 pub fn warnings(obj: &Value) -> Vec<String> {
     let (spec, path) = (&obj["spec"], Path::new("spec"));

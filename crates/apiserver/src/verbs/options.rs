@@ -1,0 +1,66 @@
+//! Options of streams, as their queries give them (upstream: `pkg/apis/core/v1/conversion.go`, `ValidatePodLogOptions`).
+
+use crate::request_info::Query;
+use meta::GroupKind;
+use meta::field::{Error, Path};
+use meta::status::{Result, Status};
+
+/// Refuses options of logs that cannot be.
+pub fn check_log(q: &Query, pod: &str) -> Result<()> {
+    let number = |name: &str| match q.has(name) {
+        true => integer(q.get(name)).map(Some),
+        false => Ok(None),
+    };
+    let (tail, limit, since) = (number("tailLines")?, number("limitBytes")?, number("sinceSeconds")?);
+    let time = q.get("sinceTime");
+    if !matches!(time, "" | "null") {
+        meta::time::parse(time).map_err(Status::bad_request)?;
+    }
+    let mut errors = Vec::new();
+    let mut least = |name: &str, n: Option<i64>, least: i64, text: &str| {
+        if let Some(n) = n.filter(|n| *n < least) {
+            errors.push(Error::invalid(&Path::new(name), n, text));
+        }
+    };
+    least("tailLines", tail, 0, "must be greater than or equal to 0");
+    least("limitBytes", limit, 1, "must be greater than 0");
+    if !q.has("sinceTime") {
+        least("sinceSeconds", since, 1, "must be greater than 0");
+    } else if since.is_some() {
+        let text = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+        errors.push(Error::forbidden(&Path::root().key(""), text));
+    }
+    if q.has("stream") {
+        errors.push(Error::forbidden(&Path::new("stream"), "may not be specified"));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(&GroupKind { group: String::new(), kind: "PodLogOptions".into() }, pod, &errors))
+}
+
+/// Refuses ports that are no numbers.
+pub fn check_ports(q: &Query) -> Result<()> {
+    for port in q.all("ports") {
+        if let Err(why) = parsed::<u32>(port) {
+            let text = format!("cannot convert to []int32: strconv.ParseUint: parsing {port:?}: {why}");
+            return Err(Status::bad_request(text));
+        }
+    }
+    Ok(())
+}
+
+fn integer(text: &str) -> Result<i64> {
+    parsed(text).map_err(|why| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}")))
+}
+
+/// A number as Go reads it, or its reason.
+fn parsed<T: std::str::FromStr<Err = std::num::ParseIntError>>(
+    text: &str,
+) -> std::result::Result<T, &'static str> {
+    use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+    text.parse::<T>().map_err(|e| match e.kind() {
+        PosOverflow | NegOverflow => "value out of range",
+        _ => "invalid syntax",
+    })
+}
