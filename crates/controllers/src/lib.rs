@@ -35,4 +35,4 @@ pub mod token_secrets;
 pub mod ttl_after_finished;
 pub mod volume_protection;
 
-pub use start::{Clients, Config, Handles, start};
+pub use start::{Clients, Config, Handles, start, start_in_server};

@@ -145,7 +145,23 @@ impl Handles {
     }
 }
 
-/// Starts every controller. `system` acts as the API server; `informers` belong to the process and carry its shared watches.
+/// Starts the controllers that are the API server's own: where several servers share a cluster, each runs them, elected or
+/// not, and the versions of objects keep them from undoing each other's work (upstream: kube-apiserver's post start hooks).
+pub fn start_in_server(
+    clients: Arc<dyn Clients>,
+    system: Client,
+    config: Config,
+    clock: SharedClock,
+    rng: Arc<Rng>,
+    cancel: CancellationToken,
+) -> Handles {
+    let informers = Informers::new(system.clone(), clock.clone());
+    let setup = Setup { clients, system, informers, all_kinds: Arc::default(), config, clock, rng, cancel };
+    Handles(vec![crate::custom_resources::start(&setup)])
+}
+
+/// Starts every other controller. `system` acts as the API server; `informers` carry the shared watches, and are the
+/// caller's to stop.
 pub fn start(
     clients: Arc<dyn Clients>,
     system: Client,

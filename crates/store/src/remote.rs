@@ -421,7 +421,11 @@ impl Shared {
             let shared = self.clone();
             tokio::spawn(async move { shared.answer_newest().await });
         }
-        waiting.await.map_err(|_| Unavailable { reason: "the store is shutting down".to_owned() })?
+        // The question before may take all the time that there is.
+        let within = self.options.request_timeout;
+        let late = || Unavailable { reason: format!("etcd did not answer in {} ms", within.as_millis()) };
+        let closed = |_| Unavailable { reason: "the store is shutting down".to_owned() };
+        tokio::time::timeout(within, waiting).await.map_err(|_| late())?.map_err(closed)?
     }
 
     async fn answer_newest(&self) {

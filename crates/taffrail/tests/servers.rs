@@ -296,6 +296,18 @@ async fn deploy(client: &Client, name: &str) {
     post(client, "/apis/apps/v1/namespaces/default/deployments", deployment).await.unwrap();
 }
 
+fn definition() -> Value {
+    let schema = json!({"openAPIV3Schema": {"type": "object"}});
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "things.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced", "names": {"plural": "things", "kind": "Thing"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": schema}],
+        },
+    })
+}
+
 /// Pods of a Deployment that were ever made, when there are three.
 async fn three_pods(client: &Client, name: &str) {
     let path = format!("/api/v1/namespaces/default/pods?labelSelector=app%3D{name}");
@@ -340,6 +352,12 @@ fn one_leads_and_the_other_takes_over() {
     a.kill();
     let begun = Instant::now();
     b.with(async |two| {
+        // What every API server looks after itself goes on without a leader.
+        let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+        post(&two, crds, definition()).await.unwrap();
+        let things = "/apis/example.com/v1/namespaces/default/things";
+        until("served", async || two.raw(Method::GET, things, None).await.ok()).await;
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
         deploy(&two, "taken-over").await;
         three_pods(&two, "taken-over").await;
         assert_ne!(holder(&two, "kube-controller-manager").await, first);

@@ -20,6 +20,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How often progress is asked for when nobody waits for it, so that bookmarks and compaction go on in an idle cluster
 /// (upstream asks etcd's operator for the same: `--watch-progress-notify-interval=5s`).
 const IDLE_PROGRESS: Duration = Duration::from_secs(5);
+/// A watch that says nothing for this long, though asked, is a problem that readiness checks tell (upstream's check asks
+/// etcd and waits two seconds).
+const SILENCE_TOLD: Duration = Duration::from_secs(7);
 /// A watch that says nothing for this long, though asked, is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -83,6 +86,10 @@ impl Shared {
         };
         let mut held = Group::default();
         let mut heard = Instant::now();
+        // Not begun anew by those who ask for progress: they may be many, and etcd silent.
+        let mut tick = tokio::time::interval(IDLE_PROGRESS);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut told = false;
         loop {
             let answer = tokio::select! {
                 answer = watch.next() => answer,
@@ -90,15 +97,23 @@ impl Shared {
                     watch.ask_progress();
                     continue;
                 }
-                () = tokio::time::sleep(IDLE_PROGRESS) => {
+                _ = tick.tick() => {
                     if heard.elapsed() > SILENCE_MAX {
                         return End::Broken(Error::Timeout(SILENCE_MAX.as_millis()));
+                    }
+                    if heard.elapsed() > SILENCE_TOLD {
+                        let silent = format!("etcd said nothing for {} s", heard.elapsed().as_secs());
+                        *self.problem.lock() = Some(silent);
+                        told = true;
                     }
                     watch.ask_progress();
                     continue;
                 }
             };
             heard = Instant::now();
+            if std::mem::take(&mut told) {
+                *self.problem.lock() = None;
+            }
             let answer = match answer {
                 Ok(answer) => answer,
                 Err(error) => return End::Broken(error),

@@ -317,6 +317,27 @@ fn dead_and_silent_endpoints_are_passed_over() {
 }
 
 #[test]
+fn a_silent_etcd_is_told_while_readers_wait_and_when_it_is_over() {
+    let Some(server) = Server::start() else { return };
+    let options = EtcdOptions { request_timeout: Duration::from_secs(1), ..options(&server) };
+    let store = Etcd::open(options).unwrap();
+    commit(&*store, vec![put("/a", "x", Expect::Any)]).unwrap();
+    server.signal(rustix::process::Signal::STOP);
+    let begun = std::time::Instant::now();
+    while store.problem().is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(25), "silence is not told");
+        // Two wait for each other's question; neither waits twice as long, and both ask the watch for progress.
+        let asked = std::time::Instant::now();
+        let (one, two) = (store.reach(None), store.reach(None));
+        assert!(block_on(one).is_err() && block_on(two).is_err());
+        assert!(asked.elapsed() < Duration::from_millis(1900), "{:?}", asked.elapsed());
+    }
+    server.signal(rustix::process::Signal::CONT);
+    eventually("it is over", || store.problem().is_none() && block_on(store.reach(None)).is_ok());
+    commit(&*store, vec![put("/b", "x", Expect::Absent)]).unwrap();
+}
+
+#[test]
 fn a_member_of_three_may_fail() {
     let Some(mut members) = Server::start_three() else { return };
     let mut options = options(&members[0]);

@@ -35,9 +35,18 @@ pub struct Components {
 }
 
 impl Components {
-    /// Starts both, or stands for election; what is to be waited for after `cancel`.
+    /// Starts both, or stands for election, and starts what every API server runs itself; what is to be waited for after
+    /// `cancel`.
     pub fn start(self) -> Result<Vec<JoinHandle<()>>, String> {
         let host = super::nodes::host_name()?;
+        let own = controllers::start_in_server(
+            self.clients(),
+            self.system.clone(),
+            self.config.clone(),
+            self.clock.clone(),
+            self.rng.clone(),
+            self.cancel.clone(),
+        );
         let manager = Identity::system(CONTROLLER_MANAGER, &[]);
         let scheduler = Identity::system(SCHEDULER, &[]);
         let controllers = self.clone();
@@ -58,7 +67,7 @@ impl Components {
                 informers.stop();
             }
         });
-        Ok(vec![controllers, scheduler])
+        Ok(vec![tokio::spawn(own.stopped()), controllers, scheduler])
     }
 
     /// Runs work now, or whenever this server is elected for it. `source` is whom the events come from, when not from
@@ -93,15 +102,19 @@ impl Components {
         (scheduler::start(client, informers.clone(), clock, rng, term), informers)
     }
 
-    fn controllers(&self, term: &CancellationToken) -> (controllers::Handles, Informers) {
+    /// Each controller has its own account.
+    fn clients(&self) -> Arc<dyn controllers::Clients> {
         let server = self.server.clone();
-        let clients = move |name: &str| {
+        Arc::new(move |name: &str| {
             let identity = match name {
                 "tokens-controller" => Identity::system(CONTROLLER_MANAGER, &[]),
                 name => Identity::service_account("kube-system", name),
             };
             Client::new(InProcess::new(server.clone(), identity, name))
-        };
+        })
+    }
+
+    fn controllers(&self, term: &CancellationToken) -> (controllers::Handles, Informers) {
         // Copies of objects are shared by all controllers, under the controller manager's own name.
         let manager = Identity::system(CONTROLLER_MANAGER, &[]);
         let informers = Informers::new(
@@ -109,7 +122,7 @@ impl Components {
             self.clock.clone(),
         );
         let handles = controllers::start(
-            Arc::new(clients),
+            self.clients(),
             self.system.clone(),
             informers.clone(),
             self.config.clone(),

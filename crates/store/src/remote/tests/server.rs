@@ -134,6 +134,11 @@ impl Server {
         }
     }
 
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let id = i32::try_from(self.child.as_ref().unwrap().id()).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(id).unwrap(), signal).unwrap();
+    }
+
     /// Takes another port until [`Server::move_back`].
     pub fn move_away(&mut self) -> u16 {
         std::mem::replace(&mut self.port, free_port())
