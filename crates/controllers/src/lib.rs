@@ -4,6 +4,7 @@
 //! control loop, and its cases. Constants, messages and conditions are upstream's.
 
 mod all_kinds;
+pub mod apiserver_lease;
 pub mod certificates;
 pub mod cluster_role;
 pub mod common;
@@ -20,6 +21,7 @@ pub mod legacy_tokens;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
+pub mod node_ports;
 pub mod pod_gc;
 pub mod policy_status;
 pub mod replicaset;

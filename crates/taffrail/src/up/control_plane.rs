@@ -296,6 +296,11 @@ fn restore_services(registry: &Registry, services: &Services) {
     services.restore(&all);
 }
 
+/// The name of this machine; empty where the kernel does not tell.
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+}
+
 /// The address of this machine, for a control plane without nodes.
 pub fn machine_address() -> IpAddr {
     // Connecting a datagram socket sends nothing; it asks the kernel which address it would use.
@@ -425,6 +430,8 @@ fn start_controllers(
         tokens: Some(server.tokens.signer.clone()),
         cluster_cidrs,
         service_cidrs,
+        node_ports: node_ports(options)?,
+        hostname: hostname(),
         ..controllers::Config::default()
     };
     let clients = Arc::new(clients);
