@@ -5,6 +5,7 @@
 
 mod all_kinds;
 pub mod api_services;
+pub mod apiserver_lease;
 pub mod authentication_trust;
 pub mod certificates;
 pub mod cluster_role;
@@ -22,6 +23,7 @@ pub mod legacy_tokens;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
+pub mod node_ports;
 pub mod pod_gc;
 pub mod policy_status;
 pub mod replicaset;

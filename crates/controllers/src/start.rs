@@ -41,6 +41,10 @@ pub struct Config {
     pub cluster_cidrs: Vec<String>,
     /// Ranges of service addresses, the default family's first (`--service-cluster-ip-range`). Empty: none is made.
     pub service_cidrs: Vec<String>,
+    /// The range of node ports (`--service-node-port-range`).
+    pub node_ports: std::ops::RangeInclusive<u16>,
+    /// The machine's name, by which the API server says that it is there. Empty: it does not.
+    pub hostname: String,
     /// Prefix length of a node's range (`--node-cidr-mask-size-ipv4`, `-ipv6`).
     pub node_mask_v4: u8,
     pub node_mask_v6: u8,
@@ -71,6 +75,8 @@ impl Default for Config {
             root_ca_pem: String::new(),
             cluster_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
+            node_ports: 30_000..=32_767,
+            hostname: String::new(),
             node_mask_v4: 24,
             node_mask_v6: 64,
             node_grace: Duration::from_secs(50),
@@ -157,7 +163,7 @@ pub fn start_in_server(
 ) -> Handles {
     let informers = Informers::new(system.clone(), clock.clone());
     let setup = Setup { clients, system, informers, all_kinds: Arc::default(), config, clock, rng, cancel };
-    Handles(vec![crate::custom_resources::start(&setup)])
+    Handles(crate::custom_resources::start(&setup).into())
 }
 
 /// Starts every other controller. `system` acts as the API server; `informers` carry the shared watches, and are the
@@ -197,11 +203,12 @@ pub fn start(
         crate::resource_quota::start(&setup),
         crate::garbage::start(&setup),
         crate::pod_gc::start(&setup),
+        crate::node_ports::start(&setup),
         approve::start(&setup),
         clean::start(&setup),
         pod_requests::start(&setup),
     ];
-    handles.extend(crate::custom_resources::start(&setup));
+    handles.extend(crate::apiserver_lease::start(&setup));
     handles.extend(crate::legacy_tokens::start(&setup));
     handles.extend(crate::service_cidrs::start(&setup));
     handles.extend(crate::storage_migration::start(&setup));

@@ -79,7 +79,7 @@ async fn create(client: &Client, cidrs: &[String]) -> Result<(), Status> {
 
 async fn set_ready(client: &Client, now: Timestamp) -> Result<(), Status> {
     let condition = json!({
-        "type": READY, "status": "True", "message": "Kubernetes default Service CIDR is ready",
+        "type": READY, "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready",
         "lastTransitionTime": time(now),
     });
     let object = json!({

@@ -26,6 +26,8 @@ const WORKERS: usize = 5;
 const EVERY: Duration = Duration::from_secs(180);
 /// The longest that a request runs: as long an address can be there before its Service is.
 const REQUEST: Duration = Duration::from_secs(60);
+/// Pause while there is no range at all, at the start of a cluster.
+const NO_RANGE: Duration = Duration::from_millis(100);
 /// Time for a failed write to give its address back.
 const UNDONE: Duration = Duration::from_secs(5);
 
@@ -295,6 +297,10 @@ impl Reconcile for Repair {
     async fn reconcile(&self, work: &Work) -> Result<After, Error> {
         match work {
             Work::Service(key) => {
+                // the default range is awaited (upstream: `RunUntil`)
+                if self.ranges.store().is_empty() {
+                    return Ok(After::Again(NO_RANGE));
+                }
                 let service = self.services.store().get(&key.namespace, &key.name);
                 if let Some(service) = service.filter(|s| has_addresses(s)) {
                     self.service(&service).await?;

@@ -265,7 +265,7 @@ pub fn service_ranges(options: &UpOptions) -> Result<Vec<Range>, String> {
         .collect()
 }
 
-fn node_ports(options: &UpOptions) -> Result<std::ops::RangeInclusive<u16>, String> {
+pub fn node_ports(options: &UpOptions) -> Result<std::ops::RangeInclusive<u16>, String> {
     let bad = || {
         format!(
             "--service-node-port-range {:?}: expected FROM-TO such as 30000-32767",

@@ -151,6 +151,13 @@ pub fn config(
         tokens: Some(server.tokens.signer.clone()),
         cluster_cidrs,
         service_cidrs,
+        node_ports: super::control_plane::node_ports(options)?,
+        // Servers that share a store say that they are there by `presence`.
+        hostname: if server.registry.store().is_shared() {
+            String::new()
+        } else {
+            super::nodes::host_name()?
+        },
         aggregation: Some(reach),
         trust: Some(super::aggregation::trust(options, pki)?),
         ..controllers::Config::default()
