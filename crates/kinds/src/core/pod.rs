@@ -82,6 +82,14 @@ impl Strategy for Pod {
         pod_defaults::pod(obj);
     }
 
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static str]> {
+        (subresource == "status").then_some(&[
+            "spec",
+            "metadata.deletionTimestamp",
+            "metadata.ownerReferences",
+        ])
+    }
+
     fn early_warnings(&self, obj: &Value) -> Vec<String> {
         prepare::apparmor_warnings(obj)
     }
