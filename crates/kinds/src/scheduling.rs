@@ -47,6 +47,11 @@ impl Strategy for PriorityClass {
         object::default_at(obj, &[], "preemptionPolicy", "PreemptLowerPriority");
     }
 
+    fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
+        // and no update counts (upstream: `registry/scheduling/priorityclass/strategy.go`)
+        object::set_meta(obj, "generation", 1);
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = Vec::new();
         let name = object::name(obj);
