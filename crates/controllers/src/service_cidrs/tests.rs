@@ -1,3 +1,5 @@
+//! Ranges and addresses against an API in memory.
+
 use super::*;
 use crate::start::Setup;
 use base::clock::ManualClock;
