@@ -90,7 +90,7 @@ async fn drive(side: &Side, n: Scale) -> Result<(), String> {
             match bad {
                 _ if done.load(Ordering::Relaxed) => Ok(()),
                 Some(event) => Err(format!("watch {i} got {event}")),
-                None => ended.map_err(|e| format!("watch {i}: {e}")),
+                None => Err(format!("watch {i} ended after {ended} events")),
             }
         });
     }
