@@ -163,7 +163,10 @@ pub fn start_in_server(
 ) -> Handles {
     let informers = Informers::new(system.clone(), clock.clone());
     let setup = Setup { clients, system, informers, all_kinds: Arc::default(), config, clock, rng, cancel };
-    Handles(crate::custom_resources::start(&setup).into())
+    let mut handles = Vec::from(crate::custom_resources::start(&setup));
+    handles.extend([register::start(&setup), available::start(&setup)]);
+    handles.extend(crate::authentication_trust::start(&setup));
+    Handles(handles)
 }
 
 /// Starts every other controller. `system` acts as the API server; `informers` carry the shared watches, and are the
@@ -197,8 +200,6 @@ pub fn start(
         crate::endpoint_slice::start(&setup),
         crate::endpoints::start(&setup),
         crate::endpoint_slice_mirroring::start(&setup),
-        register::start(&setup),
-        available::start(&setup),
         crate::policy_status::start(&setup),
         crate::resource_quota::start(&setup),
         crate::garbage::start(&setup),
@@ -213,7 +214,6 @@ pub fn start(
     handles.extend(crate::service_cidrs::start(&setup));
     handles.extend(crate::storage_migration::start(&setup));
     handles.extend(crate::volume_protection::start(&setup));
-    handles.extend(crate::authentication_trust::start(&setup));
     handles.extend([sign::start(&setup), trust_bundle::start(&setup)].into_iter().flatten());
     Handles(handles)
 }

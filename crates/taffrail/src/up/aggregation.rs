@@ -7,6 +7,7 @@ use admission::webhook::Caller;
 use apiserver::aggregator::Aggregator;
 use apiserver::resolver::Resolver;
 use auth::pki::{FRONT_PROXY_CLIENT, Pki};
+use base::clock::SharedClock;
 use base::rng::Rng;
 use controllers::api_services::available::Reach;
 use controllers::authentication_trust::Trust;
@@ -46,6 +47,13 @@ pub fn webhooks(reach: &Reach) -> Arc<Caller> {
 pub fn start(registry: &Arc<Registry>, reach: &Reach, cancel: &CancellationToken) -> Arc<Aggregator> {
     let Reach { outbound, resolve, identity_pem } = reach.clone();
     Aggregator::start(registry, outbound, resolve, identity_pem, cancel.clone())
+}
+
+/// Keeps what aggregated servers say of themselves up to date until cancelled.
+pub async fn follow(aggregator: Arc<Aggregator>, clock: SharedClock, cancel: CancellationToken) {
+    for part in apiserver::aggregator::follow(&aggregator, &clock, &cancel) {
+        part.stopped().await;
+    }
 }
 
 /// By whom other API servers know clients, and proxies in front: this server, and those that the flags name.

@@ -58,7 +58,6 @@ pub struct ControlPlane {
     trail: Arc<Trail>,
     /// Controllers, scheduler, and what says that this server is there.
     components: Vec<tokio::task::JoinHandle<()>>,
-    aggregated: Vec<client::controller::Handle>,
     cancel: CancellationToken,
     serving: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -102,24 +101,17 @@ impl ControlPlane {
         let tokens = static_tokens(options, &admin_token)?;
         let last_used = LastUsed::start(loopback.clone(), cancel.clone());
         let stored = Arc::new(Stored::tracking(registry.clone(), last_used));
-        let authenticator = callers.join(tokens, &signer, &audiences, stored);
-        let authenticator = Arc::new(authenticator);
+        let authenticator = Arc::new(callers.join(tokens, &signer, &audiences, stored));
         let (trail, audit) = record::open(options, &store, &clock, &rng)?;
         let own = addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let advertise = SocketAddr::new(own, options.secure_port).to_string();
         let flow = super::flow::follow(options, &registry, &clock, &cancel);
         let bootstrapped = Arc::new(AtomicBool::new(false));
+        let chain = admission::default_chain(&registry, &authorizer, &webhooks, &loopback, &clock, &cancel);
         let server = Server::new(
             ServerOptions {
                 registry: registry.clone(),
-                admission: admission::default_chain(
-                    &registry,
-                    &authorizer,
-                    &webhooks,
-                    &loopback,
-                    &clock,
-                    &cancel,
-                ),
+                admission: chain,
                 authenticator,
                 authorizer,
                 audit,
@@ -157,7 +149,7 @@ impl ControlPlane {
         steps.done("first objects", at);
 
         let at = Instant::now();
-        let aggregated = apiserver::aggregator::follow(&aggregator, &clock, &cancel);
+        components.push(tokio::spawn(aggregation::follow(aggregator, clock.clone(), cancel.clone())));
         keep_house(options, &backend, &clock, &cancel);
         let config = elected::config(options, &server, &pki, reach)?;
         // The embedded store is this server's alone, and so are these.
@@ -174,7 +166,6 @@ impl ControlPlane {
             backend,
             trail,
             components,
-            aggregated,
             cancel,
             serving,
         })
@@ -185,9 +176,6 @@ impl ControlPlane {
         self.cancel.cancel();
         for component in self.components {
             let _ = component.await;
-        }
-        for handle in self.aggregated {
-            handle.stopped().await;
         }
         self.server.draining.cancel();
         for task in self.serving {
