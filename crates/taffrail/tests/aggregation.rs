@@ -20,13 +20,14 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Instant;
-use support::{Cluster, SOON, root};
+use support::{Cluster, root, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
+/// Where the server is; a Service's endpoints cannot be local addresses.
+const ADDRESS: &str = "10.77.0.9";
 const BASE: &str = "/apis/agg.example.com/v1";
 const FLUNDERS: &str = "/apis/agg.example.com/v1/namespaces/agg/flunders";
 const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
@@ -54,8 +55,14 @@ struct Backend {
 }
 
 impl Backend {
-    /// Serves whoever has a certificate of the given authority.
-    async fn start(clients: &str, port: u16) -> Self {
+    /// Serves whoever has a certificate of the authority that the cluster tells of.
+    async fn start(client: &Client, address: &str) -> Self {
+        let path = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+        let trust = until("trust", async || client.raw(Method::GET, path, None).await.ok()).await;
+        let trust = &trust["data"];
+        assert_eq!(trust["requestheader-allowed-names"], "[\"front-proxy-client\"]");
+        assert_eq!(trust["requestheader-uid-headers"], "[\"X-Remote-Uid\"]");
+        let clients = trust["requestheader-client-ca-file"].as_str().unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -76,7 +83,7 @@ impl Backend {
             .with_single_cert(vec![leaf.der().clone()], key)
             .unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (seen, events) = (Arc::<Mutex<Vec<Seen>>>::default(), Arc::<Mutex<Vec<_>>>::default());
         let (for_seen, for_events) = (seen.clone(), events.clone());
@@ -198,18 +205,6 @@ async fn answer(
     }
 }
 
-/// Asks until the answer is there.
-async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(answer) = ask().await {
-            return answer;
-        }
-        assert!(begun.elapsed() < SOON, "not in time: {what}");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-}
-
 async fn get(client: &Client, path: &str) -> Value {
     client.raw(Method::GET, path, None).await.unwrap_or_else(|e| panic!("{path}: {e}"))
 }
@@ -248,22 +243,23 @@ async fn listed(client: &Client) -> Option<Value> {
     groups.iter().find(|g| g["metadata"]["name"] == "agg.example.com").map(|g| g["versions"][0].clone())
 }
 
-async fn register(client: &Client, backend: &Backend) {
+/// Makes the APIService, and a namespace for its Service, which is not there yet.
+async fn register(client: &Client, backend: &Backend, port: u16) {
     post(client, "/api/v1/namespaces", json!({"metadata": {"name": "agg"}})).await;
     let bundle = base64::engine::general_purpose::STANDARD.encode(&backend.ca_pem);
     let service = json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
         "metadata": {"name": "v1.agg.example.com"}, "spec": {
             "group": "agg.example.com", "version": "v1", "groupPriorityMinimum": 2000, "versionPriority": 10,
-            "service": {"namespace": "agg", "name": "api", "port": backend.port}, "caBundle": bundle}});
+            "service": {"namespace": "agg", "name": "api", "port": port}, "caBundle": bundle}});
     post(client, SERVICES, service).await;
     let condition = available(client, "ServiceNotFound").await;
     assert_eq!(condition["message"], "service/api in \"agg\" is not present");
     let (code, headers, text) = send(client, FLUNDERS, &[]).await;
     assert_eq!((code, text.as_str()), (503, "service unavailable\n"));
     assert_eq!(headers["content-type"], "text/plain; charset=utf-8");
-    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "api"},
-        "spec": {"type": "ExternalName", "externalName": "localhost"}});
-    post(client, "/api/v1/namespaces/agg/services", service).await;
+}
+
+async fn answers(client: &Client) {
     let condition = available(client, "Passed").await;
     assert_eq!((&condition["status"], &condition["message"]), (&json!("True"), &json!("all checks passed")));
     // the table that requests are routed by is a watch behind
@@ -428,39 +424,56 @@ fn a_server_behind_a_service_answers_a_group() {
         return;
     }
     let mut cluster = Cluster::new();
-    // A node brings the namespace's loopback up, where the other server is.
-    cluster.up(&[]);
+    cluster.link(&format!("{ADDRESS}/24"));
+    cluster.up(&["--nodes", "0"]);
     let config = cluster.data_dir().join("admin.kubeconfig");
     cluster.with(async |client| {
         own_groups(&client).await;
-        let path = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
-        let trust = until("trust", async || client.raw(Method::GET, path, None).await.ok()).await;
-        let trust = &trust["data"];
-        assert_eq!(trust["requestheader-allowed-names"], "[\"front-proxy-client\"]");
-        assert_eq!(trust["requestheader-uid-headers"], "[\"X-Remote-Uid\"]");
-        let backend = Backend::start(trust["requestheader-client-ca-file"].as_str().unwrap(), 0).await;
-        register(&client, &backend).await;
+        let backend = Backend::start(&client, "127.0.0.1").await;
+        register(&client, &backend, backend.port).await;
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "api"},
+            "spec": {"type": "ExternalName", "externalName": "localhost"}});
+        post(&client, "/api/v1/namespaces/agg/services", service).await;
+        answers(&client).await;
         requests_go_on(&client, &backend).await;
         upgrades(&kubeconfig::load(&config, None).unwrap()).await;
         documents(&client).await;
         goes_down(&client, &backend).await;
     });
-    let out = cluster.ok(&[
-        "audit",
-        "query",
-        "--since",
-        "10m",
-        "--output",
-        "json",
-        "--verb",
-        "create",
-        "--resource",
-        "flunders",
-    ]);
+    let query = ["audit", "query", "--since", "10m", "--output", "json", "--verb", "create"];
+    let out = cluster.ok(&[&query[..], &["--resource", "flunders"]].concat());
     let events: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!(events.len(), 1, "{out}");
     let event = &events[0];
-    let reference = json!({"resource": "flunders", "namespace": "agg", "apiGroup": "agg.example.com", "apiVersion": "v1"});
+    let reference = json!({"resource": "flunders", "namespace": "agg", "apiGroup": "agg.example.com",
+        "apiVersion": "v1"});
     assert_eq!((&event["objectRef"], &event["responseStatus"]["code"]), (&reference, &json!(201)));
     assert!(event.get("requestObject").is_none() && event.get("responseObject").is_none());
+}
+
+#[test]
+fn endpoints_of_a_service_are_reached_without_its_address() {
+    if !root() {
+        return;
+    }
+    let mut cluster = Cluster::new();
+    cluster.link(&format!("{ADDRESS}/24"));
+    cluster.up(&["--nodes", "0", "--enable-aggregator-routing"]);
+    cluster.with(async |client| {
+        let backend = Backend::start(&client, ADDRESS).await;
+        register(&client, &backend, 443).await;
+        let of_namespace = |path: &str, plural: &str| format!("{path}/namespaces/agg/{plural}");
+        let port = |number: u16| json!([{"name": "https", "port": number, "protocol": "TCP"}]);
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "api"},
+            "spec": {"ports": port(443)}});
+        post(&client, &of_namespace("/api/v1", "services"), service).await;
+        let condition = available(&client, "EndpointsNotFound").await;
+        assert_eq!(condition["message"], "cannot find endpointslices for service/api in \"agg\"");
+        let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "api-1", "labels": {"kubernetes.io/service-name": "api"}},
+            "endpoints": [{"addresses": [ADDRESS]}], "ports": port(backend.port)});
+        post(&client, &of_namespace("/apis/discovery.k8s.io/v1", "endpointslices"), slice).await;
+        answers(&client).await;
+        assert_eq!(backend.last(FLUNDERS).headers["x-remote-user"], "kubernetes-admin");
+    });
 }

@@ -146,6 +146,15 @@ impl Cluster {
         Client::new(Arc::new(HttpsApi::new(&config).expect("a client")))
     }
 
+    /// Gives the namespace a link with an address (`10.77.0.9/24`), and what is local its own: a cluster without nodes
+    /// makes no network.
+    pub fn link(&self, address: &str) {
+        let address: network::Cidr = address.parse().expect("an address");
+        self.run(async || {
+            network::NodeLink::ensure(Some(&self.netns), etcd::LINK, &[address]).await.expect("a link")
+        });
+    }
+
     /// Runs async work inside the namespace.
     pub fn run<T: Send>(&self, work: impl AsyncFnOnce() -> T + Send) -> T {
         self.inside(move || {
