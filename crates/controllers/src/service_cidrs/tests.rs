@@ -1,6 +1,6 @@
 use super::*;
 use crate::start::Setup;
-use base::clock::ManualClock;
+use base::clock::SystemClock;
 use client::fake::FakeApi;
 use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
@@ -43,8 +43,7 @@ async fn until(api: &FakeApi, what: impl Fn(&FakeApi) -> bool) {
 #[tokio::test]
 async fn the_three_work_together() {
     let api = Arc::new(FakeApi::new());
-    let clock = Arc::new(ManualClock::new(MADE.parse().unwrap()));
-    let mut setup = Setup::of_fake(&api, clock);
+    let mut setup = Setup::of_fake(&api, SystemClock::shared());
     setup.config.service_cidrs = vec!["10.0.0.0/16".into()];
     api.seed("/api/v1/namespaces/n/services", &service("n", "s", "10.0.0.5"));
     let handles = start(&setup);
