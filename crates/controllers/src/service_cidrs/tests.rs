@@ -1,3 +1,5 @@
+//! Objects for the cases of the three controllers, and all of them at work.
+
 use super::*;
 use crate::start::Setup;
 use base::clock::SystemClock;

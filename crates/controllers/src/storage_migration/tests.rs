@@ -1,3 +1,5 @@
+//! Cases of migrations, and one from its creation to its end.
+
 use super::*;
 use base::clock::ManualClock;
 use client::Kind;

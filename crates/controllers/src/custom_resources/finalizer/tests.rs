@@ -1,3 +1,5 @@
+//! Cases of definitions that go.
+
 use super::*;
 use base::clock::ManualClock;
 use client::fake::FakeApi;
