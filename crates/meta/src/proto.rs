@@ -5,7 +5,9 @@
 
 mod encode;
 
-pub use encode::{bytes_field, bytes_field_len, encode, envelope, open_envelope, varint_field};
+pub use encode::{
+    bytes_field, bytes_field_head, bytes_field_len, encode, envelope, open_envelope, varint_field,
+};
 
 use crate::schema::{Field, Schema, Ty, TypeDef};
 use crate::time;

@@ -37,8 +37,11 @@ use std::time::Duration;
 pub(crate) const FREE_FILES_MAX: usize = 2;
 /// Watchers woken by the committer itself; more are left to a thread of their own, so that commits do not wait.
 const INLINE_WAKES_MAX: usize = 16;
-/// The least time between two rounds of that thread: what many watchers are to see in a burst, each gets in one piece.
-const WAKE_EVERY: Duration = Duration::from_millis(5);
+/// The time between two rounds of that thread, for each watcher of the last one: what many watchers are to see in a burst,
+/// each gets in few pieces. A change after a pause waits for nothing.
+const WAKE_EACH: Duration = Duration::from_micros(50);
+const WAKE_EVERY_MIN: Duration = Duration::from_millis(5);
+const WAKE_EVERY_MAX: Duration = Duration::from_millis(50);
 /// Most bytes of one group of commits, unless a single commit is larger.
 pub(crate) const FRAME_BYTES_MAX: u64 = 4 << 20;
 
@@ -444,13 +447,15 @@ impl WakeList {
                 }
                 (std::mem::take(&mut list.0), list.1)
             };
+            let count = u32::try_from(wakers.len()).unwrap_or(u32::MAX);
             wakers.into_iter().for_each(Waker::wake);
             if stop {
                 return;
             }
+            let pause = WAKE_EACH.saturating_mul(count).clamp(WAKE_EVERY_MIN, WAKE_EVERY_MAX);
             let mut list = self.list.lock();
             if !list.1 {
-                self.round.wait_for(&mut list, WAKE_EVERY);
+                self.round.wait_for(&mut list, pause);
             }
         }
     }

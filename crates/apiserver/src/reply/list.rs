@@ -192,10 +192,7 @@ impl List {
                 ciborium::into_writer(&self.item(bytes)?, out.writer()).map_err(Status::internal)?;
             }
             (Format::Protobuf, _) => {
-                let message = self.encoded(bytes)?;
-                let mut field = Vec::with_capacity(message.len() + 8);
-                meta::proto::bytes_field(&mut field, ITEMS_FIELD, &message);
-                out.extend_from_slice(&field);
+                write_message(&self.encoded(bytes)?, out);
             }
         }
         Ok(())
@@ -265,6 +262,14 @@ impl List {
     }
 }
 
+/// An item of a protobuf list.
+fn write_message(message: &[u8], out: &mut BytesMut) {
+    let mut head = Vec::with_capacity(8);
+    meta::proto::bytes_field_head(&mut head, ITEMS_FIELD, message.len());
+    out.extend_from_slice(&head);
+    out.extend_from_slice(message);
+}
+
 impl Parts for List {
     fn each(
         &self,
@@ -306,6 +311,8 @@ struct Pieces {
     list: List,
     format: Format,
     head: Option<Bytes>,
+    /// The messages of a protobuf list of stored objects.
+    messages: Vec<Bytes>,
     /// Pieces that were made already, of a protobuf list.
     held: std::vec::IntoIter<Bytes>,
     at: usize,
@@ -319,6 +326,7 @@ impl Pieces {
             list,
             format,
             head: None,
+            messages: Vec::new(),
             held: Vec::new().into_iter(),
             at: 0,
             tail: Bytes::new(),
@@ -333,9 +341,11 @@ impl Pieces {
     /// The length of all items. What is made for it is kept while it is little.
     fn measure(&mut self) -> Result<usize> {
         if self.list.view == View::Object {
-            // The messages of stored objects are kept already.
-            let length = |item| Ok(meta::proto::bytes_field_len(ITEMS_FIELD, self.list.encoded(item)?.len()));
-            return self.list.items.iter().map(length).sum();
+            // The messages of stored objects are kept already, and shared.
+            let messages: Result<Vec<Bytes>> = self.list.items.iter().map(|i| self.list.encoded(i)).collect();
+            self.messages = messages?;
+            let length = |message: &Bytes| meta::proto::bytes_field_len(ITEMS_FIELD, message.len());
+            return Ok(self.messages.iter().map(length).sum());
         }
         let (mut held, mut total, mut piece) = (Vec::new(), 0, BytesMut::new());
         let mut kept = 0;
@@ -366,8 +376,12 @@ impl Pieces {
             if self.at > 0 && self.format == Format::Json {
                 out.put_u8(b',');
             }
+            let message = self.messages.get_mut(self.at).map(std::mem::take);
             self.at += 1;
-            self.list.write_item(self.format, &item, out)?;
+            match message {
+                Some(message) => write_message(&message, out),
+                None => self.list.write_item(self.format, &item, out)?,
+            }
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Services, addresses and ports against an API in memory.
+//! Cases of Services: what they hold, what is refused, and what goes back.
 
 use super::*;
 use base::clock::SystemClock;
@@ -81,7 +81,7 @@ async fn an_address_is_an_object_while_its_service_is_there() {
     assert!(new["spec"]["clusterIPs"][1].as_str().is_some_and(|a| a.starts_with("fd00:96::")));
     assert_eq!(world.held().len(), 2);
     write.end(false).await;
-    assert_eq!(world.held(), [ip.clone()]);
+    assert_eq!(world.held(), std::slice::from_ref(&ip));
     // no address once it has another name
     let mut external = old.clone();
     external["spec"]["type"] = json!("ExternalName");

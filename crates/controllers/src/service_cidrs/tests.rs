@@ -1,8 +1,8 @@
-//! Ranges and addresses against an API in memory.
+//! Objects for the cases of the three controllers, and all of them at work.
 
 use super::*;
 use crate::start::Setup;
-use base::clock::ManualClock;
+use base::clock::SystemClock;
 use client::fake::FakeApi;
 use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
@@ -45,8 +45,7 @@ async fn until(api: &FakeApi, what: impl Fn(&FakeApi) -> bool) {
 #[tokio::test]
 async fn the_three_work_together() {
     let api = Arc::new(FakeApi::new());
-    let clock = Arc::new(ManualClock::new(MADE.parse().unwrap()));
-    let mut setup = Setup::of_fake(&api, clock.clone());
+    let mut setup = Setup::of_fake(&api, SystemClock::shared());
     setup.config.service_cidrs = vec!["10.0.0.0/16".into()];
     api.seed("/api/v1/namespaces/n/services", &service("n", "s", "10.0.0.5"));
     let handles = start(&setup);
@@ -56,12 +55,7 @@ async fn the_three_work_together() {
             && object["metadata"]["finalizers"] == json!(["networking.k8s.io/service-cidr-finalizer"])
     };
     until(&api, ready).await;
-    let addressed = |api: &FakeApi| {
-        // The Service may have been looked at before there was a range, and is due again then.
-        clock.advance(Duration::from_millis(10));
-        !api.objects(ADDRESSES).is_empty()
-    };
-    until(&api, addressed).await;
+    until(&api, |api| !api.objects(ADDRESSES).is_empty()).await;
     let made = &api.objects(ADDRESSES)[0];
     assert_eq!(made["metadata"]["labels"][FAMILY], "IPv4");
     assert_eq!(made["spec"]["parentRef"], json!({"resource": "services", "namespace": "n", "name": "s"}));

@@ -1,4 +1,4 @@
-//! Migrations against an API in memory.
+//! Cases of migrations, and one from its creation to its end.
 
 use super::*;
 use base::clock::ManualClock;

@@ -42,9 +42,14 @@ pub fn encode(schema: &Schema, ty: &str, value: &Value) -> Result<Vec<u8>, Strin
 
 /// A field whose value is bytes: a text, a message.
 pub fn bytes_field(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
-    varint(out, u64::from(number) << 3 | 2);
-    varint(out, bytes.len() as u64);
+    bytes_field_head(out, number, bytes.len());
     out.extend_from_slice(bytes);
+}
+
+/// What stands before the bytes of [`bytes_field`].
+pub fn bytes_field_head(out: &mut Vec<u8>, number: u32, bytes: usize) {
+    varint(out, u64::from(number) << 3 | 2);
+    varint(out, bytes as u64);
 }
 
 /// Bytes of what [`bytes_field`] writes.

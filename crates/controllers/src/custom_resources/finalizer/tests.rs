@@ -1,4 +1,4 @@
-//! The end of definitions against an API in memory.
+//! Cases of definitions that go.
 
 use super::*;
 use base::clock::ManualClock;
