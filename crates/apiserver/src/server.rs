@@ -23,6 +23,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use meta::permit::PermitMaker;
 use registry::Registry;
+use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
 use rustls::ServerConfig;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,6 +46,8 @@ const STREAMS_MAX: u32 = 250;
 const RESET_STREAMS_MAX: usize = 64;
 /// Bytes of one HTTP/2 stream that wait to be sent, beyond the piece that is being given to it.
 const SEND_BYTES_MAX: usize = 128 << 10;
+/// After how much silence it is asked whether the other side is there at all (upstream: `net.ListenConfig.KeepAlive`).
+const TCP_KEEP_ALIVE: Duration = Duration::from_secs(180);
 /// Bytes of request headers.
 const HEADER_BYTES_MAX: u32 = 64 << 10;
 
@@ -185,6 +188,8 @@ impl Server {
         acceptor: TlsAcceptor,
     ) {
         let _ = stream.set_nodelay(true);
+        // A watcher whose machine has gone says nothing for ever.
+        let _ = set_socket_keepalive(&stream, true).and_then(|()| set_tcp_keepidle(&stream, TCP_KEEP_ALIVE));
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
             Err(error) => return warn!(%peer, %error, "a connection could not be served"),

@@ -5,6 +5,10 @@
 use crate::element::Element;
 use meta::schema::{Field, Schema, Ty, TypeDef};
 use serde_json::{Map, Value};
+use std::sync::LazyLock;
+
+/// The zero of texts, which some fields have as their default.
+static EMPTY: LazyLock<Value> = LazyLock::new(|| "".into());
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
@@ -275,7 +279,11 @@ impl<'a> Type<'a> {
 
     fn field_default(self, name: &str) -> Option<&'a Value> {
         match self {
-            Self::Struct { def, .. } => def.fields.get(name).and_then(|f| f.default.as_ref()),
+            Self::Struct { def, .. } => {
+                let field = def.fields.get(name)?;
+                let zero = || (field.shows_zero && field.ty == Ty::String).then(|| &*EMPTY);
+                field.default.as_ref().or_else(zero)
+            }
             Self::Structural { schema, .. } => schema.get("properties")?.get(name)?.get("default"),
             _ => None,
         }

@@ -53,8 +53,8 @@ impl Strategy for PriorityClass {
         system.then_some("this is a system priority class and cannot be deleted")
     }
 
-    /// Upstream gives a generation that never changes.
     fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
+        // and no update counts (upstream: `registry/scheduling/priorityclass/strategy.go`)
         object::set_meta(obj, "generation", 1);
     }
 

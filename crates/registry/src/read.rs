@@ -5,7 +5,7 @@ use crate::Registry;
 use crate::cursor::Cursor;
 use bytes::Bytes;
 use kinds::KindDef;
-use memchr::memmem;
+use memchr::memmem::{self, Finder};
 use meta::permit::Permit;
 use meta::selector::{FieldSelector, LabelSelector};
 use meta::status::{Result, Status};
@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use store::{Entry, Range, ReadError, Revision};
 
 /// Keys read at a time while a selector thins them out.
@@ -55,7 +56,8 @@ pub struct Listed {
 }
 
 /// Where an object's metadata begins, and what is read of it.
-const METADATA: &[u8] = b"\"metadata\":";
+static METADATA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"metadata\":"));
+static LABELS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"labels\":{"));
 
 #[derive(Deserialize)]
 struct Head<'a> {
@@ -70,7 +72,7 @@ struct Head<'a> {
 impl<'a> Head<'a> {
     /// Reads no further than the metadata, which stands first (see [`crate::encode`]).
     fn read(bytes: &'a [u8]) -> Option<Self> {
-        let at = memmem::find(bytes, METADATA)? + METADATA.len();
+        let at = METADATA.find(bytes)? + METADATA.needle().len();
         serde_json::Deserializer::from_slice(&bytes[at..]).into_iter().next()?.ok()
     }
 }
@@ -119,14 +121,13 @@ impl Selectors {
 /// Whether an object's bytes can have the labels that a selector asks for by their values. Most objects that a selector
 /// leaves out are left out by this, at a fraction of what reading them costs.
 fn may_have(bytes: &[u8], labels: &LabelSelector) -> bool {
-    const LABELS: &[u8] = b"\"labels\":{";
     let mut wanted = labels.values_asked_for().peekable();
     if wanted.peek().is_none() {
         return true;
     }
     // The first that stand in an object are its own, or it has none; labels have nothing in them that JSON escapes.
-    let Some(at) = memmem::find(bytes, LABELS) else { return false };
-    let own = &bytes[at + LABELS.len()..];
+    let Some(at) = LABELS.find(bytes) else { return false };
+    let own = &bytes[at + LABELS.needle().len()..];
     let own = &own[..memchr::memchr(b'}', own).unwrap_or(own.len())];
     wanted.all(|value| memmem::find(own, value.as_bytes()).is_some())
 }

@@ -68,6 +68,8 @@ struct Seen {
     registry: Arc<Registry>,
     kind: Arc<KindDef>,
     selectors: Selectors,
+    /// Changes up to here are not asked for.
+    after: Revision,
 }
 
 /// A running watch.
@@ -90,13 +92,20 @@ impl Registry {
         query: &WatchQuery,
     ) -> Result<Watching> {
         query.selectors.check(kind)?;
-        self.fresh(&query.resource_version).await?;
+        let fresh = match self.fresh(&query.resource_version).await {
+            Err(e) if e.code != 504 => return Err(e),
+            fresh => fresh,
+        };
         let asked = parse_revision(&query.resource_version)?;
         let unset = query.resource_version.is_empty();
         // Without a version (or with 0) the watch starts with the state, as synthetic ADDED events.
         let state_first = query.initial_events.unwrap_or(unset || asked == 0);
+        // A watch of changes after a version that is not there yet waits for it, and sees none before.
+        if state_first {
+            fresh?;
+        }
         let (mut ready, mut initial) = (VecDeque::new(), None);
-        let mut from = asked;
+        let mut from = asked.min(self.store.revision());
         if state_first {
             let list = ListQuery {
                 selectors: query.selectors.clone(),
@@ -129,7 +138,12 @@ impl Registry {
             }
         })?;
         let selectors = query.selectors.clone();
-        let seen = Seen { registry: self.clone(), kind: kind.clone(), selectors };
+        let seen = Seen {
+            registry: self.clone(),
+            kind: kind.clone(),
+            selectors,
+            after: if state_first { 0 } else { asked },
+        };
         Ok(Watching { seen, ready, changes: VecDeque::new(), initial, watcher })
     }
 }
@@ -216,6 +230,9 @@ impl Watching {
 impl Seen {
     /// How the selectors see a change: an object that leaves them is deleted, one that enters them is added.
     async fn translate(&self, e: &Event) -> Result<Option<WatchEvent>> {
+        if e.revision <= self.after {
+            return Ok(None);
+        }
         let previous = match &e.previous {
             Some(bytes) => Some(in_version(&self.registry, &self.kind, bytes).await?),
             None => None,

@@ -127,7 +127,7 @@ impl Registry {
         let mut errors = object_meta::validate(r.kind, obj);
         errors.extend(r.kind.strategy.validate(obj));
         if !errors.is_empty() {
-            return Err(Status::invalid(&r.kind.group_kind(), object::name(obj), &errors));
+            return Err(Status::invalid(&told_kind(r.kind), object::name(obj), &errors));
         }
         let name = object::name(obj);
         r.admit.validate(Operation::Create, name, Some(obj), None).await?;
@@ -247,7 +247,7 @@ impl Registry {
         errors.extend(object_meta::validate_update(&new, old));
         errors.extend(r.kind.strategy.validate_update(&new, old, &ctx));
         if !errors.is_empty() {
-            return Err(Status::invalid(&r.kind.group_kind(), r.name, &errors));
+            return Err(Status::invalid(&told_kind(r.kind), r.name, &errors));
         }
         r.admit.validate(Operation::Update, r.name, Some(&new), Some(old)).await?;
         let warnings = r.kind.strategy.warnings(&new, Some(old));
@@ -368,14 +368,22 @@ pub fn match_namespace(kind: &KindDef, namespace: &str, obj: &mut Value) -> Resu
     Ok(())
 }
 
+/// The kind that errors name: upstream's is that of its own form of the object, which is in the group that stores it.
+fn told_kind(kind: &KindDef) -> meta::GroupKind {
+    let group = kind.stored_as.as_ref().map_or(&kind.group, |(group, _)| group);
+    meta::GroupKind { group: group.to_string(), kind: kind.kind.to_string() }
+}
+
 fn precondition_uid(r: &Request<'_>, new: &Value, current: &str) -> Result<()> {
     let asked = object::uid(new);
     if asked.is_empty() || asked == current {
         return Ok(());
     }
+    let key = r.kind.key(r.namespace, r.name);
+    // A dry run does not come to upstream's store, which is what puts this before keys.
+    let shown = key.strip_prefix("/registry").filter(|_| r.dry_run).unwrap_or(&key);
     let why = format!(
-        "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {asked}, UID in object meta: {current}",
-        r.kind.key(r.namespace, r.name)
+        "StorageError: invalid object, Code: 4, Key: {shown}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {asked}, UID in object meta: {current}"
     );
     Err(Status::conflict(&r.kind.group_resource(), r.name, &why))
 }

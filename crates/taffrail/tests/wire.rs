@@ -99,6 +99,10 @@ async fn watches(api: &HttpsApi) {
     assert!(tables[0]["object"]["columnDefinitions"].is_array());
     assert!(tables[1..].iter().all(|t| t["object"]["columnDefinitions"].is_null()));
 
+    let ahead = format!("{MAPS}?watch=true&timeoutSeconds=1&resourceVersion=99999999");
+    let (head, body) = get(api, &ahead, &[]).await;
+    assert!(head.status() == StatusCode::OK && body.is_empty());
+
     let (head, body) = get(api, &format!("{MAPS}?watch=true&sendInitialEvents=true"), &[]).await;
     assert_eq!(head.status(), StatusCode::UNPROCESSABLE_ENTITY);
     assert!(

@@ -108,8 +108,9 @@ impl<'a> Connection<'a> {
         let code = answer.status().as_u16();
         let content_type = headers.get("content-type").map(text).unwrap_or_default();
         let warnings = headers.get_all("warning").iter().map(text).collect();
+        let closes = headers.get("connection").is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"close"));
         let body = answer.into_body().collect().await.map_err(|e| e.to_string())?.to_bytes();
-        self.sender = Some(sender);
+        self.sender = Some(sender).filter(|_| !closes);
         Ok(Answer { code, content_type, warnings, body })
     }
 }

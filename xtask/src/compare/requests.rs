@@ -256,8 +256,10 @@ fn plain(text: &str) -> String {
         w.len() == 36 && w.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') && w.matches('-').count() == 4
     };
     let is_time = |w: &str| w.len() >= 20 && w.starts_with("20") && w.contains('T') && w.contains(':');
-    let is_revision =
-        |before: &str, w: &str| before.ends_with("current: ") && w.bytes().all(|b| b.is_ascii_digit());
+    let is_revision = |before: &str, w: &str| {
+        let begins = ["current: ", "in record ("].iter().any(|b| before.ends_with(b));
+        begins && w.bytes().all(|b| b.is_ascii_digit())
+    };
     let mut out = String::with_capacity(text.len());
     let mut word = String::new();
     for c in text.chars().chain([' ']) {

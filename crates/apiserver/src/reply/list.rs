@@ -60,7 +60,7 @@ pub fn render(kind: Arc<KindDef>, listed: Listed, how: &Rendering) -> Result<Ren
 
 fn sent(list: List, encoding: Encoding) -> Result<http::Response<client::Body>> {
     let pieces = Pieces::new(list, encoding.format)?;
-    wire::pieces(200, encoding, pieces).map_err(|e| Status::internal(e))
+    wire::pieces(200, encoding, pieces).map_err(Status::internal)
 }
 
 /// 406 of a view that the object does not have.

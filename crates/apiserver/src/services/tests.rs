@@ -1,3 +1,5 @@
+//! Services, addresses and ports against an API in memory.
+
 use super::*;
 use base::clock::SystemClock;
 use base::rng::Rng;

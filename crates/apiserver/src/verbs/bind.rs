@@ -127,3 +127,33 @@ fn bound(old: &Value, binding: &Value, now: &str) -> Result<Value> {
     }
     Ok(new)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn binding(name: &str) -> Value {
+        json!({"metadata": {"name": "p", "labels": {"a": "b"}}, "target": {"kind": "Node", "name": name}})
+    }
+
+    #[test]
+    fn a_pod_is_bound_once() {
+        let pod = json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": {}, "status": {}});
+        let new = bound(&pod, &binding("n"), "now").expect("bound");
+        assert_eq!((&new["spec"]["nodeName"], &new["metadata"]["labels"]["a"]), (&json!("n"), &json!("b")));
+        assert_eq!(new["status"]["conditions"][0]["status"], "True");
+        let again = bound(&new, &binding("m"), "now").expect_err("bound twice");
+        assert!(again.message.ends_with("pod p is already assigned to node \"n\""), "{}", again.message);
+        let mut other = binding("n");
+        other["metadata"]["uid"] = "v".into();
+        let other = bound(&pod, &other, "now").expect_err("another pod");
+        assert!(other.message.contains("UID in precondition: v, UID in object meta: u"), "{}", other.message);
+    }
+
+    #[test]
+    fn a_target_is_a_node() {
+        assert_eq!(check(&json!({"name": "n"})), []);
+        assert_eq!(check(&json!({"kind": "Pod", "name": ""})).len(), 2);
+        assert_eq!(check(&json!({"kind": "Node", "name": "A_b"})).len(), 1);
+    }
+}

@@ -48,7 +48,7 @@ pub async fn pod(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     if node.is_empty() {
         // A pod without a node has no logs yet; everything else needs a host.
         if info.subresource == "log" {
-            return Ok(Reply::Text { code: 204, content_type: "text/plain", body: bytes::Bytes::new() });
+            return Ok(Reply::Text { code: 204, content_type: "", body: bytes::Bytes::new() });
         }
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", info.name)));
     }

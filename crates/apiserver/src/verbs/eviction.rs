@@ -60,9 +60,7 @@ pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let admit = Admission { ctx, kind, dry_run };
     admit.mutate(Operation::Create, &ctx.info.name, &mut eviction, None).await?;
     check(&eviction, &ctx.info.name)?;
-    let options = eviction.get("deleteOptions").filter(|o| !o.is_null()).cloned();
-    let mut options = DeleteOptions::from_value(&options.unwrap_or_else(|| json!({})))?;
-    options.dry_run |= dry_run;
+    let options = delete_options(&eviction["deleteOptions"], dry_run)?;
     admit.validate(Operation::Create, &ctx.info.name, Some(&eviction), None).await?;
     let eviction = Eviction { ctx, kind, options };
     let Some(pod) = eviction.without_budget().await? else { return Ok(done()) };
@@ -211,6 +209,25 @@ impl Eviction<'_> {
         }
         ctx.server.registry.delete(&request, &options).await.map(drop)
     }
+}
+
+/// The options of the delete. Upstream does not look for mistakes in them, but for two opinions about dry runs
+/// (upstream: `propagateDryRun`).
+fn delete_options(sent: &Value, dry_run: bool) -> Result<DeleteOptions> {
+    let mut options = if sent.is_object() { sent.clone() } else { json!({}) };
+    let own = object::strings(&options["dryRun"]);
+    if dry_run && !own.is_empty() && own != ["All"] {
+        let text =
+            format!("Non-matching dry-run options in request and content: [All] and [{}]", own.join(" "));
+        return Err(Status::new(500, meta::Reason::Unknown, text));
+    }
+    if dry_run || !own.is_empty() {
+        options["dryRun"] = json!(["All"]);
+    }
+    if !matches!(options["propagationPolicy"].as_str(), Some("Orphan" | "Background" | "Foreground")) {
+        options["propagationPolicy"] = Value::Null;
+    }
+    DeleteOptions::from_value(&options)
 }
 
 /// The version that a body is in: upstream still reads the beta one, which it no longer serves.

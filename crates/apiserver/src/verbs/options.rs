@@ -64,3 +64,31 @@ fn parsed<T: std::str::FromStr<Err = std::num::ParseIntError>>(
         _ => "invalid syntax",
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(query: &str) -> String {
+        check_log(&Query::parse(query), "p").err().map(|s| s.message).unwrap_or_default()
+    }
+
+    #[test]
+    fn options_of_logs_are_checked() {
+        assert_eq!(told("tailLines=0&limitBytes=1&sinceTime=2020-01-01T00:00:00Z"), "");
+        assert_eq!(told("tailLines=x"), "strconv.ParseInt: parsing \"x\": invalid syntax");
+        assert!(told("sinceTime=x").starts_with("parsing time \"x\" as"));
+        assert_eq!(
+            told("sinceSeconds=5&sinceTime=2020-01-01T00:00:00Z"),
+            "PodLogOptions \"p\" is invalid: []: Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified"
+        );
+        assert!(told("sinceSeconds=0&stream=Stdout").contains("stream: Forbidden: may not be specified"));
+    }
+
+    #[test]
+    fn ports_are_numbers() {
+        assert!(check_ports(&Query::parse("ports=80&ports=81")).is_ok());
+        let wrong = check_ports(&Query::parse("ports=99999999999")).expect_err("too large");
+        assert!(wrong.message.ends_with("value out of range"), "{}", wrong.message);
+    }
+}

@@ -180,7 +180,7 @@ pub fn patched(ctx: &Context, kind: &KindDef, patch: &Patch, old: &Value) -> Res
     };
     let text = match patch {
         Patch::Strategic(p) => {
-            let shown = meta::patch::strategic::go_text(p);
+            let shown = meta::patch::strategic::shown(p);
             let fitted = kinds::schema::schema().from_unstructured(&mut patched, &kind.schema);
             fitted.map_err(|why| wrong(&shown, &why))?;
             shown

@@ -1,3 +1,5 @@
+//! Elections against an API in memory.
+
 use super::*;
 use crate::events::Flavor;
 use crate::fake::FakeApi;

@@ -1,3 +1,5 @@
+//! Ranges and addresses against an API in memory.
+
 use super::*;
 use crate::start::Setup;
 use base::clock::ManualClock;
@@ -44,7 +46,7 @@ async fn until(api: &FakeApi, what: impl Fn(&FakeApi) -> bool) {
 async fn the_three_work_together() {
     let api = Arc::new(FakeApi::new());
     let clock = Arc::new(ManualClock::new(MADE.parse().unwrap()));
-    let mut setup = Setup::of_fake(&api, clock);
+    let mut setup = Setup::of_fake(&api, clock.clone());
     setup.config.service_cidrs = vec!["10.0.0.0/16".into()];
     api.seed("/api/v1/namespaces/n/services", &service("n", "s", "10.0.0.5"));
     let handles = start(&setup);
@@ -54,7 +56,12 @@ async fn the_three_work_together() {
             && object["metadata"]["finalizers"] == json!(["networking.k8s.io/service-cidr-finalizer"])
     };
     until(&api, ready).await;
-    until(&api, |api| !api.objects(ADDRESSES).is_empty()).await;
+    let addressed = |api: &FakeApi| {
+        // The Service may have been looked at before there was a range, and is due again then.
+        clock.advance(Duration::from_millis(10));
+        !api.objects(ADDRESSES).is_empty()
+    };
+    until(&api, addressed).await;
     let made = &api.objects(ADDRESSES)[0];
     assert_eq!(made["metadata"]["labels"][FAMILY], "IPv4");
     assert_eq!(made["spec"]["parentRef"], json!({"resource": "services", "namespace": "n", "name": "s"}));

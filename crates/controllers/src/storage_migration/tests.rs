@@ -1,3 +1,5 @@
+//! Migrations against an API in memory.
+
 use super::*;
 use base::clock::ManualClock;
 use client::Kind;

@@ -82,6 +82,14 @@ impl Strategy for Pod {
         pod_defaults::pod(obj);
     }
 
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static str]> {
+        (subresource == "status").then_some(&[
+            "spec",
+            "metadata.deletionTimestamp",
+            "metadata.ownerReferences",
+        ])
+    }
+
     fn early_warnings(&self, obj: &Value) -> Vec<String> {
         prepare::apparmor_warnings(obj)
     }
@@ -130,7 +138,10 @@ impl Strategy for Pod {
 
     fn validate_update(&self, new: &Value, old: &Value, ctx: &Ctx) -> ErrorList {
         match ctx.subresource {
-            "status" | "binding" => validation::status_update(new, old),
+            "status" => validation::status_update(new, old),
+            // A binding goes past the strategy: what it may do is checked where it is made (upstream:
+            // `pkg/registry/core/pod/storage/storage.go#setPodNodeAndMetadata`).
+            "binding" => Vec::new(),
             "ephemeralcontainers" => ephemeral::errors(new, old),
             "resize" => resize::errors(new, old),
             _ => validation::update(new, old),

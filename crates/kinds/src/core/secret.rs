@@ -169,6 +169,22 @@ mod tests {
     use serde_json::json;
 
     #[test]
+    fn pairs_that_cannot_be_read_are_told() {
+        let pem = |label: &str| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
+        let told = |certificate: &str, key: &str| {
+            let data = json!({"tls.crt": STANDARD.encode(certificate), "tls.key": STANDARD.encode(key)});
+            tls_warning(&data).unwrap_or_default()
+        };
+        assert_eq!(told(&pem("CERTIFICATE"), &pem("RSA PRIVATE KEY")), "");
+        assert_eq!(told("a", "b"), "tls: failed to find any PEM data in certificate input");
+        assert!(told(&pem("PRIVATE KEY"), "b").ends_with("PEM inputs may have been switched"));
+        assert_eq!(told(&pem("CERTIFICATE"), "b"), "tls: failed to find any PEM data in key input");
+        assert!(
+            told(&pem("CERTIFICATE"), &pem("PUBLIC KEY")).ends_with("of the following types: [PUBLIC KEY]")
+        );
+    }
+
+    #[test]
     fn plain_text_becomes_data_and_wins() {
         let mut s = json!({"data": {"a": "eA=="}, "stringData": {"a": "b", "c": "d"}});
         Secret.default(&mut s);

@@ -336,7 +336,7 @@ mod tests {
             [
                 "d.attributes[a].version: Invalid value: \"1.2\": must be a string compatible with semver.org spec 2.0.0",
                 "d.attributes[b]: Invalid value: \"\": must specify one of: `int`, `bool`, `string`, `version`, `ints`, `bools`, `strings`, `versions`",
-                "d.attributes[c]: Invalid value: \"{int, bool}\": must specify exactly one of: int, bool, string, version, ints, bools, strings, versions",
+                "d.attributes[c]: Invalid value: \"{int, bool}\": must specify exactly one of: `int`, `bool`, `string`, `version`, `ints`, `bools`, `strings`, `versions`",
             ]
         );
     }

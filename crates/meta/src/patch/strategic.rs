@@ -422,8 +422,23 @@ fn go_type(v: &Value) -> &'static str {
     }
 }
 
+/// A patch as Go's `%v` prints it when it was applied: upstream takes the directives out on the way.
+pub fn shown(patch: &Value) -> String {
+    fn plain(v: &Value) -> Value {
+        match v {
+            Value::Object(m) => {
+                let kept = m.iter().filter(|(k, _)| !k.starts_with('$'));
+                Value::Object(kept.map(|(k, v)| (k.clone(), plain(v))).collect())
+            }
+            Value::Array(list) => list.iter().map(plain).collect(),
+            other => other.clone(),
+        }
+    }
+    go_text(&plain(patch))
+}
+
 /// A value as Go's `%v` prints it.
-pub fn go_text(v: &Value) -> String {
+fn go_text(v: &Value) -> String {
     match v {
         Value::Null => "<nil>".to_owned(),
         Value::String(s) => s.clone(),

@@ -139,11 +139,7 @@ impl<'s> Decoder<'s> {
             let read = self.value(value, &field.ty, &field.go);
             self.stack.pop();
             self.path.truncate(mark);
-            // An empty list or map that is always written comes back from upstream's store as none.
-            let none =
-                |v: &Value| !field.pointer && matches!(field.ty, Ty::List(_) | Ty::Map(_)) && is_zero(v);
-            let shown = |v: &Value| field.pointer || !field.omitempty || !is_zero(v);
-            if let Some(v) = read.filter(|v| shown(v) && !none(v)) {
+            if let Some(v) = read.filter(|v| field.pointer || !field.omitempty || !is_zero(v)) {
                 out.insert(key, v);
             }
         }

@@ -51,7 +51,16 @@ pub struct AuditLogOptions {
     pub audit_log_version: String,
 
     /// Compress rotated audit log files
-    #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch, action = clap::ArgAction::Set, hide_default_value = true)]
+    #[arg(
+        long,
+        default_value = "false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = switch,
+        action = clap::ArgAction::Set,
+        hide_default_value = true,
+    )]
     pub audit_log_compress: bool,
 
     /// How the audit log is written
@@ -71,7 +80,16 @@ pub struct AuditLogOptions {
     pub audit_log_batch_max_wait: Duration,
 
     /// Limit the rate of batches in batch mode
-    #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch, action = clap::ArgAction::Set, hide_default_value = true)]
+    #[arg(
+        long,
+        default_value = "false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = switch,
+        action = clap::ArgAction::Set,
+        hide_default_value = true,
+    )]
     pub audit_log_batch_throttle_enable: bool,
 
     /// Batches a second on average, with the rate limited
@@ -83,7 +101,16 @@ pub struct AuditLogOptions {
     pub audit_log_batch_throttle_burst: u32,
 
     /// Leave out bodies, then whole events, that are larger than the log's limits
-    #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch, action = clap::ArgAction::Set, hide_default_value = true)]
+    #[arg(
+        long,
+        default_value = "false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = switch,
+        action = clap::ArgAction::Set,
+        hide_default_value = true,
+    )]
     pub audit_log_truncate_enabled: bool,
 
     /// Largest size in bytes of a batch in the log, with truncation
@@ -127,7 +154,15 @@ pub struct AuditWebhookOptions {
     pub audit_webhook_batch_max_wait: Duration,
 
     /// Limit the rate of batches
-    #[arg(long, default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch, action = clap::ArgAction::Set)]
+    #[arg(
+        long,
+        default_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = switch,
+        action = clap::ArgAction::Set,
+    )]
     pub audit_webhook_batch_throttle_enable: bool,
 
     /// Batches a second that are sent to the webhook, on average
@@ -139,7 +174,16 @@ pub struct AuditWebhookOptions {
     pub audit_webhook_batch_throttle_burst: u32,
 
     /// Leave out bodies, then whole events, that are larger than the webhook's limits
-    #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch, action = clap::ArgAction::Set, hide_default_value = true)]
+    #[arg(
+        long,
+        default_value = "false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = switch,
+        action = clap::ArgAction::Set,
+        hide_default_value = true,
+    )]
     pub audit_webhook_truncate_enabled: bool,
 
     /// Largest size in bytes of a request to the webhook, with truncation

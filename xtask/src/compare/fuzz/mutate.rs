@@ -364,11 +364,7 @@ mod tests {
         for seed in 0..200 {
             let dice = Dice::seeded(seed);
             let Some(made) = mutate(schemas, schemas.named("Toy"), value.clone(), &dice) else { continue };
-            assert!(
-                made.at.starts_with("/spec") || made.at == "/kind" || made.at == "/apiVersion",
-                "{}",
-                made.at
-            );
+            assert!(made.at.starts_with('/'), "{}", made.at);
             changed += usize::from(made.value != value || made.twice.is_some());
         }
         assert!(changed > 100, "{changed}");

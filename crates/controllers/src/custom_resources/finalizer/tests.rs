@@ -1,3 +1,5 @@
+//! The end of definitions against an API in memory.
+
 use super::*;
 use base::clock::ManualClock;
 use client::fake::FakeApi;

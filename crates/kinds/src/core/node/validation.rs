@@ -141,9 +141,8 @@ fn pod_cidrs(spec: &Value, errors: &mut ErrorList) {
     let ranges: Vec<&str> = items(spec, "podCIDRs").iter().filter_map(Value::as_str).collect();
     let mut bad = None;
     for (i, range) in ranges.iter().enumerate() {
-        let known = errors.len();
         ip::legacy_cidr(range, &at.index(i), &[], errors);
-        if bad.is_none() && errors.len() > known {
+        if bad.is_none() && ip::parse_cidr(range).is_none() {
             bad = Some((i, range));
         }
     }
@@ -160,5 +159,53 @@ fn pod_cidrs(spec: &Value, errors: &mut ErrorList) {
     if ranges.len() > 2 || v6 == 0 || v6 == ranges.len() || bad.is_some() {
         let detail = "may specify no more than one CIDR for each IP family";
         errors.push(Error::invalid(&at, spec["podCIDRs"].clone(), detail));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn told(errors: &[Error]) -> Vec<String> {
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_a_node_says_is_checked() {
+        let node = json!({"spec": {"taints": [{"key": "a", "effect": "Nope"}, {"key": "a", "effect": "Nope"}],
+            "podCIDRs": ["x", "10.0.0.0/24"]}, "status": {"declaredFeatures": ["B", "A"], "nodeInfo": {"swap": {"capacity": 0}}}});
+        let told = told(&whole(&node));
+        assert_eq!(told.len(), 8);
+        assert!(told[0].ends_with("supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\""));
+        assert!(told[2].starts_with("metadata.taints[1]: Duplicate value:"), "{}", told[2]);
+        assert!(told[2].ends_with(": taints must be unique by key and effect pair"), "{}", told[2]);
+        assert_eq!(told[3], "metadata.nodeSwapStatus.capacity: Invalid value: 0: must be greater than zero");
+        assert_eq!(
+            told[4],
+            "status.declaredFeatures[1]: Invalid value: \"A\": list must be sorted alphabetically"
+        );
+        assert!(told[6].ends_with("invalid CIDR[0]: <nil> (invalid CIDR address: x)"), "{}", told[6]);
+    }
+
+    #[test]
+    fn an_identity_does_not_change() {
+        let old = json!({"spec": {"providerID": "a", "podCIDRs": ["10.0.0.0/24"]}});
+        let change = |spec: Value| told(&update(&json!({ "spec": spec }), &old));
+        assert_eq!(change(old["spec"].clone()), [""; 0]);
+        assert_eq!(
+            change(json!({"providerID": "b", "podCIDRs": ["10.0.0.0/24"], "externalID": "x"})),
+            [
+                "spec.providerID: Invalid value: null: field cannot be modified once set",
+                "spec.externalID: Forbidden: may not be updated",
+            ]
+        );
+        assert_eq!(change(json!({})).len(), 2);
+    }
+
+    #[test]
+    fn features_have_names() {
+        assert!(["A", "MyFeature/mySub"].iter().all(|n| wrong_feature(n).is_none()));
+        assert!(["", "a", "A/", "A/1", "A-b"].iter().all(|n| wrong_feature(n).is_some()));
     }
 }

@@ -256,6 +256,18 @@ mod tests {
     }
 
     #[test]
+    fn affinities_only_get_the_new_names_of_labels() {
+        let affinity = |key: &str| {
+            let terms = json!([{"matchExpressions": [{"key": key, "operator": "In", "values": ["a"]}]}]);
+            json!({"required": {"nodeSelectorTerms": terms}})
+        };
+        let (old, new) = (affinity("beta.kubernetes.io/os"), affinity("kubernetes.io/os"));
+        assert!(same_affinity(&new, &old) && same_affinity(&old, &old));
+        assert!(!same_affinity(&old, &new) && !same_affinity(&affinity("x"), &old));
+        assert!(!same_affinity(&Value::Null, &old));
+    }
+
+    #[test]
     fn volumes() {
         assert_eq!(found(|_| {}), Vec::<String>::new());
         assert_eq!(

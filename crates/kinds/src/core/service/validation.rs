@@ -435,3 +435,35 @@ fn family_changes(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList)
         errors.push(Error::invalid(&path.child("ipFamilyPolicy"), new["ipFamilyPolicy"].clone(), detail));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_balancer_has_addresses_and_names() {
+        let old = json!({"status": {"loadBalancer": {}}});
+        let told = |kind: &str, ingress: Value| {
+            let new = json!({"spec": {"type": kind}, "status": {"loadBalancer": {"ingress": ingress}}});
+            status(&new, &old).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            told("LoadBalancer", json!([{"ip": "1.2.3.4", "ipMode": "VIP"}, {"hostname": "a.b"}])),
+            [""; 0]
+        );
+        assert_eq!(
+            told("ClusterIP", json!([{"ip": "1.2.3.4", "ipMode": "VIP"}])),
+            ["status.loadBalancer.ingress: Forbidden: may only be used when `spec.type` is 'LoadBalancer'"]
+        );
+        let wrong = json!([{"ip": "1.2.3.4"}, {"ipMode": "VIP"}, {"ip": "1.2.3.4", "ipMode": "Nope"}, {"hostname": "1.2.3.4"}]);
+        assert_eq!(
+            told("LoadBalancer", wrong),
+            [
+                "status.loadBalancer.ingress[0].ipMode: Required value: must be specified when `ip` is set",
+                "status.loadBalancer.ingress[1].ipMode: Forbidden: may not be specified when `ip` is not set",
+                "status.loadBalancer.ingress[2].ipMode: Unsupported value: \"Nope\": supported values: \"Proxy\", \"VIP\"",
+                "status.loadBalancer.ingress[3].hostname: Invalid value: \"1.2.3.4\": must be a DNS name, not an IP address",
+            ]
+        );
+    }
+}
