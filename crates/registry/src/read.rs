@@ -57,6 +57,7 @@ pub struct Listed {
 
 /// Where an object's metadata begins, and what is read of it.
 static METADATA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"metadata\":"));
+static NAME: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"name\":\""));
 static LABELS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"labels\":{"));
 
 #[derive(Deserialize)]
@@ -89,6 +90,11 @@ impl Selectors {
         }
         if !may_have(bytes, &self.labels) {
             return false;
+        }
+        if self.fields.is_empty()
+            && let Some(labels) = own_labels(bytes)
+        {
+            return self.labels.matches(|key| labels.get(key).map(|v| &**v));
         }
         let Some(head) = Head::read(bytes) else { return false };
         if !self.labels.matches(|key| head.labels.get(key).map(|v| &**v)) {
@@ -130,6 +136,16 @@ fn may_have(bytes: &[u8], labels: &LabelSelector) -> bool {
     let own = &bytes[at + LABELS.needle().len()..];
     let own = &own[..memchr::memchr(b'}', own).unwrap_or(own.len())];
     wanted.all(|value| memmem::find(own, value.as_bytes()).is_some())
+}
+
+/// The labels of an object that surely are its own, without reading what else there is: members of its metadata stand in
+/// the order of their names, so what comes before the first `name` and is called `labels` is no other object's.
+fn own_labels(bytes: &[u8]) -> Option<BTreeMap<Cow<'_, str>, Cow<'_, str>>> {
+    let begin = LABELS.find(bytes)?;
+    let name = NAME.find(bytes)?;
+    // Without the opening brace, which is part of what was looked for.
+    let at = begin + LABELS.needle().len() - 1;
+    (begin < name).then(|| serde_json::Deserializer::from_slice(&bytes[at..]).into_iter().next()?.ok())?
 }
 
 fn is_meta_field(field: &str) -> bool {
