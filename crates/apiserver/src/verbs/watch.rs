@@ -6,7 +6,7 @@ use crate::codec;
 use crate::context::Context;
 use crate::encoded::Encoded;
 use crate::negotiate::{Accepted, Format, View};
-use crate::reply::{Reply, response, streaming, wire};
+use crate::reply::{Reply, streaming};
 use crate::table::{TableView, partial_bytes};
 use crate::websocket;
 use base::clock::SharedClock;
@@ -60,9 +60,7 @@ pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         }
         accepted.encoding.format = Format::Json;
     }
-    // The initial events may be many (upstream: `WatchListCompression`).
     let to_websocket = websocket::wanted(ctx);
-    let gzip = accepted.encoding.gzip && initial_events == Some(true) && bookmarks && !to_websocket;
     let framing = Framing {
         kind: kind.clone(),
         accepted,
@@ -71,7 +69,6 @@ pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         headers: AtomicBool::new(true),
         // A message of a WebSocket is an event.
         piece_bytes: if to_websocket { 0 } else { PIECE_BYTES },
-        gzip,
         encoded: ctx.server.encoded.clone(),
     };
     let shutdown = ctx.server.draining.child_token();
@@ -80,11 +77,7 @@ pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         let text = accepted.encoding.format == Format::Json;
         return websocket::messages(ctx, streaming(pieces), text);
     }
-    let mut out = response(200, accepted.encoding.format.watch_type(), streaming(pieces));
-    if gzip {
-        wire::mark_gzip(out.headers_mut());
-    }
-    Ok(Reply::Raw(out))
+    Ok(Reply::Stream { content_type: accepted.encoding.format.watch_type(), body: streaming(pieces) })
 }
 
 fn check_options(ctx: &Context, initial_events: Option<bool>) -> Result<()> {
@@ -120,7 +113,6 @@ struct Framing {
     /// The next table is the first, which alone has the column definitions.
     headers: AtomicBool,
     piece_bytes: usize,
-    gzip: bool,
     encoded: Arc<Encoded>,
 }
 
@@ -147,14 +139,9 @@ impl Framing {
     /// What goes before an object that is sent as it is stored; `None` for what is to be written first.
     fn shared(&self, event: &WatchEvent) -> Option<Bytes> {
         let json = matches!(self.accepted.encoding.format, Format::Json | Format::Yaml);
-        let plain = self.accepted.view == View::Object && !self.gzip && self.piece_bytes > 0;
+        let plain = self.accepted.view == View::Object && self.piece_bytes > 0;
         let shared = json && plain && event.object.len() > SHARED_OVER_BYTES;
         shared.then(|| format!("{{\"type\":\"{}\",\"object\":", event.kind.as_str()).into())
-    }
-
-    /// Some events as they go out.
-    fn piece(&self, out: BytesMut) -> Bytes {
-        if self.gzip { wire::gzip(&out) } else { out.freeze() }
     }
 
     /// The end of a watch by an error, as the client's last event.
@@ -163,7 +150,7 @@ impl Framing {
         let object = Bytes::from(serde_json::to_vec(status).unwrap_or_default());
         // A Status has every form.
         let _ = codec::watch_event(self.accepted.encoding.format, "ERROR", &object, &mut out);
-        self.piece(out)
+        out.freeze()
     }
 }
 
@@ -187,7 +174,7 @@ fn events(
                     if let Some(event) = last {
                         let mut out = BytesMut::new();
                         if framing.write(&mut out, &event).is_ok() {
-                            yield Ok(framing.piece(out));
+                            yield Ok(out.freeze());
                         }
                     }
                     return;
@@ -224,7 +211,7 @@ fn events(
                     next = watching.buffered();
                 }
             }
-            yield Ok(framing.piece(out));
+            yield Ok(out.freeze());
         }
     };
     stream.boxed()
