@@ -193,14 +193,18 @@ pub fn quoted(text: &str) -> String {
             '\u{b}' => out.push_str("\\v"),
             '\u{c}' => out.push_str("\\f"),
             c if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
-            // Rust and Go agree on what can be printed, but for accents that stand alone.
-            c if c.is_ascii() || !c.escape_debug().to_string().starts_with("\\u") => out.push(c),
+            c if c.is_ascii() || is_printable(c) => out.push(c),
             c if u32::from(c) > 0xffff => out.push_str(&format!("\\U{:08x}", u32::from(c))),
             c => out.push_str(&format!("\\u{:04x}", u32::from(c))),
         }
     }
     out.push('"');
     out
+}
+
+/// Rust and Go agree on what can be printed. Behind a letter, as an accent is meant to stand; alone Rust escapes it.
+fn is_printable(c: char) -> bool {
+    !String::from_iter(['a', c]).escape_debug().to_string().starts_with("a\\u")
 }
 
 /// Joins errors as upstream's `ToAggregate().Error()`: one alone, several in brackets, duplicates once.
@@ -240,6 +244,7 @@ mod tests {
     #[test]
     fn texts_are_quoted_as_in_go() {
         assert_eq!(quoted("a\"\\\n\u{7f}\0é\u{200b}"), "\"a\\\"\\\\\\n\\x7f\\x00é\\u200b\"");
+        assert_eq!(quoted("e\u{301}\u{2028}\u{85}"), "\"e\u{301}\\u2028\\u0085\"");
         let e = Error::invalid(&Path::new("a"), "\u{7f}", "b");
         assert_eq!(e.to_string(), "a: Invalid value: \"\\x7f\": b");
     }

@@ -2,7 +2,8 @@
 //! `policy/check_*.go`; the texts are upstream's).
 
 use super::checks::Violation;
-use super::pod::{Pod, Values, containers_named, go_quoted, join_quoted, list_of, plural, text};
+use super::pod::{Pod, Values, containers_named, join_quoted, list_of, plural, text};
+use meta::field::quoted;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -82,7 +83,7 @@ pub fn app_armor_profile(pod: &Pod<'_>) -> Option<Violation> {
             let fine = value.is_empty() || *value == "runtime/default" || value.starts_with("localhost/");
             key.starts_with(APP_ARMOR_ANNOTATION) && !fine
         })
-        .map(|(key, value)| format!("{key}={}", go_quoted(value)))
+        .map(|(key, value)| format!("{key}={}", quoted(value)))
         .collect();
     if !annotations.is_empty() {
         let and = if who.is_empty() { "" } else { " and " };
@@ -226,7 +227,7 @@ pub fn seccomp_annotations(pod: &Pod<'_>) -> Option<Violation> {
             let value = text(pod.annotations()?.get(&key)?);
             let fine =
                 matches!(value, "runtime/default" | "docker/default") || value.starts_with("localhost/");
-            (!fine).then(|| format!("{key}={}", go_quoted(value)))
+            (!fine).then(|| format!("{key}={}", quoted(value)))
         })
         .collect();
     (!forbidden.is_empty()).then(|| {

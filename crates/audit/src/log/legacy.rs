@@ -1,6 +1,7 @@
 //! The line format of old (upstream: apiserver `pkg/audit/format.go#EventString`).
 
 use crate::event::Event;
+use meta::field::quoted;
 use std::fmt::Write as _;
 
 pub fn line(e: &Event) -> String {
@@ -46,30 +47,6 @@ pub fn line(e: &Event) -> String {
 
 fn joined(list: &[String]) -> String {
     list.iter().map(|g| quoted(g)).collect::<Vec<_>>().join(",")
-}
-
-/// Go's `%q`.
-fn quoted(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{b}' => out.push_str("\\v"),
-            '\u{c}' => out.push_str("\\f"),
-            c if (c as u32) < 0x80 && c.is_control() => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c if c.is_control() => out.push_str(&format!("\\u{:04x}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 #[cfg(test)]

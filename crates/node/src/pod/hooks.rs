@@ -1,6 +1,5 @@
 //! postStart and preStop handlers (upstream: `pkg/kubelet/lifecycle/handlers.go`).
 
-use super::field_path::go_quote;
 use super::spec;
 use crate::context::NodeContext;
 use crate::probe;
@@ -32,7 +31,7 @@ pub async fn run(
             Ok((code, output)) => Err(format!(
                 "Exec lifecycle hook ([{shown}]) {place} - error: command '{shown}' exited with {code}: {0}, message: {1}",
                 String::from_utf8_lossy(&output),
-                go_quote(&String::from_utf8_lossy(&output)),
+                meta::field::quoted(&String::from_utf8_lossy(&output)),
             )),
             Err(e) => Err(format!("Exec lifecycle hook ([{shown}]) {place} - error: {e}, message: \"\"")),
         };
