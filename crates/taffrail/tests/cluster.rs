@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[allow(dead_code)] // other tests use the rest
 mod support;
 
 use client::typed::DeleteOptions;

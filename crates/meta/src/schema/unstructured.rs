@@ -109,7 +109,7 @@ mod tests {
         ];
         let fields = fields.into_iter().map(|(n, f)| (n.to_owned(), f)).collect();
         let types = [("T".to_owned(), TypeDef { fields, ..TypeDef::default() })].into_iter().collect();
-        let schema = Schema { types, ..Schema::default() };
+        let schema = Schema { types };
         let fit = |mut v: Value| schema.from_unstructured(&mut v, "T").map(|()| v);
         assert_eq!(
             fit(json!({"port": 2_147_483_648_i64, "name": null})),
