@@ -35,6 +35,9 @@ pub struct Args {
     /// Only these parts
     #[arg(long, value_delimiter = ',', value_enum, default_values_t = PARTS)]
     parts: Vec<Part>,
+    /// Of the API, only requests whose names contain this
+    #[arg(long, default_value = "")]
+    only: String,
     /// Also write the results to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -140,10 +143,10 @@ pub fn run(args: &Args) -> Result<(), String> {
     let ours = || api_server(&args.program, metadata.path());
     let peers = || args.peers.as_ref().map(|s| Side::peers(s, Some(metadata.path()))).transpose();
     if wants(Part::Api) {
-        mine = ours()?.with(async |side| load::all(side, n).await)?;
+        mine = ours()?.with(async |side| load::all(side, n, &args.only).await)?;
         if let Some(peers) = peers()? {
             println!("the real one: start to /readyz {:.0} ms", peers.ready_ms);
-            theirs = peers.with(async |side| load::all(side, n).await)?;
+            theirs = peers.with(async |side| load::all(side, n, &args.only).await)?;
         }
     }
     if wants(Part::Memory) {
@@ -217,8 +220,8 @@ fn audit(args: &Args, n: Amounts) -> Result<Vec<Figure>, String> {
         let policy = policy(level)?;
         let side = api_server(&args.program, policy.path())?;
         let rows = side.with(async |side| {
-            let mut rows = load::small(side, n).await?;
-            rows.extend(load::pods(side, n).await?);
+            let mut rows = load::small(side, n, &args.only).await?;
+            rows.extend(load::pods(side, n, &args.only).await?);
             Ok(rows)
         })?;
         println!("audit at {level}: {:.0} MB resident after the load", side.memory_mb().0);

@@ -4,6 +4,7 @@
 //! nothing reaches a verb without a permit; every request that the policy names is on the audit record.
 
 pub mod aggregator;
+mod bursts;
 pub mod chain;
 pub mod codec;
 pub mod context;

@@ -1,6 +1,7 @@
 //! The server's parts, and the listener that feeds it.
 
 use crate::aggregator::Aggregator;
+use crate::bursts::Bursts;
 use crate::chain::{self, Connection};
 use crate::encoded::Encoded;
 use crate::extension::Extension;
@@ -88,6 +89,7 @@ pub struct Server {
     pub outflow: Arc<Outflow>,
     pub openapi: OpenApi,
     pub encoded: Arc<Encoded>,
+    pub bursts: Arc<Bursts>,
     /// Cancelled when the server stops taking new work: watches end, listeners close.
     pub draining: CancellationToken,
     pub(crate) permits: PermitMaker,
@@ -131,6 +133,7 @@ impl Server {
             outflow: Outflow::new(),
             openapi: OpenApi::default(),
             encoded: Arc::default(),
+            bursts: Arc::default(),
             draining: CancellationToken::new(),
             permits,
             extensions,

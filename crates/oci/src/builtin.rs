@@ -1,10 +1,11 @@
 //! The built-in image: this program alone, so that a cluster has something to run with no registry in reach.
 
-use crate::error::{IoContext as _, Result, invalid};
+use crate::error::{IoContext as _, Result};
 use crate::reference::Reference;
 use crate::store::{Image, ImageStore};
 use serde_json::json;
-use std::io::Cursor;
+use std::fs::File;
+use std::io::{BufReader, Cursor, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,9 @@ pub const NAME: &str = "taffrail.io/hello:1";
 
 /// Where a program looks for its loader, for the loaders that live elsewhere on some systems.
 const LOADERS: [&str; 2] = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"];
+
+/// Bytes of a file that are read at a time.
+const READ_BYTES: usize = 256 << 10;
 
 /// The libraries that this process has loaded, with its loader under the name by which it is found.
 pub fn libraries() -> Vec<PathBuf> {
@@ -38,9 +42,8 @@ pub fn ensure(store: &ImageStore, program: &Path, libraries: &[PathBuf]) -> Resu
     {
         return Ok(image);
     }
-    let layer = archive(program, libraries)?;
     let _adding = store.adding()?;
-    let (digest, size) = store.put_blob(Cursor::new(&layer), None)?;
+    let (digest, size) = store.write_blob(None, |blob| archive(program, libraries, blob))?;
     // The layer is stored as it is, so its digest is also that of its content.
     let diff_id = &digest;
     let config = json!({
@@ -72,23 +75,27 @@ fn stamp(program: &Path) -> Result<String> {
     Ok(format!("{} {} {} {}.{}", program.display(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
 }
 
-fn archive(program: &Path, libraries: &[PathBuf]) -> Result<Vec<u8>> {
-    let mut builder = tar::Builder::new(Vec::new());
-    let mut add = |path: &Path, name: &str| -> Result<()> {
-        let bytes = std::fs::read(path).at("read", path)?;
+/// Writes the layer. Programs are large: nothing holds one in memory.
+fn archive(program: &Path, libraries: &[PathBuf], to: impl Write) -> std::io::Result<()> {
+    let mut builder = tar::Builder::new(to);
+    let mut add = |path: &Path, name: &Path| -> std::io::Result<()> {
+        let file = File::open(path)?;
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o755);
         header.set_uid(0);
         header.set_gid(0);
         // No time: the same program makes the same image.
         header.set_mtime(0);
-        header.set_size(bytes.len() as u64);
-        builder.append_data(&mut header, name, bytes.as_slice()).at("archive", path)
+        header.set_size(file.metadata()?.len());
+        builder.append_data(&mut header, name, BufReader::with_capacity(READ_BYTES, file))
     };
-    add(program, "taffrail")?;
+    let named =
+        |path: &Path, e: std::io::Error| std::io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    add(program, Path::new("taffrail")).map_err(|e| named(program, e))?;
     for library in libraries {
-        let name = library.to_str().and_then(|p| p.strip_prefix('/'));
-        add(library, name.ok_or_else(|| invalid("a library path", library.display()))?)?;
+        // Below the root of the image it has the same place.
+        let name = library.strip_prefix("/").unwrap_or(library);
+        add(library, name).map_err(|e| named(library, e))?;
     }
-    builder.into_inner().map_err(|e| invalid("the built-in image", e))
+    builder.into_inner().map(drop)
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufReader, Read, Write as _};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -22,6 +22,8 @@ use std::time::SystemTime;
 
 /// The largest manifest or configuration that is read (registries agree on 4 MiB).
 const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
+/// Bytes that are copied at a time.
+const COPY_BYTES: usize = 1 << 20;
 /// Layers of one image.
 const LAYERS_MAX: usize = 127;
 
@@ -72,6 +74,26 @@ struct Loaded {
 /// Keeps what was just added from being collected before an image names it.
 pub struct Adding {
     _lock: File,
+}
+
+/// A blob that is being stored.
+pub struct BlobWriter {
+    file: File,
+    hash: Sha256,
+    size: u64,
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(bytes)?;
+        self.hash.update(&bytes[..n]);
+        self.size += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 pub struct ImageStore {
@@ -172,25 +194,28 @@ impl ImageStore {
 
     /// Stores what a reader gives; the digest, when given, must come out. Returns digest and size in bytes.
     pub fn put_blob(&self, mut from: impl Read, wanted: Option<&str>) -> Result<(String, u64)> {
-        let path = self.temporary("blobs/sha256");
-        let mut file = File::create(&path).at("create", &path)?;
-        let mut hash = Sha256::new();
-        let mut size = 0;
-        let mut buffer = vec![0u8; 1 << 20];
-        let result = loop {
-            match from.read(&mut buffer) {
-                Ok(0) => break file.sync_all(),
-                Ok(n) => {
-                    hash.update(&buffer[..n]);
-                    size += n as u64;
-                    if let Err(e) = file.write_all(&buffer[..n]) {
-                        break Err(e);
-                    }
+        self.write_blob(wanted, |blob| {
+            let mut buffer = vec![0; COPY_BYTES];
+            loop {
+                match from.read(&mut buffer)? {
+                    0 => return Ok(()),
+                    n => blob.write_all(&buffer[..n])?,
                 }
-                Err(e) => break Err(e),
             }
-        };
-        let digest = format!("sha256:{}", hex(&hash.finalize()));
+        })
+    }
+
+    /// As [`Self::put_blob`], of what is written.
+    pub fn write_blob(
+        &self,
+        wanted: Option<&str>,
+        write: impl FnOnce(&mut BlobWriter) -> io::Result<()>,
+    ) -> Result<(String, u64)> {
+        let path = self.temporary("blobs/sha256");
+        let file = File::create(&path).at("create", &path)?;
+        let mut blob = BlobWriter { file, hash: Sha256::new(), size: 0 };
+        let result = write(&mut blob).and_then(|()| blob.file.sync_all());
+        let digest = format!("sha256:{}", hex(&blob.hash.finalize()));
         let mismatch = wanted.filter(|w| *w != digest);
         if result.is_err() || mismatch.is_some() {
             let _ = fs::remove_file(&path);
@@ -201,7 +226,7 @@ impl ImageStore {
         }
         let to = self.blob_path(&digest)?;
         fs::rename(&path, &to).at("rename", &to)?;
-        Ok((digest, size))
+        Ok((digest, blob.size))
     }
 
     /// Reads a JSON blob of bounded size.

@@ -12,7 +12,7 @@ use meta::status::{Result, Status};
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use store::{Change, Event, Revision, Watched, Watcher};
+use store::{Burst, Change, Event, Revision, Watched, Watcher};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchEventType {
@@ -77,8 +77,8 @@ pub struct Watching {
     seen: Seen,
     /// A page of the initial state that is not handed out yet.
     ready: VecDeque<WatchEvent>,
-    /// Changes that are known but not handed out.
-    changes: VecDeque<Arc<Event>>,
+    /// Changes that are known, and how many of them were handed out.
+    changes: Option<(Burst, usize)>,
     initial: Option<Initial>,
     watcher: Box<dyn Watcher>,
 }
@@ -144,7 +144,7 @@ impl Registry {
             selectors,
             after: if state_first { 0 } else { asked },
         };
-        Ok(Watching { seen, ready, changes: VecDeque::new(), initial, watcher })
+        Ok(Watching { seen, ready, changes: None, initial, watcher })
     }
 }
 
@@ -173,9 +173,27 @@ impl Initial {
 impl Watching {
     /// The next event; an error ends the watch and is sent to the client as an ERROR event. Cancel safe.
     pub async fn next(&mut self) -> Result<Option<WatchEvent>> {
-        loop {
+        while self.wait().await? {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(Some(event));
+            }
+            // A change is handed out when it is translated: until then, this may be dropped at any await.
+            if let Some(change) = self.change() {
+                let event = self.seen.translate(&change).await?;
+                self.skip(1);
+                if event.is_some() {
+                    return Ok(event);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits for something to hand out; `false` when the watch is over. An error ends it, as with [`Self::next`]. Cancel safe.
+    pub async fn wait(&mut self) -> Result<bool> {
+        loop {
+            if !self.ready.is_empty() {
+                return Ok(true);
             }
             if let Some(initial) = &mut self.initial {
                 let Initial { permit, namespace, query, revision, .. } = &*initial;
@@ -188,19 +206,13 @@ impl Watching {
                 }
                 continue;
             }
-            // A change leaves the queue when it is translated: until then, this may be dropped at any await.
-            if let Some(change) = self.changes.front().cloned() {
-                let event = self.seen.translate(&change).await?;
-                self.changes.pop_front();
-                match event {
-                    Some(event) => return Ok(Some(event)),
-                    None => continue,
-                }
+            if self.changes.is_some() {
+                return Ok(true);
             }
             match self.watcher.next().await {
-                Watched::Events(events) => self.changes.extend(events),
+                Watched::Events(events) => self.changes = Some((events, 0)),
                 Watched::Lagged { oldest } => return Err(too_old(self.watcher.progress(), oldest)),
-                Watched::Closed => return Ok(None),
+                Watched::Closed => return Ok(false),
             }
         }
     }
@@ -210,9 +222,9 @@ impl Watching {
         if let Some(event) = self.ready.pop_front() {
             return Some(event);
         }
-        while let Some(change) = self.changes.front().cloned() {
+        while let Some(change) = self.change() {
             let Some(Ok(event)) = self.seen.translate(&change).now_or_never() else { return None };
-            self.changes.pop_front();
+            self.skip(1);
             if event.is_some() {
                 return event;
             }
@@ -220,9 +232,37 @@ impl Watching {
         None
     }
 
+    /// Changes that wait, and the first that does, when all who watch without a selector see them alike and others may
+    /// watch them too.
+    pub fn alike(&self) -> Option<(&Burst, usize)> {
+        let (burst, at) = self.changes.as_ref().filter(|_| self.ready.is_empty())?;
+        let shared = Arc::strong_count(burst) > 1 && burst[*at].revision > self.seen.after;
+        let plain = self.seen.selectors.is_empty() && !self.seen.kind.reads_through;
+        (shared && plain).then_some((burst, *at))
+    }
+
+    /// The event of one of the changes of [`Self::alike`]; `None` when it takes time to find out.
+    pub fn event_of(&self, change: &Event) -> Option<WatchEvent> {
+        self.seen.translate(change).now_or_never()?.ok()?
+    }
+
+    /// Changes that were handed out.
+    pub fn skip(&mut self, changes: usize) {
+        if let Some((burst, at)) = &mut self.changes {
+            *at += changes;
+            if *at >= burst.len() {
+                self.changes = None;
+            }
+        }
+    }
+
+    fn change(&self) -> Option<Arc<Event>> {
+        self.changes.as_ref().map(|(burst, at)| burst[*at].clone())
+    }
+
     /// A bookmark at the point up to which everything was handed out; `None` while events wait.
     pub fn bookmark(&self) -> Option<WatchEvent> {
-        let idle = self.ready.is_empty() && self.changes.is_empty() && self.initial.is_none();
+        let idle = self.ready.is_empty() && self.changes.is_none() && self.initial.is_none();
         idle.then(|| bookmark(&self.seen.kind, self.watcher.progress(), false))
     }
 }

@@ -158,11 +158,14 @@ pub enum Change {
     Delete(Bytes),
 }
 
+/// Events that one or many watchers of a prefix receive at once; for many, it is the same burst while they keep up.
+pub type Burst = Arc<[Arc<Event>]>;
+
 /// What a watcher receives.
 #[derive(Clone, Debug)]
 pub enum Watched {
     /// Events in revision order, never empty; all events of the last one's revision are in it.
-    Events(Vec<Arc<Event>>),
+    Events(Burst),
     /// The watcher fell so far behind that events it needs are gone. It is over.
     Lagged { oldest: Revision },
     /// The store closed. It is over.

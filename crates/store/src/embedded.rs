@@ -1,10 +1,11 @@
-//! The embedded store: one log, one tree in memory, one thread that commits.
+//! The embedded store: one log, one tree in memory, one that commits at a time.
 //!
 //! Invariant: readers touch only the current view and the shared history; neither a read nor a watch ever waits for
 //! the disk.
 
 pub(crate) mod committer;
 pub(crate) mod keeper;
+mod turns;
 
 use crate::disk::Disk;
 use crate::history::{Bucket, History};
@@ -32,6 +33,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use turns::Turns;
 
 /// Preallocated files kept for reuse.
 pub(crate) const FREE_FILES_MAX: usize = 2;
@@ -39,9 +41,11 @@ pub(crate) const FREE_FILES_MAX: usize = 2;
 const INLINE_WAKES_MAX: usize = 16;
 /// The time between two rounds of that thread, for each watcher of the last one: what many watchers are to see in a burst,
 /// each gets in few pieces. A change after a pause waits for nothing.
-const WAKE_EACH: Duration = Duration::from_micros(50);
+const WAKE_EACH: Duration = Duration::from_micros(100);
 const WAKE_EVERY_MIN: Duration = Duration::from_millis(5);
-const WAKE_EVERY_MAX: Duration = Duration::from_millis(50);
+const WAKE_EVERY_MAX: Duration = Duration::from_millis(100);
+/// The first segment of a new store is small: a start does not wait until a large one has been written.
+const FIRST_SEGMENT_BYTES_MAX: u64 = 4 << 20;
 /// Most bytes of one group of commits, unless a single commit is larger.
 pub(crate) const FRAME_BYTES_MAX: u64 = 4 << 20;
 
@@ -113,6 +117,8 @@ impl Options {
 /// The store.
 pub struct Embedded {
     shared: Arc<Shared>,
+    /// `None` when the caller commits.
+    turns: Option<Arc<Turns>>,
     recovery: Recovery,
     threads: Mutex<Vec<JoinHandle<()>>>,
     lock: Mutex<Option<Box<dyn Send + Sync>>>,
@@ -163,7 +169,9 @@ impl Embedded {
     /// The directory is in use, cannot be written, holds damage that a crash does not explain, or values that no key of
     /// [`Options::seal`] opens.
     pub fn open(options: Options, disk: Arc<dyn Disk>, clock: SharedClock) -> Result<Arc<Self>, OpenError> {
-        let (store, committer) = Self::open_stepped(options, disk, clock, true)?;
+        let (mut store, committer) = Self::load(options, disk, clock, true)?;
+        let turns = Turns::new(store.shared.clone(), committer);
+        store.turns = Some(turns.clone());
         let shared = store.shared.clone();
         let waker = store.shared.clone();
         let path = store.shared.options.dir.clone();
@@ -174,18 +182,29 @@ impl Embedded {
         let mut threads = store.threads.lock();
         threads.push(spawn("store-keep", Box::new(move || keeper::run(&shared)))?);
         threads.push(spawn("store-wake", Box::new(move || waker.wakers.run()))?);
-        threads.push(spawn("store-commit", Box::new(move || committer.run()))?);
+        threads.push(spawn("store-commit", Box::new(move || turns.run()))?);
         drop(threads);
-        Ok(store)
+        Ok(Arc::new(store))
     }
 
     /// Opens without threads: the caller makes commits durable with [`Committer::step`].
+    #[cfg(test)]
     pub(crate) fn open_stepped(
         options: Options,
         disk: Arc<dyn Disk>,
         clock: SharedClock,
         threads: bool,
     ) -> Result<(Arc<Self>, Committer), OpenError> {
+        let (store, committer) = Self::load(options, disk, clock, threads)?;
+        Ok((Arc::new(store), committer))
+    }
+
+    fn load(
+        options: Options,
+        disk: Arc<dyn Disk>,
+        clock: SharedClock,
+        threads: bool,
+    ) -> Result<(Self, Committer), OpenError> {
         let place = options.place(&*disk);
         let lock = place.lock()?;
         let limits = HistoryLimits { events: options.history_events_max, bytes: options.history_bytes_max };
@@ -234,11 +253,12 @@ impl Embedded {
         let committer = Committer::new(shared.clone(), wal, loaded.next_record, loaded.log_bytes);
         let store = Self {
             shared,
+            turns: None,
             recovery: loaded.recovery,
             threads: Mutex::new(Vec::new()),
             lock: Mutex::new(Some(lock)),
         };
-        Ok((Arc::new(store), committer))
+        Ok((store, committer))
     }
 
     /// What opening found.
@@ -337,8 +357,10 @@ impl Store for Embedded {
         match queued {
             Ok(slot) => {
                 drop(queue);
-                shared.work.notify_one();
-                Box::pin(Wait(slot))
+                match &self.turns {
+                    Some(turns) => Box::pin(turns.wait(slot)),
+                    None => Box::pin(Wait(slot)),
+                }
             }
             // The change that stands in the way cannot be read yet: told only then, the caller reads it and is right.
             Err(CommitError::Conflict { op, key, current }) if queue.is_pending(&key) => {
@@ -476,10 +498,10 @@ pub(crate) fn new_id(rng: &Rng) -> [u8; 16] {
 /// Makes the first segment of a new store.
 fn create(place: &Place, options: &Options, made_ms: u64) -> std::io::Result<()> {
     let seed = Seed { store: new_id(&options.rng), segment: 1 };
-    let bytes = options.segment_bytes;
+    let bytes = options.segment_bytes.min(FIRST_SEGMENT_BYTES_MAX);
     let header = segment::Header { seed, start: Position::default(), bytes, made_ms };
     let name = segment::free_name(1);
-    let file = writer::preallocate(place.disk, &place.dir.join(&name), options.segment_bytes)?;
+    let file = writer::preallocate(place.disk, &place.dir.join(&name), bytes, true)?;
     writer::install(place.disk, place.dir, file, &name, &header)?;
     Ok(())
 }

@@ -5,9 +5,9 @@
 //! more to write for than one. Invariants: a bucket holds every change of the ring under its prefix above `since`;
 //! a change is in its buckets before `revision` covers it; no waker runs while a lock of this module is held.
 
-use crate::{Change, Event, ReadError, Revision, Watched, Watcher};
+use crate::{Burst, Change, Event, ReadError, Revision, Watched, Watcher};
 use parking_lot::{Mutex, RwLock};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque, vec_deque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ const BATCH_EVENTS_MAX: usize = 1000;
 /// Bytes of events that one call gives a watcher, but for the last event and the rest of its revision: a watcher that
 /// does not go on keeps them in memory.
 const BATCH_BYTES_MAX: u64 = 256 << 10;
+/// Bursts kept for the watchers of a prefix: some begin or end elsewhere, as changes come while others are woken.
+const BURSTS_MAX: usize = 8;
 /// Events forgotten between two chances for others to take the lock.
 const TRIM_STEP_EVENTS: usize = 1000;
 /// Bytes of an event beyond its key and values.
@@ -49,6 +51,8 @@ struct Ring {
 pub struct Bucket {
     prefix: Box<str>,
     log: RwLock<Log>,
+    /// The newest bursts that were made, when there are watchers to share them.
+    bursts: Mutex<VecDeque<(Revision, Burst)>>,
     wakers: Mutex<HashMap<u64, Waker>>,
     /// Changed only under the ring's lock.
     watchers: AtomicU64,
@@ -96,6 +100,8 @@ impl Ring {
             while log.events.front().is_some_and(|e| e.revision <= event.revision) {
                 log.events.pop_front();
             }
+            // What was forgotten is not to be held by them.
+            bucket.bursts.lock().retain(|(after, _)| *after >= event.revision);
         });
     }
 
@@ -172,6 +178,7 @@ impl History {
             log.events.clear();
             log.since = revision;
             log.lost = revision;
+            bucket.bursts.lock().clear();
         }
         self.revision.store(revision, Ordering::Release);
         ring.buckets.values().flatten().cloned().collect()
@@ -192,6 +199,7 @@ impl History {
                 let bucket = Arc::new(Bucket {
                     prefix: prefix.into(),
                     log: RwLock::new(log),
+                    bursts: Mutex::default(),
                     wakers: Mutex::new(HashMap::new()),
                     watchers: AtomicU64::new(0),
                 });
@@ -243,7 +251,29 @@ impl Bucket {
         while to > from && to < log.events.len() && log.events[to].revision == log.events[to - 1].revision {
             to += 1;
         }
-        (to > from).then(|| Watched::Events(log.events.range(from..to).cloned().collect()))
+        (to > from).then(|| Watched::Events(self.burst(after, log.events.range(from..to))))
+    }
+
+    /// The events after a revision, as one burst for all who ask for the same.
+    fn burst(&self, after: Revision, events: vec_deque::Iter<Arc<Event>>) -> Burst {
+        if self.watchers.load(Ordering::Relaxed) < 2 {
+            return events.cloned().collect();
+        }
+        let mut bursts = self.bursts.lock();
+        let same = |(from, burst): &&(Revision, Burst)| {
+            *from == after
+                && burst.len() == events.len()
+                && burst.last().zip(events.clone().next_back()).is_some_and(|(a, b)| Arc::ptr_eq(a, b))
+        };
+        if let Some((_, burst)) = bursts.iter().rev().find(same) {
+            return burst.clone();
+        }
+        if bursts.len() == BURSTS_MAX {
+            bursts.pop_front();
+        }
+        let burst: Burst = events.cloned().collect();
+        bursts.push_back((after, burst.clone()));
+        burst
     }
 
     fn has_after(&self, after: Revision) -> bool {

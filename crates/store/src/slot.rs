@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
-type Outcome = Result<Committed, CommitError>;
+pub type Outcome = Result<Committed, CommitError>;
 
 /// Shared between the committer and the future of one commit.
 #[derive(Debug, Default)]
@@ -23,6 +23,11 @@ struct Inner {
 }
 
 impl Slot {
+    /// Whether the result is there, and was not taken.
+    pub fn is_complete(&self) -> bool {
+        self.0.lock().outcome.is_some()
+    }
+
     pub fn complete(&self, outcome: Outcome) {
         let waker = {
             let mut inner = self.0.lock();

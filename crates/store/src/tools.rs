@@ -21,8 +21,6 @@ use std::path::{Path, PathBuf};
 
 /// No history is needed to look at a store.
 const NO_HISTORY: HistoryLimits = HistoryLimits { events: 0, bytes: 0 };
-/// Bytes of zeros written at a time over what a repair cuts off.
-const ZERO_BLOCK_BYTES: usize = 1 << 20;
 
 /// Why a tool failed.
 #[derive(Debug, thiserror::Error)]
@@ -262,7 +260,7 @@ pub fn restore(
         made_ms: header.made_ms,
     };
     let name = segment::free_name(1);
-    let blank = writer::preallocate(disk, &dir.join(&name), options.segment_bytes);
+    let blank = writer::preallocate(disk, &dir.join(&name), options.segment_bytes, false);
     let blank = blank.map_err(|e| io_error("make the log in", dir, e))?;
     writer::install(disk, dir, blank, &name, &start).map_err(|e| io_error("make the log in", dir, e))?;
     let path = dir.join(segment::snapshot_name(1));
@@ -334,13 +332,7 @@ fn cut_off(place: &Place, name: &str, offset: u64) -> Result<PathBuf, ToolError>
         copy.write_at(&bytes, 0)?;
         copy.sync_data()?;
         place.disk.sync_dir(place.dir)?;
-        let zeros = vec![0; ZERO_BLOCK_BYTES];
-        let mut at = offset;
-        while at < bytes.len() as u64 {
-            let part = zeros.len().min((bytes.len() as u64 - at) as usize);
-            file.write_at(&zeros[..part], at)?;
-            at += part as u64;
-        }
+        file.write_zeros(offset..(bytes.len() as u64).max(offset))?;
         if let Ok(header) = scan::read_header(&*file)? {
             file.preallocate(header.bytes)?;
         }
@@ -382,7 +374,7 @@ fn begin_after_snapshot(
     let header = segment::Header { seed, start: snapshot.header.position, bytes: segment_bytes, made_ms };
     let name = segment::free_name(number);
     let make = || -> io::Result<()> {
-        let blank = writer::preallocate(place.disk, &place.dir.join(&name), segment_bytes)?;
+        let blank = writer::preallocate(place.disk, &place.dir.join(&name), segment_bytes, false)?;
         writer::install(place.disk, place.dir, blank, &name, &header).map(|_| ())
     };
     make().map_err(|e| io_error("make a segment in", place.dir, e))

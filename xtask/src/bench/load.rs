@@ -34,18 +34,21 @@ pub fn quantile(values: &[f64], part: f64) -> f64 {
     sorted.get(at.min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
 }
 
-/// Every shape of request.
-pub async fn all(side: &Side, n: Amounts) -> Result<Vec<Row>, String> {
-    let mut rows = small(side, n).await?;
-    rows.extend(pods(side, n).await?);
+/// Every shape of request whose name contains `only`.
+pub async fn all(side: &Side, n: Amounts, only: &str) -> Result<Vec<Row>, String> {
+    let mut rows = small(side, n, only).await?;
+    rows.extend(pods(side, n, only).await?);
     for watchers in n.watchers {
-        rows.push(watch(side, watchers, n.events).await?);
+        let what = format!("watch, {} events to {watchers}", n.events);
+        if what.contains(only) {
+            rows.push(watch(side, what, watchers, n.events).await?);
+        }
     }
     Ok(rows)
 }
 
 /// Creates, gets and patches of one small object, in JSON and protobuf.
-pub async fn small(side: &Side, n: Amounts) -> Result<Vec<Row>, String> {
+pub async fn small(side: &Side, n: Amounts, only: &str) -> Result<Vec<Row>, String> {
     namespace(side, "bench").await?;
     let mut c = Connection::open(side).await?;
     for i in 0..CONNECTIONS {
@@ -64,6 +67,9 @@ pub async fn small(side: &Side, n: Amounts) -> Result<Vec<Row>, String> {
                 ("patch", n.creates / share, call::patch("bench", form)),
             ] {
                 let what = format!("{verb}, {form}, {connections} connection{plural}");
+                if !what.contains(only) {
+                    continue;
+                }
                 let row = requests(side, &what, connections, total, &call).await?;
                 rows.push(Row { bar: Some(SMALL_BAR), ..row });
             }
@@ -73,21 +79,29 @@ pub async fn small(side: &Side, n: Amounts) -> Result<Vec<Row>, String> {
 }
 
 /// Lists of many pods: all of them, and those that a selector finds.
-pub async fn pods(side: &Side, n: Amounts) -> Result<Vec<Row>, String> {
+pub async fn pods(side: &Side, n: Amounts, only: &str) -> Result<Vec<Row>, String> {
+    let shapes = [Form::Json, Form::Protobuf].into_iter().flat_map(|form| {
+        let all = format!("list of {} pods, {form}", n.listed);
+        let some = format!("1 in {SELECTED_EACH} by label, {form}");
+        [
+            (all, "", form, n.lists, LIST_BAR),
+            (some, "labelSelector=found%3Dyes", form, n.lists * 2, SELECTED_BAR),
+        ]
+    });
+    let shapes: Vec<_> = shapes.filter(|(what, ..)| what.contains(only)).collect();
+    let mut rows = Vec::new();
+    if shapes.is_empty() {
+        return Ok(rows);
+    }
     namespace(side, "bench-pods").await?;
     let create = call::create_pod("bench-pods", SELECTED_EACH);
     requests(side, "", CONNECTIONS, n.listed, &create).await?;
-    let mut rows = Vec::new();
-    for form in [Form::Json, Form::Protobuf] {
-        let what = format!("list of {} pods, {form}", n.listed);
-        let list = call::list("pods", "bench-pods", "", form);
+    for (what, query, form, lists, bar) in shapes {
+        let list = call::list("pods", "bench-pods", query, form);
+        // Once without counting.
         requests(side, "", 1, 1, &list).await?;
-        let row = requests(side, &what, LISTERS, n.lists, &list).await?;
-        rows.push(Row { bar: Some(LIST_BAR), ..row });
-        let what = format!("1 in {SELECTED_EACH} by label, {form}");
-        let list = call::list("pods", "bench-pods", "labelSelector=found%3Dyes", form);
-        let row = requests(side, &what, LISTERS, n.lists * 2, &list).await?;
-        rows.push(Row { bar: Some(SELECTED_BAR), ..row });
+        let row = requests(side, &what, LISTERS, lists, &list).await?;
+        rows.push(Row { bar: Some(bar), ..row });
     }
     Ok(rows)
 }
@@ -153,7 +167,7 @@ pub async fn requests(
 }
 
 /// Watchers of one namespace, and changes in it: deliveries a second and the server's CPU time for one.
-async fn watch(side: &Side, watching: usize, events: usize) -> Result<Row, String> {
+async fn watch(side: &Side, what: String, watching: usize, events: usize) -> Result<Row, String> {
     let ns = format!("bench-watch-{watching}");
     namespace(side, &ns).await?;
     let watch = call::list("configmaps", &ns, "watch=1", Form::Json);
@@ -186,7 +200,7 @@ async fn watch(side: &Side, watching: usize, events: usize) -> Result<Row, Strin
     }
     let deliveries = deliveries as f64;
     Ok(Row {
-        what: format!("watch, {events} events to {watching}"),
+        what,
         per_second: Some(deliveries / took),
         p50_ms: None,
         p99_ms: None,

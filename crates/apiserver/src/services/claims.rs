@@ -78,7 +78,7 @@ pub async fn follow(services: Arc<Services>, store: Arc<dyn Store>, cancel: Canc
             };
             match watched {
                 Watched::Events(events) => {
-                    for event in events {
+                    for event in events.iter() {
                         let Some(port) = port(&event.key) else { continue };
                         services.claimed(port, matches!(event.change, Change::Put(_)));
                     }

@@ -2,6 +2,7 @@
 //! (upstream: apiserver `pkg/endpoints/handlers/watch.go`).
 
 use super::read::{invalid_options, selectors};
+use crate::bursts::{Bursts, Key, Piece};
 use crate::codec;
 use crate::context::Context;
 use crate::encoded::Encoded;
@@ -70,6 +71,7 @@ pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         // A message of a WebSocket is an event.
         piece_bytes: if to_websocket { 0 } else { PIECE_BYTES },
         encoded: ctx.server.encoded.clone(),
+        bursts: ctx.server.bursts.clone(),
     };
     let shutdown = ctx.server.draining.child_token();
     let pieces = events(watching, framing, bookmarks, timeout, shutdown);
@@ -114,9 +116,51 @@ struct Framing {
     headers: AtomicBool,
     piece_bytes: usize,
     encoded: Arc<Encoded>,
+    bursts: Arc<Bursts>,
+}
+
+/// What is to be sent next.
+enum Next {
+    Event(WatchEvent),
+    /// Events that are written already.
+    Piece(Bytes),
 }
 
 impl Framing {
+    /// Waits for what is to be sent next; `None` when the watch is over. Cancel safe.
+    async fn next(&self, watching: &mut Watching) -> Result<Option<Next>> {
+        if !watching.wait().await? {
+            return Ok(None);
+        }
+        if let Some(piece) = self.alike(watching) {
+            watching.skip(piece.events);
+            return Ok(Some(Next::Piece(piece.bytes)));
+        }
+        Ok(watching.next().await?.map(Next::Event))
+    }
+
+    /// A piece of changes that others may be sent as well; `None` when there are no such changes.
+    fn alike(&self, watching: &Watching) -> Option<Piece> {
+        let (burst, at) = watching.alike()?;
+        let format = self.accepted.encoding.format;
+        if self.accepted.view != View::Object || self.piece_bytes == 0 {
+            return None;
+        }
+        let key = Key { burst: burst.clone(), at, kind: self.kind.clone(), format };
+        self.bursts.piece(key, || {
+            let mut out = BytesMut::new();
+            let mut events = 0;
+            for change in &burst[at..] {
+                self.write(&mut out, &watching.event_of(change)?).ok()?;
+                events += 1;
+                if out.len() >= self.piece_bytes {
+                    break;
+                }
+            }
+            Some(Piece { bytes: out.freeze(), events })
+        })
+    }
+
     fn write(&self, out: &mut BytesMut, event: &WatchEvent) -> Result<()> {
         let (name, format) = (event.kind.as_str(), self.accepted.encoding.format);
         if self.accepted.view == View::Object {
@@ -165,7 +209,7 @@ fn events(
     let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
     let stream = async_stream::stream! {
         loop {
-            let event = tokio::select! {
+            let mut next = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
                 () = deadline.as_mut() => {
@@ -179,24 +223,29 @@ fn events(
                     }
                     return;
                 }
-                event = watching.next() => event,
+                next = framing.next(&mut watching) => match next {
+                    Ok(Some(Next::Piece(piece))) => {
+                        yield Ok(piece);
+                        continue;
+                    }
+                    Ok(Some(Next::Event(event))) => Some(event),
+                    Ok(None) => return,
+                    Err(status) => {
+                        yield Ok(framing.error(&status));
+                        return;
+                    }
+                },
                 _ = tick.tick(), if bookmarks => match watching.bookmark() {
-                    Some(event) => Ok(Some(event)),
+                    Some(event) => Some(event),
                     // Events are on their way, which say as much.
                     None => continue,
                 },
             };
+            // Upstream cannot encode an event's object as a list, and ends the watch over it.
+            if framing.accepted.view == View::PartialList {
+                return;
+            }
             let mut out = BytesMut::new();
-            let mut next = match event {
-                // Upstream cannot encode an event's object as a list, and ends the watch over it.
-                Ok(Some(_)) if framing.accepted.view == View::PartialList => return,
-                Ok(Some(event)) => Some(event),
-                Ok(None) => return,
-                Err(status) => {
-                    yield Ok(framing.error(&status));
-                    return;
-                }
-            };
             while let Some(event) = next.take() {
                 if let Some(head) = framing.shared(&event) {
                     out.extend_from_slice(&head);

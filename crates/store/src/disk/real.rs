@@ -8,9 +8,6 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Bytes of zeros written at a time where the file system cannot preallocate.
-const ZERO_BLOCK_BYTES: usize = 1 << 20;
-
 /// The disk of this machine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
@@ -99,25 +96,15 @@ impl DiskFile for RealFile {
     fn preallocate(&self, bytes: u64) -> io::Result<()> {
         match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, bytes) {
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.write_zeros(bytes),
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                let size = self.size()?;
+                self.write_zeros(size..bytes.max(size))
+            }
             Err(e) => Err(e.into()),
         }
     }
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
-    }
-}
-
-impl RealFile {
-    fn write_zeros(&self, bytes: u64) -> io::Result<()> {
-        let zeros = vec![0; ZERO_BLOCK_BYTES.min(bytes as usize)];
-        let mut at = self.size()?;
-        while at < bytes {
-            let part = zeros.len().min((bytes - at) as usize);
-            self.0.write_all_at(&zeros[..part], at)?;
-            at += part as u64;
-        }
-        Ok(())
     }
 }

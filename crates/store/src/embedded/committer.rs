@@ -1,10 +1,11 @@
-//! The one thread that makes commits durable and then visible.
+//! Makes commits durable and then visible.
 //!
 //! Invariant: a commit is shown to readers, watchers and its waiter only after the frame that holds it is synced;
 //! revisions become visible in order and without gaps.
 
 use super::keeper::Job;
 use super::{FRAME_BYTES_MAX, Shared, now_ms};
+use crate::history::Bucket;
 use crate::queue::Pending;
 use crate::snapshot;
 use crate::state;
@@ -28,64 +29,84 @@ pub(crate) struct Committer {
     /// What the log says of finished records.
     finished_below: u64,
     since_snapshot: u64,
+    /// The file for the next segment was asked for.
+    spare_asked: bool,
     dead: bool,
 }
 
 /// Ends the store when the committer panics: waiters must not wait for ever.
-struct Guard(Arc<Shared>);
+pub(crate) struct Guard<'a>(pub &'a Arc<Shared>);
 
-impl Drop for Guard {
+impl Drop for Guard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            die(&self.0, Vec::new(), "the commit thread panicked");
+            die(self.0, Vec::new(), "a commit panicked");
         }
+    }
+}
+
+/// A group that is durable and visible, and whose waiters were not told.
+pub(crate) struct Done {
+    batch: Vec<Pending>,
+    dirty: Vec<Arc<Bucket>>,
+}
+
+impl Done {
+    pub fn commits(&self) -> usize {
+        self.batch.len()
+    }
+
+    /// Tells the waiters and wakes the watchers.
+    pub fn tell(self, shared: &Shared) {
+        for pending in self.batch {
+            pending.complete();
+        }
+        shared.wake(self.dirty);
     }
 }
 
 impl Committer {
     pub fn new(shared: Arc<Shared>, wal: Writer, next_record: u64, since_snapshot: u64) -> Self {
-        Self { shared, wal, buffer: Vec::new(), next_record, finished_below: 0, since_snapshot, dead: false }
-    }
-
-    /// Commits until the store is closed.
-    pub fn run(mut self) {
-        let _guard = Guard(self.shared.clone());
-        loop {
-            let closed = {
-                let mut queue = self.shared.queue.lock();
-                while !queue.has_waiting() && !queue.is_closed() {
-                    self.shared.work.wait(&mut queue);
-                }
-                queue.is_closed() && !queue.has_waiting()
-            };
-            if self.dead {
-                return;
-            }
-            if closed {
-                self.write_finished();
-                return;
-            }
-            self.step();
+        Self {
+            shared,
+            wal,
+            buffer: Vec::new(),
+            next_record,
+            finished_below: 0,
+            since_snapshot,
+            spare_asked: false,
+            dead: false,
         }
     }
 
-    /// Commits what is queued as one group; `false` when there was nothing or it failed.
+    /// Whether the disk cannot be trusted any more.
+    pub fn is_dead(&self) -> bool {
+        self.dead
+    }
+
+    /// Commits what is queued as one group and tells who waits for it; `false` when there was nothing or it failed.
+    #[cfg(test)]
     pub fn step(&mut self) -> bool {
+        self.group().map(|done| done.tell(&self.shared)).is_some()
+    }
+
+    /// Commits what is queued as one group; `None` when there was nothing or it failed.
+    pub fn group(&mut self) -> Option<Done> {
         let batch = self.shared.queue.lock().take(FRAME_BYTES_MAX);
         if batch.is_empty() || self.dead {
-            return false;
+            return None;
         }
         let revision = batch.last().map_or(0, |p| p.commit.revision);
         if batch.iter().any(|p| !p.is_empty()) {
             self.begin_frame();
             if let Err(error) = self.write_commits(&batch).and_then(|()| self.append(revision)) {
                 self.give_up(batch, error);
-                return false;
+                return None;
             }
         }
-        self.publish(batch, revision);
+        let done = self.publish(batch, revision);
         self.snapshot_if_due();
-        true
+        Some(done)
     }
 
     /// Writes down which records are finished, if the log does not say so yet. Failure costs only a repeated report.
@@ -123,11 +144,17 @@ impl Committer {
         if self.wal.segment() != segment {
             self.shared.segment.store(self.wal.segment(), Ordering::Relaxed);
             self.shared.keeper.give(&self.shared, Job::Spare);
+            self.spare_asked = false;
+        }
+        if !self.spare_asked && self.wal.is_half_full() {
+            // The first segment has none yet.
+            self.shared.keeper.give(&self.shared, Job::Spare);
+            self.spare_asked = true;
         }
         Ok(())
     }
 
-    fn publish(&mut self, batch: Vec<Pending>, revision: Revision) {
+    fn publish(&mut self, batch: Vec<Pending>, revision: Revision) -> Done {
         let mut events = Vec::new();
         {
             let mut superseded = self.shared.superseded.lock();
@@ -150,10 +177,7 @@ impl Committer {
         let dirty = self.shared.history.publish(events, revision);
         self.shared.queue.lock().settle(&batch);
         self.shared.commits.fetch_add(batch.len() as u64, Ordering::Relaxed);
-        for pending in batch {
-            pending.complete();
-        }
-        self.shared.wake(dirty);
+        Done { batch, dirty }
     }
 
     /// The frame did not make it: refuses everything that is not durable, or ends the store.

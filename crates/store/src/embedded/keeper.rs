@@ -113,7 +113,7 @@ fn work(shared: &Shared, job: Job) {
             }
             let name = segment::free_name(SPARE_NUMBER);
             let path = shared.options.dir.join(&name);
-            if writer::preallocate(&*shared.disk, &path, shared.options.segment_bytes).is_ok() {
+            if writer::preallocate(&*shared.disk, &path, shared.options.segment_bytes, true).is_ok() {
                 shared.free.lock().push(name);
             }
         }

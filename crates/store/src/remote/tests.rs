@@ -126,7 +126,7 @@ fn two_stores_show_the_same_in_the_same_order() {
     for (watcher, seen) in watchers.iter_mut().zip(&mut seen) {
         while seen.last().is_none_or(|e: &Arc<Event>| e.revision < end) {
             let Watched::Events(events) = block_on(watcher.next()) else { panic!("it ended") };
-            seen.extend(events);
+            seen.extend(events.iter().cloned());
         }
     }
     assert!(seen[0].len() > 400, "{}", seen[0].len());
@@ -532,7 +532,7 @@ fn secrets_are_sealed_in_etcd_and_wrong_keys_are_refused() {
     let mut seen = Vec::new();
     while seen.len() < 2 {
         let Watched::Events(events) = block_on(watcher.next()) else { panic!("the watch ended") };
-        seen.extend(events);
+        seen.extend(events.iter().cloned());
     }
     let Change::Put(value) = &seen[0].change else { panic!("no put") };
     assert!(text(value).contains("hunter3"));

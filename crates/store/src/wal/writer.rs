@@ -73,6 +73,11 @@ impl Writer {
         self.seed.segment
     }
 
+    /// Whether more than half of the segment is used: its successor is to be made.
+    pub fn is_half_full(&self) -> bool {
+        self.offset > self.size / 2
+    }
+
     /// Writes and syncs a frame made with [`frame::begin`].
     pub fn append(&mut self, buffer: &mut [u8], revision: Revision, now_ms: u64) -> Result<(), AppendError> {
         if self.offset + buffer.len() as u64 > self.size {
@@ -114,7 +119,8 @@ impl Writer {
             }
         }
         let name = segment::free_name(self.seed.segment + 1);
-        Ok((preallocate(&*self.disk, &self.dir.join(&name), bytes)?, name))
+        // Commits wait for this one.
+        Ok((preallocate(&*self.disk, &self.dir.join(&name), bytes, false)?, name))
     }
 
     fn failed(&self, what: &str, error: &io::Error) -> AppendError {
@@ -132,8 +138,9 @@ impl Writer {
     }
 }
 
-/// A new file with room, or nothing at all.
-pub fn preallocate(disk: &dyn Disk, path: &Path, bytes: u64) -> io::Result<Box<dyn DiskFile>> {
+/// A new file with room, or nothing at all. With `zeroed`, its room has been written, so that syncs of it are quick: making
+/// it takes as long as writing it.
+pub fn preallocate(disk: &dyn Disk, path: &Path, bytes: u64, zeroed: bool) -> io::Result<Box<dyn DiskFile>> {
     let file = match disk.open(path, Mode::Create) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             // Left by a crash.
@@ -142,7 +149,8 @@ pub fn preallocate(disk: &dyn Disk, path: &Path, bytes: u64) -> io::Result<Box<d
         }
         other => other?,
     };
-    match file.preallocate(bytes) {
+    let zeros = || if zeroed { file.write_zeros(0..bytes).and_then(|()| file.sync_data()) } else { Ok(()) };
+    match file.preallocate(bytes).and_then(|()| zeros()) {
         Ok(()) => Ok(file),
         Err(e) => {
             drop(file);

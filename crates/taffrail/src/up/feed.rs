@@ -120,7 +120,7 @@ impl Feed {
                 };
                 match watched {
                     Watched::Events(events) => {
-                        for e in events {
+                        for e in events.iter() {
                             from = e.revision;
                             let (bytes, gone) = match &e.change {
                                 Change::Put(bytes) => (bytes, false),
