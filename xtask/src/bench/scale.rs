@@ -175,7 +175,8 @@ async fn writer(
         tokio::time::sleep_until(due.into()).await;
         let (ns, i) = (k % n.watchers, (k / n.watchers) % each);
         let path = format!("/api/v1/namespaces/{}/configmaps/o-{i}", of_namespace(ns));
-        let body = Bytes::from(format!(r#"{{"data":{{"v":"{k}"}}}}"#));
+        // Never what is there: that would change nothing, and be no event.
+        let body = Bytes::from(format!(r#"{{"data":{{"v":"write {k}"}}}}"#));
         let call = Call::merge_patch(&path, body);
         c.call(&call, 0, 0).await?;
         times.push(due.elapsed().as_secs_f64() * 1000.0);

@@ -5,6 +5,7 @@ use crate::config::UpOptions;
 use apiserver::services::Range;
 use auth::bootstrap::{Action, reconcile};
 use client::Client;
+use futures::TryStreamExt as _;
 use http::Method;
 use meta::Status;
 use serde_json::{Value, json};
@@ -14,6 +15,8 @@ use std::time::Duration;
 /// Offset of the DNS Service's addresses in the Service ranges (upstream: kubeadm's `GetDNSIP`).
 pub const DNS_OFFSET: u128 = 10;
 
+/// First objects that are made at a time.
+const TOGETHER_MAX: usize = 16;
 /// How often a first object is looked at anew because another server changed it meanwhile.
 const RACES_MAX: usize = 5;
 /// How long another server has in between.
@@ -35,9 +38,10 @@ pub async fn run(
     options: &UpOptions,
     now: jiff::Timestamp,
 ) -> Result<(), String> {
-    for object in auth::bootstrap::objects() {
-        rbac(client, &object).await.map_err(failed)?;
-    }
+    // Together, so that they wait for the disk together.
+    let objects = futures::stream::iter(auth::bootstrap::objects().into_iter().map(Ok));
+    let made = objects.try_for_each_concurrent(TOGETHER_MAX, async |object| rbac(client, &object).await);
+    made.await.map_err(failed)?;
     for (name, value, about) in [
         (
             "system-cluster-critical",
