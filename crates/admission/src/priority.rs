@@ -53,8 +53,19 @@ impl Plugin for Priority {
         "Priority"
     }
 
-    async fn admit(&self, a: &Attributes<'_>, new: &mut Value, _old: Option<&Value>) -> Result<()> {
-        if a.operation != Operation::Create || !a.is("", "pods") || !a.subresource.is_empty() {
+    async fn admit(&self, a: &Attributes<'_>, new: &mut Value, old: Option<&Value>) -> Result<()> {
+        if !a.is("", "pods") || !a.subresource.is_empty() {
+            return Ok(());
+        }
+        if let (Operation::Update, Some(old)) = (a.operation, old) {
+            // what was computed stays when a client leaves it out
+            for field in ["priority", "preemptionPolicy"] {
+                if new["spec"][field].is_null() && !old["spec"][field].is_null() {
+                    new["spec"][field] = old["spec"][field].clone();
+                }
+            }
+        }
+        if a.operation != Operation::Create {
             return Ok(());
         }
         let name = new["spec"]["priorityClassName"].as_str().unwrap_or("").to_owned();

@@ -296,11 +296,8 @@ async fn authorized(
             user,
             permit,
             headers: parts.headers,
-            accepted: if info.is_resource && !is_stream(info) {
-                accepted?
-            } else {
-                accepted.unwrap_or_default()
-            },
+            unacceptable: accepted.as_ref().err().cloned(),
+            accepted: accepted.unwrap_or_default(),
             audit: scope.clone(),
             body,
             warnings: Warnings::default(),
@@ -346,11 +343,6 @@ async fn answer(ctx: &Context) -> Result<Reply> {
         )));
     }
     if ctx.info.is_resource { verbs::dispatch(ctx).await } else { nonresource::dispatch(ctx).await }
-}
-
-/// Answers of these are not objects: any `Accept` will do.
-fn is_stream(info: &RequestInfo) -> bool {
-    matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
 }
 
 /// How long an answer may take: the client may ask for less time than the server grants (`timeout=10s`).

@@ -23,7 +23,7 @@ pub fn encode(format: Format, json: &Bytes) -> Result<Option<Bytes>> {
     let read = || serde_json::from_slice::<Value>(json).map_err(Status::internal);
     Ok(match format {
         Format::Json => Some(json.clone()),
-        Format::Yaml => Some(meta::yaml::to_string(&read()?).map_err(Status::internal)?.into()),
+        Format::Yaml => Some(meta::yaml::to_string(&read()?).into()),
         Format::Cbor => Some(cbor(&read()?)?.into()),
         Format::Protobuf => protobuf(&read()?)?.map(Bytes::from),
     })

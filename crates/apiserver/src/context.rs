@@ -5,6 +5,7 @@ use crate::filters::latency::Layer;
 use crate::negotiate::Accepted;
 use crate::request_info::RequestInfo;
 use crate::server::Server;
+use crate::verbs::owners;
 use admission::{Attributes, Call, Notes};
 use async_trait::async_trait;
 use auth::identity::Identity;
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use kinds::KindDef;
 use meta::permit::Permit;
-use meta::status::Result;
+use meta::status::{Result, Status};
 use parking_lot::Mutex;
 use registry::{Admit, Operation, Recorder};
 use serde_json::Value;
@@ -31,6 +32,8 @@ pub struct Context {
     pub permit: Permit,
     pub headers: HeaderMap,
     pub accepted: Accepted,
+    /// Why nothing can be answered in a form that the client takes.
+    pub unacceptable: Option<Status>,
     pub audit: Arc<AuditScope>,
     pub body: Bytes,
     pub warnings: Warnings,
@@ -221,7 +224,11 @@ impl Admit for Admission<'_> {
     async fn mutate(&self, op: Operation, name: &str, new: &mut Value, old: Option<&Value>) -> Result<()> {
         let (options, call) = (self.ctx.options(op), Call::default());
         let attributes = self.attributes(op, name, &options, &call);
-        self.ctx.server.admission.admit(&attributes, new, old).await
+        self.ctx.server.admission.admit(&attributes, new, old).await?;
+        if let Some(warning) = owners::dedup(new, owners::When::Admitted) {
+            self.ctx.warnings.add(&warning);
+        }
+        Ok(())
     }
 
     async fn validate(

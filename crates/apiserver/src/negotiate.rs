@@ -76,6 +76,31 @@ impl Accepted {
 pub const OBJECT_TYPES: &[&str] =
     &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
+/// What routes produce beside [`OBJECT_TYPES`] that can also be watched.
+const STREAM_TYPES: &[&str] =
+    &["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+
+/// Whether the client takes a media type of a route, which goes by names alone, without parameters or ranges but the
+/// widest (upstream: go-restful `Route.matchesAccept`). Custom resources have no routes.
+///
+/// # Errors
+/// 406, which lists what the route produces.
+pub fn route(headers: &HeaderMap, streams: bool) -> Result<()> {
+    let header = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let produced = |ty: &str| {
+        ty == "*/*"
+            || OBJECT_TYPES.contains(&ty)
+            || ty == Format::Cbor.content_type()
+            || ty == Format::Cbor.watch_type()
+    };
+    let media = |part: &str| part.split(';').next().unwrap_or("").trim_matches(' ').to_owned();
+    if header.is_empty() || header.split(',').any(|part| produced(&media(part))) {
+        return Ok(());
+    }
+    let streams = if streams { STREAM_TYPES } else { &[] };
+    Err(Status::no_representation(&[OBJECT_TYPES, streams].concat()))
+}
+
 /// One media type of an `Accept` header.
 struct Clause<'a> {
     ty: &'a str,
@@ -93,7 +118,8 @@ pub fn accept(headers: &HeaderMap, query: &Query) -> Result<Accepted> {
     let Some(clauses) = clauses else {
         return Ok(Accepted { encoding: Encoding::of(Format::Json, headers, query), ..Accepted::default() });
     };
-    let (mut first, pretty) = clauses.iter().find_map(serve).ok_or_else(|| refusal(&clauses))?;
+    let (mut first, pretty) =
+        clauses.iter().find_map(serve).ok_or_else(|| Status::not_acceptable(OBJECT_TYPES))?;
     first.or_json = clauses
         .iter()
         .filter_map(serve)
@@ -136,21 +162,11 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
     encodings.split(',').any(|token| token.trim() == "gzip")
 }
 
-/// Nothing that the client takes is served: not even a media type, or no form of one.
-fn refusal(clauses: &[Clause<'_>]) -> Status {
-    match clauses.iter().any(|c| format(c).is_some()) {
-        true => Status::not_acceptable(OBJECT_TYPES),
-        false => Status::no_representation(OBJECT_TYPES),
-    }
-}
-
-/// As [`accept`], for what can only be shown as it is (upstream: a scope without table conversion).
-pub fn accept_object(headers: &HeaderMap) -> Result<()> {
-    let Some(clauses) = clauses(headers) else { return Ok(()) };
-    if clauses.iter().filter_map(serve).any(|(a, _)| a.view == View::Object) {
-        return Ok(());
-    }
-    Err(Status::not_acceptable(OBJECT_TYPES))
+/// As [`accept`], for what has no table (upstream: a scope without table conversion).
+pub fn without_table(headers: &HeaderMap) -> Result<View> {
+    let Some(clauses) = clauses(headers) else { return Ok(View::Object) };
+    let mut served = clauses.iter().filter_map(serve).map(|(a, _)| a.view);
+    served.find(|view| *view != View::Table).ok_or_else(|| Status::not_acceptable(OBJECT_TYPES))
 }
 
 /// The clauses of `Accept` in the order of preference; `None` without the header.
@@ -257,6 +273,20 @@ mod tests {
         assert_eq!(format_of("text/html, */*;q=0.1"), Some(Format::Json));
         assert_eq!(of("text/html").map_err(|s| s.code), Err(406));
         assert_eq!(format_of("application/json;q=0.1,application/yaml"), Some(Format::Yaml));
+    }
+
+    #[test]
+    fn routes_go_by_names_of_media_types() {
+        let route = |text: &str, streams: bool| {
+            let mut h = HeaderMap::new();
+            h.insert(header::ACCEPT, text.parse().expect("a header"));
+            route(&h, streams).map_err(|s| s.message)
+        };
+        for taken in ["", "*/*;q=0.1", "nope, application/yaml", "application/json;as=Nope"] {
+            assert_eq!(route(taken, false), Ok(()), "{taken}");
+        }
+        assert!(route("application/*", false).is_err_and(|m| m.ends_with("vnd.kubernetes.protobuf")));
+        assert!(route("text/html", true).is_err_and(|m| m.ends_with("protobuf;stream=watch")));
     }
 
     #[test]

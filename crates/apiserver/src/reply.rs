@@ -183,14 +183,16 @@ fn object(code: u16, kind: Option<Arc<KindDef>>, bytes: Bytes, how: &Rendering) 
             encoded(code, json_bytes(&shown)?, how.accepted, how.keep)
         }
         View::Partial => encoded(code, partial_bytes(&bytes, version)?, how.accepted, how.keep),
-        View::PartialList => {
-            // Upstream: `asPartialObjectMetadataList`.
-            let ty = if kind.is_custom() { "unstructured.Unstructured" } else { &list::go_type(&kind) };
-            Err(list::not_acceptable(format!(
-                "you requested PartialObjectMetadataList, but the requested object is not a list (*{ty})"
-            )))
-        }
+        View::PartialList => Err(no_list(&kind)),
     }
+}
+
+/// One object was asked for as a list (upstream: `asPartialObjectMetadataList`).
+pub fn no_list(kind: &KindDef) -> Status {
+    let ty = if kind.is_custom() { "unstructured.Unstructured" } else { &list::go_type(kind) };
+    list::not_acceptable(format!(
+        "you requested PartialObjectMetadataList, but the requested object is not a list (*{ty})"
+    ))
 }
 
 fn json_bytes(value: &Value) -> Result<Bytes> {

@@ -2,7 +2,9 @@
 //! (upstream: `pkg/registry/authentication`, `pkg/registry/authorization`).
 
 use crate::context::Context;
-use crate::reply::Reply;
+use crate::negotiate::{self, View};
+use crate::reply::{self, Reply};
+use crate::table::partial;
 use crate::verbs;
 use auth::review;
 use kinds::KindDef;
@@ -13,9 +15,9 @@ use std::sync::Arc;
 
 pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     if &*kind.kind == "ComponentStatus" {
-        return component_status(ctx);
+        return component_status(ctx, kind);
     }
-    crate::negotiate::accept_object(&ctx.headers)?;
+    let view = negotiate::without_table(&ctx.headers)?;
     let mut asked = verbs::new_object(ctx, kind)?;
     verbs::track(ctx, kind, &mut asked);
     let (server, user, now) = (&ctx.server, &ctx.user, ctx.server.clock.now());
@@ -35,15 +37,30 @@ pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         "SelfSubjectRulesReview" => review::self_subject_rules_review(&asked, user, &server.authorizer)?,
         _ => return Err(Status::no_such_resource()),
     };
-    if let Some(managed) = asked["metadata"].get("managedFields") {
+    // These two are answered by new objects, the others by what was asked, filled in.
+    let anew = matches!(&*kind.kind, "SelfSubjectReview" | "SelfSubjectRulesReview");
+    if let Some(managed) = asked["metadata"].get("managedFields").filter(|_| !anew) {
         object::set_meta(&mut answer, "managedFields", managed.clone());
+    }
+    match view {
+        View::Partial => answer = partial(&mut answer, ctx.accepted.view_version()),
+        View::PartialList => return Err(reply::no_list(kind)),
+        _ => {}
     }
     Ok(Reply::Document { code: 201, value: answer })
 }
 
+/// These have no other views.
+fn as_object(ctx: &Context) -> Result<()> {
+    match negotiate::without_table(&ctx.headers)? {
+        View::Object => Ok(()),
+        _ => Err(Status::not_acceptable(negotiate::OBJECT_TYPES)),
+    }
+}
+
 /// How the parts of the control plane are (upstream: `pkg/registry/core/componentstatus/rest.go`). They are one program:
 /// all that answer are as well as the store is.
-fn component_status(ctx: &Context) -> Result<Reply> {
+fn component_status(ctx: &Context, kind: &KindDef) -> Result<Reply> {
     let healthy = ctx.server.checks.iter().filter(|c| c.live).all(|c| (c.run)().is_ok());
     let one = |name: &str, kind: bool| {
         let (status, message) = if healthy { ("True", "ok") } else { ("False", "the store does not answer") };
@@ -58,8 +75,8 @@ fn component_status(ctx: &Context) -> Result<Reply> {
     let names = ["scheduler", "controller-manager", "etcd-0"];
     let asked = ctx.info.name.as_str();
     if ctx.info.verb == "list" {
-        verbs::check_list(ctx)?;
-        crate::negotiate::accept_object(&ctx.headers)?;
+        verbs::check_list(ctx, kind)?;
+        as_object(ctx)?;
         let items: Vec<Value> = names.iter().map(|n| one(n, false)).collect();
         let list = json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": items});
         return Ok(Reply::Document { code: 200, value: list });
@@ -67,6 +84,6 @@ fn component_status(ctx: &Context) -> Result<Reply> {
     if !names.contains(&asked) {
         return Err(Status::not_found(&meta::GroupResource::new("", "componentstatus"), asked));
     }
-    crate::negotiate::accept_object(&ctx.headers)?;
+    as_object(ctx)?;
     Ok(Reply::Document { code: 200, value: one(asked, true) })
 }

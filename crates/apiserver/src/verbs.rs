@@ -7,6 +7,7 @@ mod delete;
 mod eviction;
 mod fields;
 mod options;
+pub mod owners;
 mod patch;
 mod read;
 mod scale;
@@ -15,6 +16,7 @@ mod watch;
 mod write;
 
 use crate::context::Context;
+use crate::negotiate;
 use crate::reply::Reply;
 use crate::reviews;
 use kinds::KindDef;
@@ -33,19 +35,13 @@ pub async fn dispatch(ctx: &Context) -> Result<Reply> {
         return Err(if listed { Status::method_not_allowed() } else { Status::no_such_resource() });
     }
     let served = !info.subresource.is_empty() || routed(&kind, &info.verb, &info.name);
-    let deprecated = kind.custom.as_ref().and_then(|c| c.deprecation_warning.as_deref());
-    if let Some(warning) = kind.deprecated.or(deprecated).filter(|_| served) {
-        ctx.warnings.add(warning);
-        // No kind that is served has a release in which it goes (`k8s.io/removed-release`).
-        ctx.audit.annotate("k8s.io/deprecated", "true");
-        ctx.server.metrics.deprecated(info);
-    }
     if !info.subresource.is_empty() {
         return subresources::dispatch(ctx, &kind).await;
     }
     if !served {
         return Err(Status::method_not_allowed());
     }
+    acceptable(ctx, &kind)?;
     if &*kind.kind == "Binding" && kind.group.is_empty() {
         return bind::create(ctx, &kind).await;
     }
@@ -62,6 +58,26 @@ pub async fn dispatch(ctx: &Context) -> Result<Reply> {
         "delete" => delete::delete(ctx, &kind).await,
         "deletecollection" => delete::delete_collection(ctx, &kind).await,
         _ => Err(Status::method_not_allowed()),
+    }
+}
+
+/// Refuses a request whose answer the client would not take. What comes so far gets the warnings of its kind.
+fn acceptable(ctx: &Context, kind: &KindDef) -> Result<()> {
+    if kind.custom.is_none() {
+        negotiate::route(&ctx.headers, matches!(ctx.info.verb.as_str(), "list" | "watch"))?;
+    }
+    deprecated(ctx, kind);
+    ctx.unacceptable.clone().map_or(Ok(()), Err)
+}
+
+/// Says that the kind is deprecated, where it is.
+fn deprecated(ctx: &Context, kind: &KindDef) {
+    let own = kind.custom.as_ref().and_then(|c| c.deprecation_warning.as_deref());
+    if let Some(warning) = kind.deprecated.or(own) {
+        ctx.warnings.add(warning);
+        // No kind that is served has a release in which it goes (`k8s.io/removed-release`).
+        ctx.audit.annotate("k8s.io/deprecated", "true");
+        ctx.server.metrics.deprecated(&ctx.info);
     }
 }
 
@@ -87,8 +103,9 @@ pub fn check_create(ctx: &Context) -> Result<()> {
 }
 
 /// Refuses a list by its options.
-pub fn check_list(ctx: &Context) -> Result<()> {
-    read::query(ctx).map(drop)
+pub fn check_list(ctx: &Context, kind: &KindDef) -> Result<()> {
+    let fields = read::query(ctx)?.selectors.fields;
+    fields.keys().try_for_each(|field| kind.check_field(field)).map_err(Status::bad_request)
 }
 
 /// A request's body as some other type.

@@ -73,7 +73,7 @@ fn check(config: &Value, o: &Options<'_>) -> Result<(), ApplyError> {
             o.api_version
         )));
     }
-    if update::managed_of(config).is_some_and(|m| !m.is_null()) {
+    if update::managed_of(config).is_some_and(Value::is_array) {
         return Err(ApplyError::BadRequest("metadata.managedFields must be nil".to_owned()));
     }
     validate::validate(config, o.view.root()).map_err(|e| {

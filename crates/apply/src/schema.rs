@@ -5,10 +5,6 @@
 use crate::element::Element;
 use meta::schema::{Field, Schema, Ty, TypeDef};
 use serde_json::{Map, Value};
-use std::sync::LazyLock;
-
-/// The zero of texts, which some fields have as their default.
-static EMPTY: LazyLock<Value> = LazyLock::new(|| "".into());
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
@@ -277,14 +273,10 @@ impl<'a> Type<'a> {
         }
     }
 
-    fn field_default(self, name: &str) -> Option<&'a Value> {
+    fn field_default(self, name: &str) -> Option<Value> {
         match self {
-            Self::Struct { def, .. } => {
-                let field = def.fields.get(name)?;
-                let zero = || (field.shows_zero && field.ty == Ty::String).then(|| &*EMPTY);
-                field.default.as_ref().or_else(zero)
-            }
-            Self::Structural { schema, .. } => schema.get("properties")?.get(name)?.get("default"),
+            Self::Struct { def, .. } => def.fields.get(name)?.published_default(),
+            Self::Structural { schema, .. } => schema.get("properties")?.get(name)?.get("default").cloned(),
             _ => None,
         }
     }
@@ -316,8 +308,8 @@ impl<'a> Type<'a> {
         let mut fields: Vec<(String, Value)> = keys
             .iter()
             .filter_map(|key| {
-                let value = entry.get(*key).or_else(|| item.field_default(key))?;
-                Some(((*key).to_owned(), value.clone()))
+                let value = entry.get(*key).cloned().or_else(|| item.field_default(key))?;
+                Some(((*key).to_owned(), value))
             })
             .collect();
         if fields.is_empty() && !keys.is_empty() {

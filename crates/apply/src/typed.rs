@@ -15,6 +15,8 @@ pub(crate) struct Comparison {
     pub(crate) added: FieldSet,
     pub(crate) modified: FieldSet,
     pub(crate) removed: FieldSet,
+    /// A list that changed has an entry that cannot be told from others, so that it has no fields.
+    pub(crate) unfit: bool,
 }
 
 impl Comparison {
@@ -32,6 +34,7 @@ impl Comparison {
     }
 
     fn attach(&mut self, element: impl FnOnce() -> Element, mark: Mark, below: Self) {
+        self.unfit |= below.unfit;
         if mark == Mark::default() && below.is_empty() {
             return;
         }
@@ -199,6 +202,7 @@ fn walk(
 }
 
 fn entries_differ(old: &[Value], new: &[Value], ty: Type<'_>, out: &mut Comparison, depth: usize) {
+    out.unfit |= old.iter().chain(new).any(|entry| ty.element(entry).is_err());
     let (old, mut new) = (index(old, ty), index(new, ty));
     let item = ty.item();
     let mut visit = |element: Element, old: &[&Value], new: &[&Value]| {

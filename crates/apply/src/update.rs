@@ -32,7 +32,7 @@ static MANAGED: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&["met
 /// Sets `metadata.managedFields` of an object about to be stored: what differs from `live` is the writer's, other
 /// managers lose what changed or went. `live` is `None` for a creation. Without a change the entries stay as they are.
 /// Entries sent with the object count if they can be read (a subresource's are ignored); an empty list, or one empty
-/// entry, clears them (upstream: apimachinery `managedfields/internal/fieldmanager.go#Update`).
+/// entry, clears them. Where what changed has no fields, all stays as it was (upstream: apimachinery `managedfields/internal/fieldmanager.go#Update`).
 pub fn update(live: Option<&Value>, new: &mut Value, o: &Options<'_>) {
     let sent = take_managed(new);
     let stored = live.and_then(managed_of);
@@ -50,6 +50,13 @@ pub fn update(live: Option<&Value>, new: &mut Value, o: &Options<'_>) {
         }
     };
     let changes = changes(old, new, o);
+    if changes.unfit {
+        // upstream: `UpdateNoErrors`
+        if let Some(stored) = stored {
+            set_managed(new, stored.clone());
+        }
+        return;
+    }
     if let Some(stored) = stored.filter(|_| as_stored && changes.is_empty()) {
         set_managed(new, stored.clone());
         return;
@@ -130,7 +137,7 @@ fn is_reset(sent: &Value) -> bool {
 
 /// The entries when the writer has made these changes.
 pub(crate) fn take_over(changes: Comparison, mut entries: Vec<Entry>, o: &Options<'_>) -> Vec<Entry> {
-    let Comparison { added, modified, removed } = changes;
+    let Comparison { added, modified, removed, .. } = changes;
     let mut changed = modified;
     changed.absorb(added);
     for entry in &mut entries {

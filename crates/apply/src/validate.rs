@@ -4,6 +4,7 @@
 
 use crate::schema::{Kind, ListKind, Type};
 use crate::set::MAX_DEPTH;
+use meta::go;
 use serde_json::Value;
 
 /// Checks kinds of values, undeclared fields and duplicate entries (upstream: structured-merge-diff
@@ -27,10 +28,7 @@ fn at(path: &str, message: &str) -> String {
 
 /// How upstream prints a value it did not expect.
 fn shown(value: &Value) -> String {
-    match value {
-        Value::String(s) => format!("&{{{s}}}"),
-        other => format!("&{{{other}}}"),
-    }
+    format!("&{{{}}}", go::text(value))
 }
 
 fn go_type(value: &Value) -> &'static str {
@@ -75,7 +73,9 @@ fn check(value: &Value, ty: Type<'_>, path: &str, depth: usize, errors: &mut Vec
             None
         }
         (Kind::Number, v) => Some(format!("expected numeric (int or float), got {}", go_type(v))),
-        (Kind::String, v) => Some(format!("expected string, got &value.valueUnstructured{{Value:{v}}}")),
+        (Kind::String, v) => {
+            Some(format!("expected string, got &value.valueUnstructured{{Value:{}}}", go::syntax(v)))
+        }
         (Kind::Boolean, v) => Some(format!("expected boolean, got {}", shown(v))),
         (Kind::Scalar, v) => Some(format!("expected any scalar, got {}", shown(v))),
         (Kind::Map { .. }, v) => Some(format!("expected map, got {}", shown(v))),

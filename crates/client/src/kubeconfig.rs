@@ -55,7 +55,7 @@ pub fn merge(path: &Path, entry: &Entry) -> Result<(), Error> {
     };
     let content = |why: String| Error::Content { path: path.to_owned(), why };
     upsert(&mut tree, entry).map_err(content)?;
-    let text = meta::yaml::to_string(&tree).map_err(content)?;
+    let text = meta::yaml::to_string(&tree);
     write(path, text.as_bytes()).map_err(|source| Error::File { path: path.to_owned(), source })
 }
 
@@ -76,7 +76,7 @@ pub fn remove(path: &Path, name: &str) -> Result<(), Error> {
     if tree["current-context"] == name {
         tree["current-context"] = json!("");
     }
-    let text = meta::yaml::to_string(&tree).map_err(|why| Error::Content { path: path.to_owned(), why })?;
+    let text = meta::yaml::to_string(&tree);
     write(path, text.as_bytes()).map_err(|source| Error::File { path: path.to_owned(), source })
 }
 

@@ -116,6 +116,10 @@ impl Strategy for V1 {
     fn default(&self, obj: &mut Value) {
         object::default_at(obj, &["spec"], "minReplicas", 1);
         object::default_at(obj, &[], "status", json!({"currentReplicas": 0, "desiredReplicas": 0}));
+        // what upstream's conversion fills in on the way to its own form, all look at
+        let mut new = to_v2(obj);
+        V2.default(&mut new);
+        *obj = to_v1(&new);
     }
 
     fn prepare_create(&self, obj: &mut Value, ctx: &Ctx) {

@@ -60,6 +60,7 @@ impl Custom {
     /// # Errors
     /// What has a wrong type in metadata, the object's own or an embedded resource's.
     pub fn shape(&self, obj: &mut Value) -> Result<Vec<String>, String> {
+        meta::yaml::without_fractions(obj);
         let mut unknown = object_meta::coerce_root(obj)?;
         let schema = self.schema.as_deref();
         if !self.preserve_unknown_fields {

@@ -2,7 +2,7 @@
 
 use crate::custom::Custom;
 use async_trait::async_trait;
-use meta::field::ErrorList;
+use meta::field::{ErrorList, Path};
 use meta::gvk::{GroupKind, GroupResource, GroupVersion};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -78,6 +78,14 @@ pub struct Ctx<'a> {
     pub subresource: &'a str,
 }
 
+/// A label that a namespace must have, with the value `true`, or a field of objects in it is an error.
+pub struct NamespaceLabel {
+    pub label: &'static str,
+    pub field: Path,
+    /// What an error says.
+    pub detail: String,
+}
+
 /// Who sends a request, for the kinds that write it into their objects.
 #[derive(Clone, Copy, Debug)]
 pub struct Requester<'a> {
@@ -93,6 +101,9 @@ pub struct Requester<'a> {
 pub trait Strategy: Send + Sync {
     /// Fills in defaults. Must be idempotent.
     fn default(&self, _obj: &mut Value) {}
+
+    /// As [`Strategy::default`], of fields that are by default the time of the request.
+    fn default_times(&self, _obj: &mut Value, _now: jiff::Timestamp) {}
 
     /// Before a create: clears status, sets the first generation where the kind has one, drops disabled fields.
     fn prepare_create(&self, _obj: &mut Value, _ctx: &Ctx) {}
@@ -120,6 +131,16 @@ pub trait Strategy: Send + Sync {
         self.validate(new)
     }
 
+    /// A field of the object that its namespace must allow; `old` is absent on create.
+    fn asks_namespace(
+        &self,
+        _new: &Value,
+        _old: Option<&Value>,
+        _subresource: &str,
+    ) -> Option<NamespaceLabel> {
+        None
+    }
+
     /// Warnings sent back in `Warning` headers on create and update.
     fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()
@@ -127,6 +148,11 @@ pub trait Strategy: Send + Sync {
 
     /// Whether a PUT to a name that does not exist creates it (upstream: `AllowCreateOnUpdate`).
     fn create_on_update(&self) -> bool {
+        false
+    }
+
+    /// Whether an applied configuration of the subresource makes an object that is not there.
+    fn made_by(&self, _subresource: &str) -> bool {
         false
     }
 
@@ -200,6 +226,17 @@ pub trait Strategy: Send + Sync {
     /// (upstream: `DefaultGarbageCollectionPolicy`).
     fn orphans_by_default(&self) -> bool {
         false
+    }
+
+    /// Whether metadata is looked at together with the rest of a new object, and not only when nothing else is wrong.
+    fn checks_metadata(&self) -> bool {
+        true
+    }
+
+    /// Whether the begin of a generated name must be the begin of a name (upstream: kinds that go without
+    /// `ValidateObjectMetaWithOpts`).
+    fn checks_generate_name(&self) -> bool {
+        true
     }
 
     /// Names must pass this check (upstream: `ValidateName`); default: DNS subdomain.
@@ -420,6 +457,19 @@ impl KindDef {
         Ok(obj)
     }
 
+    /// The object as it comes back from where upstream keeps it: a list without entries, which protobuf does not tell
+    /// from none, is none. What is kept as JSON stays as it was sent.
+    pub fn as_kept<'v>(&self, obj: &'v Value) -> Cow<'v, Value> {
+        let json =
+            self.is_custom() || matches!(&*self.group, "apiextensions.k8s.io" | "apiregistration.k8s.io");
+        if json || !has_empty_list(obj) {
+            return Cow::Borrowed(obj);
+        }
+        let mut kept = obj.clone();
+        crate::schema::schema().without_empty_lists(&mut kept, &self.schema);
+        Cow::Owned(kept)
+    }
+
     /// Whether the row was made at run time, from a custom resource definition.
     pub fn is_custom(&self) -> bool {
         self.custom.is_some()
@@ -437,6 +487,14 @@ impl KindDef {
         } else {
             format!("/registry/{}/{name}", self.storage)
         }
+    }
+}
+
+fn has_empty_list(v: &Value) -> bool {
+    match v {
+        Value::Array(list) => list.is_empty() || list.iter().any(has_empty_list),
+        Value::Object(map) => map.values().any(has_empty_list),
+        _ => false,
     }
 }
 

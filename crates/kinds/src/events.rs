@@ -6,7 +6,7 @@ use crate::core::event;
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef};
 use crate::validate::text;
 use meta::field::{Error, ErrorList, Path};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 pub fn kind() -> KindDef {
     KindDef {
@@ -89,8 +89,9 @@ impl Strategy for Event {
             series(&new, &mut errors);
         }
         for (field, called) in FIXED {
-            // Fields that are objects are always there in Go.
-            let empty = |v: &Value| v.is_null() || v.as_object().is_some_and(serde_json::Map::is_empty);
+            // Texts and objects are always there in Go, but for the one that is a pointer.
+            let none = |v: &Value| v == "" || field != "related" && v.as_object().is_some_and(Map::is_empty);
+            let empty = |v: &Value| v.is_null() || none(v);
             if new[field] == old[field] || empty(&new[field]) && empty(&old[field]) {
                 continue;
             }

@@ -94,6 +94,10 @@ fn empty_status() -> Value {
 }
 
 impl Strategy for Budget {
+    fn checks_metadata(&self) -> bool {
+        false
+    }
+
     fn default(&self, obj: &mut Value) {
         object::default_at(obj, &[], "spec", json!({}));
         object::default_at(obj, &[], "status", empty_status());

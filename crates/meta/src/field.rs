@@ -158,10 +158,12 @@ impl Error {
         let mut out = self.kind.text().to_owned();
         if let Some(bad) = &self.bad {
             match bad {
-                // Go prints structs, maps and lists as JSON and strings quoted, both of which JSON does.
-                Value::String(s) => out.push_str(&format!(": {}", quoted(s))),
-                Value::Null => out.push_str(": null"),
-                other => out.push_str(&format!(": {other}")),
+                // What stands beside the values of an enumeration is of a named type, which upstream prints as it
+                // does structs, maps and lists.
+                Value::String(s) if self.kind != ErrorType::NotSupported => {
+                    out.push_str(&format!(": {}", quoted(s)));
+                }
+                other => out.push_str(&format!(": {}", crate::go::json(other))),
             }
         }
         if !self.detail.is_empty() {
@@ -225,6 +227,14 @@ pub fn aggregate(errors: &[Error]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn named_texts_are_shown_as_json() {
+        let at = Path::new("a");
+        assert_eq!(Error::invalid(&at, "\u{7f}<", "no").body(), "Invalid value: \"\\x7f<\": no");
+        let named = Error::not_supported(&at, "\u{7f}<", &["x"]).body();
+        assert_eq!(named, "Unsupported value: \"\u{7f}\\u003c\": supported values: \"x\"");
+    }
 
     #[test]
     fn texts_equal_upstreams() {

@@ -5,6 +5,7 @@
 //! reads a file, opens a socket or asks the time.
 
 pub mod field;
+pub mod go;
 pub mod gvk;
 pub mod names;
 pub mod object;

@@ -34,9 +34,9 @@ fn bad(what: &str) -> String {
 
 /// Opens the envelope (`runtime.Unknown`).
 pub fn open(bytes: &[u8]) -> Result<Envelope<'_>, String> {
-    let body = bytes.strip_prefix(MAGIC).ok_or_else(|| {
-        bad("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")
-    })?;
+    let body = bytes
+        .strip_prefix(MAGIC)
+        .ok_or("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")?;
     let mut out = Envelope { api_version: String::new(), kind: String::new(), raw: &[] };
     for field in Reader(body) {
         match field? {

@@ -126,9 +126,44 @@ impl Field {
         }
     }
 
+    /// The OpenAPI `default`: upstream writes one for every field that is no pointer and whose zero value is no null.
+    pub fn published_default(&self) -> Option<Value> {
+        let zero = || if self.shows_zero { self.ty.zero() } else { self.zero_default() };
+        self.default.clone().or_else(zero)
+    }
+
     /// The Go type of the field as errors print it.
     pub fn go_type(&self) -> Cow<'_, str> {
         if self.go.is_empty() { Cow::Owned(self.ty.go()) } else { Cow::Borrowed(&self.go) }
+    }
+}
+
+impl Schema {
+    /// Makes lists without entries nulls, wherever the type has lists.
+    pub fn without_empty_lists(&self, value: &mut Value, ty: &str) {
+        let Some(def) = self.types.get(ty) else { return };
+        let Some(map) = value.as_object_mut() else { return };
+        for (name, field) in map.iter_mut() {
+            if let Some(def) = def.fields.get(name) {
+                self.without_empty(field, &def.ty);
+            }
+        }
+    }
+
+    fn without_empty(&self, value: &mut Value, ty: &Ty) {
+        match (ty, value) {
+            (Ty::List(_), value @ Value::Array(_)) if value.as_array().is_some_and(Vec::is_empty) => {
+                *value = Value::Null;
+            }
+            (Ty::List(inner), Value::Array(list)) => {
+                list.iter_mut().for_each(|v| self.without_empty(v, inner));
+            }
+            (Ty::Map(inner), Value::Object(map)) => {
+                map.values_mut().for_each(|v| self.without_empty(v, inner))
+            }
+            (Ty::Ref(name), value) => self.without_empty_lists(value, name),
+            _ => {}
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Constructors give upstream's code, reason, message and details
 //! (apimachinery `pkg/api/errors`), so that messages are made in one place.
 
-use crate::field::{self, ErrorList};
+use crate::field::{self, ErrorList, quoted};
 use crate::gvk::{GroupKind, GroupResource};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -94,7 +94,7 @@ impl Status {
     }
 
     pub fn not_found(gr: &GroupResource, name: &str) -> Self {
-        Self::of(404, Reason::NotFound, gr, name, format!("{gr} {name:?} not found"))
+        Self::of(404, Reason::NotFound, gr, name, format!("{gr} {} not found", quoted(name)))
     }
 
     /// 404 for a path that no route serves (`genericregistry` answers this with a plain-text body or this Status).
@@ -109,11 +109,11 @@ impl Status {
     }
 
     pub fn already_exists(gr: &GroupResource, name: &str) -> Self {
-        Self::of(409, Reason::AlreadyExists, gr, name, format!("{gr} {name:?} already exists"))
+        Self::of(409, Reason::AlreadyExists, gr, name, format!("{gr} {} already exists", quoted(name)))
     }
 
     pub fn conflict(gr: &GroupResource, name: &str, why: &str) -> Self {
-        let message = format!("Operation cannot be fulfilled on {gr} {name:?}: {why}");
+        let message = format!("Operation cannot be fulfilled on {gr} {}: {why}", quoted(name));
         Self::of(409, Reason::Conflict, gr, name, message)
     }
 
@@ -141,7 +141,7 @@ impl Status {
             causes,
             ..Details::default()
         };
-        let message = format!("{gk} {name:?} is invalid: {}", field::aggregate(errors));
+        let message = format!("{gk} {} is invalid: {}", quoted(name), field::aggregate(errors));
         Self { code: 422, reason: Reason::Invalid, message, details: Some(details), continue_token: None }
     }
 
@@ -149,7 +149,7 @@ impl Status {
         let message = if name.is_empty() {
             format!("{gr} is forbidden: {why}")
         } else {
-            format!("{gr} {name:?} is forbidden: {why}")
+            format!("{gr} {} is forbidden: {why}", quoted(name))
         };
         Self::of(403, Reason::Forbidden, gr, name, message)
     }

@@ -4,12 +4,13 @@
 //! beyond [`MAX_DEPTH`], alias bombs and oversized documents are refused. Duplicate keys are not refused here:
 //! the last one wins, as in Go, and each is reported, so that field validation can decide.
 
+mod emit;
 mod syntax;
 mod tree;
 
 use serde_json::Value;
 use std::fmt;
-use tree::{Traced, TracedYaml, Tree};
+use tree::{JsonTree, Traced, TracedYaml, Tree};
 
 /// Deepest nesting of lists and maps. Upstream allows 10000; this is lower so that a stored tree can always be
 /// read back, wrapped in a list and an audit event, by recursive code on a small stack (serde_json stops at 128).
@@ -61,7 +62,7 @@ pub fn parse_json(bytes: &[u8]) -> Result<Parsed, ParseError> {
             lossy.as_bytes()
         }
     };
-    let tree: Tree = serde_json::from_slice(bytes).map_err(|e| json_error(bytes, &e))?;
+    let JsonTree(tree) = serde_json::from_slice(bytes).map_err(|e| json_error(bytes, &e))?;
     if !tree.duplicates {
         return Ok((tree.value, Vec::new()));
     }
@@ -103,17 +104,24 @@ pub fn documents(bytes: &[u8], max_bytes: usize) -> Result<Vec<Parsed>, ParseErr
     Ok(parsed.filter(|(v, _)| !v.is_null()).collect())
 }
 
-/// YAML text of a tree, in the style of `kubectl get -o yaml`; ends in a newline.
-///
-/// # Errors
-/// Only when the serialiser fails, which a tree gives no reason for.
-pub fn to_string(value: &Value) -> Result<String, String> {
-    let options = serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX, min_fold_chars: usize::MAX };
-    let mut text = serde_saphyr::to_string_with_options(value, options).map_err(|e| e.to_string())?;
-    if !text.ends_with('\n') {
-        text.push('\n');
+/// Makes whole numbers that were written with a fraction what they are to readers without types.
+pub fn without_fractions(value: &mut Value) {
+    match value {
+        Value::Number(n) if n.is_f64() => {
+            let whole = n.as_f64().filter(|v| v.fract() == 0.0 && v.abs() < 1e15);
+            if let Some(whole) = whole {
+                *value = (whole as i64).into();
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(without_fractions),
+        Value::Object(map) => map.values_mut().for_each(without_fractions),
+        _ => {}
     }
-    Ok(text)
+}
+
+/// YAML text of a tree, as upstream writes it; ends in a newline.
+pub fn to_string(value: &Value) -> String {
+    emit::to_string(value)
 }
 
 fn trees(bytes: &[u8], max_bytes: usize) -> Result<Vec<Tree>, ParseError> {
@@ -145,7 +153,15 @@ fn yaml_error(e: serde_saphyr::Error) -> ParseError {
     if text.contains("exceeded max depth") || text.contains("Depth") {
         return ParseError::Depth;
     }
-    ParseError::Syntax(format!("yaml: {}", text.lines().next().unwrap_or("cannot be read")))
+    let text = text.lines().next().unwrap_or("cannot be read");
+    // upstream's reader names the line first, and the first line not at all
+    let placed =
+        text.rsplit_once(" at line ").and_then(|(what, at)| Some((what, at.split_once(", column ")?.0)));
+    ParseError::Syntax(match placed {
+        Some((what, "1")) => format!("yaml: {what}"),
+        Some((what, line)) => format!("yaml: line {line}: {what}"),
+        None => format!("yaml: {text}"),
+    })
 }
 
 /// The dialect of upstream's YAML 1.1 reader, and the budgets. Everything grows at most linearly with the
@@ -287,7 +303,7 @@ mod tests {
     #[test]
     fn written_yaml_reads_back() {
         let v = json!({"a": "yes", "b": "0644", "c": ["x", {"d": null}], "e": "l1\nl2\n", "f": {}, "g": [], "h": "1.0", "i": ": #", "j": "x ".repeat(100), "k": 1.5});
-        let text = to_string(&v).unwrap();
+        let text = to_string(&v);
         assert_eq!(yaml(&text), v, "{text}");
         assert!(text.contains("c:\n- x\n- d: null\n"), "{text}");
     }

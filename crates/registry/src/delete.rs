@@ -45,6 +45,8 @@ pub struct DeleteOptions {
     /// The old field; never together with `propagation`.
     pub orphan_dependents: Option<bool>,
     pub dry_run: bool,
+    /// What is stored need not be readable.
+    pub ignore_read_errors: bool,
 }
 
 impl DeleteOptions {
@@ -88,13 +90,17 @@ impl DeleteOptions {
             propagation,
             orphan_dependents: v["orphanDependents"].as_bool(),
             dry_run: !dry_run.is_empty(),
+            ignore_read_errors: v[IGNORE_READ_ERRORS] == true,
         })
     }
 }
 
+/// The option of a delete of what cannot be read.
+const IGNORE_READ_ERRORS: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
+
 /// What cannot go with a delete of what cannot be read (upstream: `ValidateIgnoreStoreReadError`).
 fn read_errors_ignored(v: &Value) -> Vec<Error> {
-    const FIELD: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
+    const FIELD: &str = IGNORE_READ_ERRORS;
     let others = ["propagationPolicy", "orphanDependents", "gracePeriodSeconds", "preconditions"];
     let set = |field: &&str| v[FIELD] == true && v.get(*field).is_some_and(|o| !o.is_null());
     let error = |field: &str| {

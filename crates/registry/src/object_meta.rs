@@ -13,14 +13,50 @@ const CHECKED_BY_LIBRARY_ALONE: [&str; 3] =
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
-/// Errors of the metadata of an object about to be stored.
+/// Errors of the metadata of an object about to be stored, by the rules of its kind.
 pub fn validate(kind: &KindDef, obj: &Value) -> ErrorList {
+    let names = |name: &str, prefix| match prefix && !kind.strategy.checks_generate_name() {
+        true => Vec::new(),
+        false => kind.strategy.name_errors(name, prefix),
+    };
+    let mut errors = check(kind, obj, &names);
+    if !kind.is_custom() && !CHECKED_BY_LIBRARY_ALONE.contains(&&*kind.group) {
+        kube_finalizers(obj, &Path::new("metadata").child("finalizers"), &mut errors);
+    }
+    errors
+}
+
+/// As [`validate`], of an object that was there before: that its name fits a key is looked at in any case (upstream:
+/// `rest.ValidateUpdate`).
+pub fn validate_changed(kind: &KindDef, obj: &Value) -> ErrorList {
+    let names = |name: &str, prefix| {
+        let mut messages = helpers::path_segment_errors(name, prefix);
+        if kind.strategy.checks_metadata() && (!prefix || kind.strategy.checks_generate_name()) {
+            let own = kind.strategy.name_errors(name, prefix);
+            messages.extend(own.into_iter().filter(|m| !messages.contains(m)).collect::<Vec<_>>());
+        }
+        messages
+    };
+    let mut errors = check(kind, obj, &names);
+    if !kind.is_custom() && !CHECKED_BY_LIBRARY_ALONE.contains(&&*kind.group) {
+        kube_finalizers(obj, &Path::new("metadata").child("finalizers"), &mut errors);
+    }
+    errors
+}
+
+/// Errors of the metadata of an object with which nothing else is wrong: all that a key takes is a name (upstream:
+/// `rest.ValidateCreate`).
+pub fn validate_common(kind: &KindDef, obj: &Value) -> ErrorList {
+    check(kind, obj, &helpers::path_segment_errors)
+}
+
+fn check(kind: &KindDef, obj: &Value, names: &dyn Fn(&str, bool) -> Vec<String>) -> ErrorList {
     let path = Path::new("metadata");
     let mut errors = Vec::new();
     let generate_name = object::meta_str(obj, "generateName");
     if !generate_name.is_empty() {
         let field = path.child("generateName");
-        let messages = kind.strategy.name_errors(generate_name, true);
+        let messages = names(generate_name, true);
         errors.extend(messages.into_iter().map(|m| Error::invalid(&field, generate_name, m)));
     }
     let name = object::name(obj);
@@ -28,9 +64,7 @@ pub fn validate(kind: &KindDef, obj: &Value) -> ErrorList {
         errors.push(Error::required(&path.child("name"), "name or generateName is required"));
     } else {
         let field = path.child("name");
-        errors.extend(
-            kind.strategy.name_errors(name, false).into_iter().map(|m| Error::invalid(&field, name, m)),
-        );
+        errors.extend(names(name, false).into_iter().map(|m| Error::invalid(&field, name, m)));
     }
     let namespace = object::namespace(obj);
     if kind.namespaced() {
@@ -52,9 +86,6 @@ pub fn validate(kind: &KindDef, obj: &Value) -> ErrorList {
     annotations(object::meta_map(obj, "annotations"), &path.child("annotations"), &mut errors);
     owners(obj, &path.child("ownerReferences"), &mut errors);
     finalizers(obj, &path.child("finalizers"), &mut errors);
-    if !kind.is_custom() && !CHECKED_BY_LIBRARY_ALONE.contains(&&*kind.group) {
-        kube_finalizers(obj, &path.child("finalizers"), &mut errors);
-    }
     errors
 }
 

@@ -4,10 +4,12 @@
 use crate::{Admit, Companion, Operation, Recorder, Registry, commit_failure, encode, object_meta};
 use bytes::Bytes;
 use kinds::{Ctx, KindDef};
+use meta::field::Error;
 use meta::object;
 use meta::permit::Permit;
 use meta::status::{Result, Status};
 use serde_json::Value;
+use std::borrow::Cow;
 use store::{CommitError, Expect, Op, Txn};
 
 /// How often an update without a resourceVersion is tried against a changing object before the client is told.
@@ -124,8 +126,15 @@ impl Registry {
         obj: &Value,
         companion: Option<&dyn Companion>,
     ) -> Result<std::result::Result<Written, Lost>> {
-        let mut errors = object_meta::validate(r.kind, obj);
+        let mut errors = match r.kind.strategy.checks_metadata() {
+            true => object_meta::validate(r.kind, obj),
+            false => Vec::new(),
+        };
         errors.extend(r.kind.strategy.validate(obj));
+        errors.extend(self.namespace_error(r, obj, None).await?);
+        if errors.is_empty() {
+            errors = object_meta::validate_common(r.kind, obj);
+        }
         if !errors.is_empty() {
             return Err(Status::invalid(&told_kind(r.kind), object::name(obj), &errors));
         }
@@ -133,6 +142,7 @@ impl Registry {
         r.admit.validate(Operation::Create, name, Some(obj), None).await?;
         let warnings = r.kind.strategy.warnings(obj, None);
         let key = r.kind.key(object::namespace(obj), name);
+        let obj = &*r.kind.as_kept(obj);
         if r.dry_run {
             self.consistent().await?;
             if self.store.get(&key).is_some() {
@@ -183,6 +193,7 @@ impl Registry {
                     return Err(Status::not_found(&r.kind.group_resource(), r.name));
                 }
                 let obj = transform(None)?;
+                revision_number(object::resource_version(&obj))?;
                 precondition_uid(r, &obj, "")?;
                 return self.create_once(r, obj).await;
             };
@@ -243,9 +254,10 @@ impl Registry {
         companion: Option<&dyn Companion>,
     ) -> Result<std::result::Result<Written, Lost>> {
         let ctx = Ctx { now: self.clock.now(), subresource: r.subresource };
-        let mut errors = object_meta::validate(r.kind, &new);
+        let mut errors = object_meta::validate_changed(r.kind, &new);
         errors.extend(object_meta::validate_update(&new, old));
         errors.extend(r.kind.strategy.validate_update(&new, old, &ctx));
+        errors.extend(self.namespace_error(r, &new, Some(old)).await?);
         if !errors.is_empty() {
             return Err(Status::invalid(&told_kind(r.kind), r.name, &errors));
         }
@@ -255,6 +267,13 @@ impl Registry {
             let bytes = self.remove(r, key, entry, old, &expect_delete).await?;
             let written = |bytes| Written { bytes, created: false, deleted: true, warnings };
             return Ok(bytes.map(written).ok_or(Lost::Object));
+        }
+        if !r.subresource.is_empty() && !r.kind.is_custom() {
+            // upstream reads what it keeps with its defaults, of what this path put back too
+            r.kind.strategy.default(&mut new);
+        }
+        if let Cow::Owned(kept) = r.kind.as_kept(&new) {
+            new = kept;
         }
         // one that is stored in an old version is written again, as upstream's store does with stale bytes
         if same(&new, old) && encode::is_stored_form(r.kind, &entry.value) {
@@ -271,6 +290,24 @@ impl Registry {
         let claims = companion.map(|c| c.claims(Some(&new), Some(old))).unwrap_or_default();
         let done = self.commit(r, op, claims).await?;
         Ok(done.map(|bytes| Written { bytes, created: false, deleted: false, warnings }))
+    }
+
+    /// A field of the object that its namespace does not allow.
+    async fn namespace_error(
+        &self,
+        r: &Request<'_>,
+        new: &Value,
+        old: Option<&Value>,
+    ) -> Result<Option<Error>> {
+        let Some(needed) = r.kind.strategy.asks_namespace(new, old, r.subresource) else { return Ok(None) };
+        let kinds = self.kinds();
+        let Some(row) = kinds.resource("", "v1", "namespaces") else { return Ok(None) };
+        let namespace = match self.store.get(&row.key("", object::namespace(new))) {
+            Some(entry) => self.decode(&row, &entry.value).await?,
+            None => Value::Null,
+        };
+        let allowed = namespace["metadata"]["labels"][needed.label] == "true";
+        Ok((!allowed).then(|| Error::forbidden(&needed.field, needed.detail)))
     }
 
     /// What an update may not change is put back (upstream: `rest.BeforeUpdate`).
@@ -400,14 +437,22 @@ fn pinned_version(r: &Request<'_>, new: &Value, old: &Value) -> Result<bool> {
         let gk = meta::GroupKind { group: r.kind.group.to_string(), kind: r.kind.plural.to_string() };
         return Err(Status::invalid(&gk, r.name, &vec![error]));
     }
-    if asked.parse::<u64>().is_err() {
-        let text = format!("strconv.ParseUint: parsing {asked:?}: invalid syntax");
-        return Err(Status::new(500, meta::Reason::Unknown, text));
-    }
+    revision_number(asked)?;
     if asked != object::resource_version(old) {
         return Err(Status::modified(&r.kind.group_resource(), r.name));
     }
     Ok(!r.is_patch)
+}
+
+/// Refuses what is no revision, in upstream's words and with its code.
+fn revision_number(asked: &str) -> Result<()> {
+    match asked.is_empty() || asked.parse::<u64>().is_ok() {
+        true => Ok(()),
+        false => {
+            let text = format!("strconv.ParseUint: parsing {}: invalid syntax", meta::field::quoted(asked));
+            Err(Status::new(500, meta::Reason::Unknown, text))
+        }
+    }
 }
 
 fn restore(new: &mut Value, old: &Value, field: &str) {

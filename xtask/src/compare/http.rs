@@ -14,6 +14,11 @@ use tokio_rustls::TlsConnector;
 
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// How often and after what time a server is asked again that says that the storage of a new resource is not ready.
+const STORAGE_TRIES: usize = 50;
+const STORAGE_WAIT: Duration = Duration::from_millis(200);
+/// What upstream's watch cache says then, at any time after a definition was made.
+const STORAGE_TEXT: &[u8] = b"storage is (re)initializing";
 
 pub struct Ask {
     pub method: String,
@@ -49,6 +54,10 @@ impl Answer {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&self.body).into_owned()))
     }
+
+    fn waits_for_storage(&self) -> bool {
+        self.code == 429 && self.body.windows(STORAGE_TEXT.len()).any(|w| w == STORAGE_TEXT)
+    }
 }
 
 /// A connection that is made anew when it was closed.
@@ -65,6 +74,17 @@ impl<'a> Connection<'a> {
     /// # Errors
     /// The server does not answer, or closes the connection.
     pub async fn send(&mut self, ask: &Ask) -> Result<Answer, String> {
+        for _ in 0..STORAGE_TRIES {
+            let answer = self.send_once(ask).await?;
+            if !answer.waits_for_storage() {
+                return Ok(answer);
+            }
+            tokio::time::sleep(STORAGE_WAIT).await;
+        }
+        self.send_once(ask).await
+    }
+
+    async fn send_once(&mut self, ask: &Ask) -> Result<Answer, String> {
         let failed = |why: String| format!("{} {}: {why}", ask.method, ask.path);
         let answer = tokio::time::timeout(TIMEOUT, self.exchange(ask)).await;
         match answer {

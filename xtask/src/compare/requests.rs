@@ -170,6 +170,7 @@ pub fn told(answer: Answer) -> Value {
     let mut body = answer.document();
     hide(&mut body, 0);
     settle_causes(&mut body);
+    settle_rules(&mut body);
     settle_table(&mut body);
     let warnings: Vec<Value> = answer.warnings.into_iter().map(Value::from).collect();
     json!({"code": answer.code, "type": answer.content_type, "warnings": warnings, "body": body})
@@ -206,6 +207,22 @@ fn without_tree(message: &str) -> String {
     match trees.next() {
         Some(Ok(_)) => format!("{head} value: …{}", &rest[trees.byte_offset()..]),
         _ => message.to_owned(),
+    }
+}
+
+/// The rules of a user come in the order of a Go map, and what kept others from being found.
+fn settle_rules(body: &mut Value) {
+    if let Some(Value::String(text)) = body.pointer_mut("/status/evaluationError")
+        && let Some(all) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'))
+    {
+        let mut all: Vec<&str> = all.split(", ").collect();
+        all.sort_unstable();
+        *text = format!("[{}]", all.join(", "));
+    }
+    for at in ["/status/resourceRules", "/status/nonResourceRules"] {
+        if let Some(rules) = body.pointer_mut(at).and_then(Value::as_array_mut) {
+            rules.sort_by_key(Value::to_string);
+        }
     }
 }
 
@@ -257,7 +274,9 @@ fn plain(text: &str) -> String {
     };
     let is_time = |w: &str| w.len() >= 20 && w.starts_with("20") && w.contains('T') && w.contains(':');
     let is_revision = |before: &str, w: &str| {
-        let begins = ["current: ", "in record ("].iter().any(|b| before.ends_with(b));
+        let begins = ["current: ", "in record (", "resourceVersion: \"", "\"resourceVersion\":\""]
+            .iter()
+            .any(|b| before.ends_with(b));
         begins && w.bytes().all(|b| b.is_ascii_digit())
     };
     let mut out = String::with_capacity(text.len());

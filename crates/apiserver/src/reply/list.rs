@@ -36,7 +36,11 @@ pub fn render(kind: Arc<KindDef>, listed: Listed, how: &Rendering) -> Result<Ren
             "you requested PartialObjectMetadata, but the requested object is a list (*{ty}List)"
         )));
     }
-    let metadata = metadata(&listed);
+    let mut metadata = metadata(&listed);
+    if kind.is_custom() && accepted.view == View::Object && listed.next.is_none() {
+        // upstream's lists without a type keep what they were told
+        metadata["continue"] = "".into();
+    }
     let mut encoding = accepted.encoding;
     let list = List {
         kind,
@@ -185,7 +189,7 @@ impl List {
                 serde_json::to_writer(out.writer(), &self.item(bytes)?).map_err(Status::internal)?;
             }
             (Format::Yaml, _) => {
-                let text = meta::yaml::to_string(&json!([self.item(bytes)?])).map_err(Status::internal)?;
+                let text = meta::yaml::to_string(&json!([self.item(bytes)?]));
                 out.extend_from_slice(text.as_bytes());
             }
             (Format::Cbor, _) => {
@@ -215,18 +219,18 @@ impl List {
             }
             Format::Yaml => {
                 // Members are in the order of their names.
-                let yaml = |v: Value| meta::yaml::to_string(&v).map_err(Status::internal);
+                let yaml = |v: Value| meta::yaml::to_string(&v);
                 let none = if self.items.is_empty() { " []" } else { "" };
                 let items = format!("{member}:{none}\n");
                 if self.view == View::Table {
                     let columns = self.table().definitions();
                     let head = yaml(json!({
                         "apiVersion": api_version, "columnDefinitions": columns, "kind": kind, "metadata": metadata,
-                    }))?;
+                    }));
                     return Ok(((head + &items).into(), Bytes::new()));
                 }
-                let head = yaml(json!({"apiVersion": api_version}))? + &items;
-                (head.into(), yaml(json!({"kind": kind, "metadata": metadata}))?.into())
+                let head = yaml(json!({"apiVersion": api_version})) + &items;
+                (head.into(), yaml(json!({"kind": kind, "metadata": metadata})).into())
             }
             Format::Cbor => (self.cbor_head(&kind, &api_version)?, Bytes::new()),
             Format::Protobuf => {

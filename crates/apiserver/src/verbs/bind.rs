@@ -38,6 +38,10 @@ pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         return Err(Status::new(500, Reason::Unknown, meta::field::aggregate(&errors)));
     }
     admit.validate(Operation::Create, &name, Some(&binding), None).await?;
+    if name.is_empty() {
+        // upstream: `NamespaceKeyFunc`
+        return Err(Status::bad_request("Name parameter required."));
+    }
     let pods = ctx.server.registry.kinds().resource("", "v1", "pods").ok_or_else(Status::no_such_resource)?;
     let now = meta::time::rfc3339(ctx.server.clock.now());
     let transform = |old: Option<&Value>| {

@@ -26,7 +26,7 @@ pub fn object(ctx: &Context, kind: &KindDef, bytes: &[u8]) -> Result<Value> {
     if ctx.content_type() == PROTOBUF {
         let value = protobuf(bytes, &kind.schema).map_err(|e| unread(kind, &e, bytes))?;
         let obj = decode(ctx, kind, check_type(kind, value, bytes)?, Vec::new(), None)?;
-        return Ok(defaulted(kind, obj));
+        return Ok(defaulted(ctx, kind, obj));
     }
     let (value, duplicates) = parse(ctx, bytes).map_err(|e| match ctx.content_type() {
         "application/yaml" => unread(kind, &e, bytes),
@@ -35,12 +35,12 @@ pub fn object(ctx: &Context, kind: &KindDef, bytes: &[u8]) -> Result<Value> {
     let value = check_type(kind, value, bytes)?;
     let json = !matches!(ctx.content_type(), "application/yaml" | CBOR);
     let obj = decode(ctx, kind, value, duplicates, json.then_some(bytes))?;
-    Ok(defaulted(kind, obj))
+    Ok(defaulted(ctx, kind, obj))
 }
 
 /// Types and defaults an object that a patch made.
 pub fn typed(ctx: &Context, kind: &KindDef, value: Value) -> Result<Value> {
-    Ok(defaulted(kind, decode(ctx, kind, value, Vec::new(), None)?))
+    Ok(defaulted(ctx, kind, decode(ctx, kind, value, Vec::new(), None)?))
 }
 
 /// Brings a custom object into its schema's shape, with the same refusals as a built-in one.
@@ -75,12 +75,13 @@ fn decode_custom(
     }
 }
 
-fn defaulted(kind: &KindDef, mut obj: Value) -> Value {
+fn defaulted(ctx: &Context, kind: &KindDef, mut obj: Value) -> Value {
     if let Some(map) = obj.as_object_mut() {
         map.insert("kind".into(), Value::from(&*kind.kind));
         map.insert("apiVersion".into(), kind.api_version().into());
     }
     kind.strategy.default(&mut obj);
+    kind.strategy.default_times(&mut obj, ctx.server.clock.now());
     obj
 }
 
@@ -97,8 +98,36 @@ pub fn of_type(ctx: &Context, api_version: &str, kind_name: &str, schema: &str) 
     object(ctx, &row, &ctx.body)
 }
 
+/// The body's own type, where it tells one (upstream: apimachinery `json.SimpleMetaFactory.Interpret`).
+fn type_of(value: &Value) -> std::result::Result<(String, String), String> {
+    let mut out = [String::new(), String::new()];
+    for (name, text) in ["apiVersion", "kind"].iter().zip(&mut out) {
+        match &value[*name] {
+            Value::Null => {}
+            Value::String(s) => s.clone_into(text),
+            other => {
+                return Err(format!(
+                    "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go struct field .{name} of type string",
+                    go_kind(other)
+                ));
+            }
+        }
+    }
+    let [api_version, kind] = out;
+    Ok((api_version, kind))
+}
+
+/// What is no object has no type.
+fn no_object(value: &Value) -> String {
+    format!(
+        "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
+        go_kind(value)
+    )
+}
+
 /// `DeleteOptions` from the body, of whatever group version.
 pub fn delete_options(ctx: &Context) -> Result<Value> {
+    check_content_type(ctx)?;
     let ty = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
     let mut value = if ctx.content_type() == PROTOBUF {
         protobuf(&ctx.body, ty).map_err(Status::bad_request)?
@@ -106,8 +135,10 @@ pub fn delete_options(ctx: &Context) -> Result<Value> {
         let wrong = |e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}"));
         parse(ctx, &ctx.body).map_err(wrong)?.0
     };
-    let text = |field: &str| value[field].as_str().unwrap_or("").to_owned();
-    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    if !value.is_object() && !value.is_null() {
+        return Err(Status::bad_request(no_object(&value)));
+    }
+    let (api_version, kind) = type_of(&value).map_err(Status::bad_request)?;
     if !kind.is_empty() && kind != "DeleteOptions" {
         return Err(Status::bad_request(format!(
             "no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:111\""
@@ -173,14 +204,12 @@ fn check_type(kind: &KindDef, mut value: Value, bytes: &[u8]) -> Result<Value> {
         value = Value::Object(serde_json::Map::new());
     }
     let Some(map) = value.as_object_mut() else {
-        let e = format!(
-            "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
-            go_kind(&value)
-        );
-        return Err(unrecognized(kind, &e, bytes));
+        return Err(unrecognized(kind, &no_object(&value), bytes));
     };
-    let text = |f: &str| map.get(f).and_then(Value::as_str).unwrap_or("").to_owned();
-    let (api_version, name) = (text("apiVersion"), text("kind"));
+    let (api_version, name) = match type_of(&Value::Object(map.clone())) {
+        Ok(found) => found,
+        Err(why) => return Err(unread(kind, &why, bytes)),
+    };
     if kind.is_custom() && name.is_empty() {
         let shown = String::from_utf8_lossy(bytes);
         return Err(unread(kind, &format!("Object 'Kind' is missing in '{}'", shown.trim_end()), bytes));
@@ -198,6 +227,58 @@ fn check_type(kind: &KindDef, mut value: Value, bytes: &[u8]) -> Result<Value> {
         return Ok(value);
     }
     Err(Status::bad_request(other_type(kind, &api_version, &name)))
+}
+
+/// Looks at the type that an object calls itself after a patch: what is known is read as that type first, and then does
+/// not become another (upstream: `runtime.DecodeInto`).
+///
+/// # Errors
+/// Upstream's words.
+pub fn check_patched_type(
+    ctx: &Context,
+    kind: &KindDef,
+    value: &mut Value,
+) -> std::result::Result<(), String> {
+    let (api_version, name) = type_of(value)?;
+    let expected = kind.group_version();
+    let own = |text: &str, own: &str| if text.is_empty() { own.to_owned() } else { text.to_owned() };
+    let (api_version, name) = (own(&api_version, &expected.to_string()), own(&name, &kind.kind));
+    if api_version == expected.to_string() && name == kind.kind {
+        if value["apiVersion"].as_str().unwrap_or("").is_empty() {
+            // read as upstream's form without a version, whose fields have other names
+            let fields: Vec<String> = value.as_object().into_iter().flat_map(|m| m.keys().cloned()).collect();
+            let unknown: Vec<String> = fields
+                .iter()
+                .filter(|field| !matches!(field.as_str(), "apiVersion" | "kind"))
+                .map(|field| format!("unknown field {field:?}"))
+                .collect();
+            match strictness(ctx) {
+                Strictness::Strict => return Err(format!("strict decoding error: {}", unknown.join(", "))),
+                Strictness::Warn => unknown.iter().for_each(|text| ctx.warnings.add(text)),
+                Strictness::Ignore => {}
+            }
+            *value = serde_json::json!({});
+        }
+        return Ok(());
+    }
+    let gv = GroupVersion::parse(&api_version);
+    let row = kinds::KINDS.iter().map(|row| row()).find(|r| Some(r.group_version()) == gv && r.kind == name);
+    let Some(row) = row else {
+        return Err(format!(
+            "no kind {name:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:111\""
+        ));
+    };
+    row.retype(value.clone())?;
+    Err(conversion(&row.version, &name, kind))
+}
+
+/// Two kinds that do not become each other.
+fn conversion(version: &str, name: &str, kind: &KindDef) -> String {
+    let package = match kind.group.split('.').next() {
+        None | Some("") => "core",
+        Some(first) => first,
+    };
+    format!("converting ({version}.{name}) to ({package}.{}): unknown conversion", kind.kind)
 }
 
 /// Why an object of another type cannot be taken. Built-in kinds are looked for in all that are known, custom ones are
@@ -231,11 +312,7 @@ fn other_type(kind: &KindDef, api_version: &str, name: &str) -> String {
     if gv.group == expected.group && name == kind.kind {
         return version_in_data();
     }
-    let package = match kind.group.split('.').next() {
-        None | Some("") => "core",
-        Some(first) => first,
-    };
-    format!("{head} converting ({}.{name}) to ({package}.{}): unknown conversion", gv.version, kind.kind)
+    format!("{head} {}", conversion(&gv.version, name, kind))
 }
 
 /// `json` is the text that the value was read from: it tells problems in the order in which they stand.

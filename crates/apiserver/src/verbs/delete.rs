@@ -4,6 +4,7 @@ use super::{body, read};
 use crate::context::{Admission, Context};
 use crate::reply::Reply;
 use kinds::KindDef;
+use meta::field::{Error, Path};
 use meta::object;
 use meta::status::{Result, Status};
 use registry::{DeleteOptions, Deleted, Listed};
@@ -37,6 +38,12 @@ pub async fn delete(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
 pub async fn delete_collection(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let selectors = read::query(ctx)?.selectors;
     let options = options(ctx)?;
+    if options.ignore_read_errors {
+        let text = "is not allowed with DELETECOLLECTION, try again after removing the option";
+        let error = Error::invalid(&Path::new(IGNORE_READ_ERRORS), true, text);
+        let gk = meta::GroupKind { group: "meta.k8s.io".into(), kind: "DeleteOptions".into() };
+        return Err(Status::invalid(&gk, "", &vec![error]));
+    }
     warn(ctx, kind, &options);
     let admit = Admission { ctx, kind, dry_run: options.dry_run };
     let request = ctx.write(kind, "", &admit);

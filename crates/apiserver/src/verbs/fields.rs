@@ -102,6 +102,18 @@ pub fn apply(ctx: &Context, kind: &KindDef, old: Option<&Value>, config: &Value)
     })
 }
 
+/// The type as upstream prints it.
+pub fn type_text(kind: &KindDef) -> String {
+    let slash = if kind.group.is_empty() { "/" } else { "" };
+    format!("{slash}{}, Kind={}", kind.api_version(), kind.kind)
+}
+
+/// An object that was sent, as upstream's messages name it (upstream: `objectGVKNN`).
+pub fn named(obj: &Value, kind: &KindDef) -> String {
+    let text = |field: &str| obj["metadata"][field].as_str().unwrap_or("");
+    format!("{}/{}; {}", text("namespace"), text("name"), type_text(kind))
+}
+
 /// Checks the parameters that writes share (upstream: apimachinery `validation.Validate{Create,Update,Patch}Options`).
 pub fn check(ctx: &Context, kind: &str, is_apply: bool) -> Result<()> {
     let q = &ctx.info.query;

@@ -6,7 +6,7 @@ use crate::filters::authorization::attributes;
 use crate::reply::Reply;
 use kinds::KindDef;
 use meta::object;
-use meta::status::{Result, Status};
+use meta::status::{Reason, Result, Status};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -44,7 +44,8 @@ pub async fn patch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     // What is applied is made when it is not there; a subresource has no object of its own to make. One that goes
     // meanwhile is not made anew: nobody asked whether that is permitted.
     let there = ctx.server.registry.store().get(&kind.key(&ctx.info.namespace, &ctx.info.name)).is_some();
-    let creates = is_apply && !there && ctx.info.subresource.is_empty();
+    let own = ctx.info.subresource.is_empty() || kind.strategy.made_by(&ctx.info.subresource);
+    let creates = is_apply && !there && own;
     if creates {
         // Upstream: `withAuthorization` in `patch.go`.
         let mut attributes = attributes(&ctx.info, &ctx.user);
@@ -83,8 +84,14 @@ pub fn read(ctx: &Context) -> Result<Patch> {
 
 fn read_config(ctx: &Context, content_type: &str) -> Result<Patch> {
     let wrong = |e: String| {
-        let head = if e.starts_with("yaml: ") { "error converting YAML to JSON: " } else { "" };
-        Status::bad_request(format!("error decoding patch: {head}{e}"))
+        // what looks like JSON goes onto the record as it is, and is read as YAML only then
+        let json = ctx.body.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
+        let head = match (e.starts_with("yaml: "), json) {
+            (true, false) => "error encoding patch: ",
+            (true, true) => "error decoding patch: error converting YAML to JSON: ",
+            (false, _) => "error decoding patch: ",
+        };
+        Status::bad_request(format!("{head}{e}"))
     };
     let (value, duplicates) = match content_type {
         APPLY_CBOR => (crate::codec::from_cbor(&ctx.body).map_err(wrong)?, Vec::new()),
@@ -102,15 +109,24 @@ pub fn applied(
     config: &Value,
     problems: &[String],
 ) -> Result<Value> {
-    let name = object::name(config);
-    if !name.is_empty() && name != ctx.info.name {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            ctx.info.name
-        )));
-    }
     let mut new = fields::apply(ctx, kind, old, config)?;
-    object::set_meta(&mut new, "name", ctx.info.name.as_str());
+    let managed = new["metadata"].get("managedFields").cloned();
+    // upstream gives what its converter says as it is
+    let unfit = |why: &str| {
+        let (object, gvk) = (fields::named(config, kind), fields::type_text(kind));
+        let text = format!(
+            "failed to convert new object ({object}) to proper version: unable to convert unstructured object to {gvk}: {why}"
+        );
+        Status::new(500, Reason::Unknown, text)
+    };
+    kinds::schema::schema().from_unstructured(&mut new, &kind.schema).map_err(|why| unfit(&why))?;
+    let mut new = body::typed(ctx, kind, new).map_err(|s| match wrong_type(&s, kind) {
+        Some(why) => unfit(why),
+        None => s,
+    })?;
+    if let Some(managed) = managed {
+        object::set_meta(&mut new, "managedFields", managed);
+    }
     match ctx.info.query.get("fieldValidation") {
         "Strict" if !problems.is_empty() => {
             let all = problems.join(", ");
@@ -119,12 +135,28 @@ pub fn applied(
         "Ignore" => {}
         _ => problems.iter().for_each(|p| ctx.warnings.add(p)),
     }
-    let managed = new["metadata"].get("managedFields").cloned();
-    let mut new = body::typed(ctx, kind, new)?;
-    if let Some(managed) = managed {
-        object::set_meta(&mut new, "managedFields", managed);
+    settled(ctx, kind, old, new)
+}
+
+/// What upstream looks at last in whatever a patch made (upstream: `patcher.applyPatch`).
+fn settled(ctx: &Context, kind: &KindDef, old: Option<&Value>, mut new: Value) -> Result<Value> {
+    let uid = object::uid(&new);
+    if old.is_none() && !uid.is_empty() {
+        let why = format!(
+            "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+        );
+        return Err(Status::conflict(&kind.group_resource(), &ctx.info.name, &why));
     }
+    registry::match_namespace(kind, &ctx.info.namespace, &mut new)?;
+    write::check_name(ctx, &new)?;
     Ok(new)
+}
+
+/// Why a tree is not of its type, when that is what a Status says.
+fn wrong_type<'s>(status: &'s Status, kind: &KindDef) -> Option<&'s str> {
+    let head = format!("cannot be handled as a {}: ", kind.kind);
+    let (_, why) = status.message.split_once(&head).filter(|_| status.code == 400)?;
+    Some(why)
 }
 
 /// The object after the patch, before it is checked.
@@ -156,22 +188,12 @@ fn apply(patch: &Patch, old: &Value, kind: &KindDef) -> Result<Value> {
 
 /// The object after a patch. It goes through the same decoding as one that was sent.
 pub fn patched(ctx: &Context, kind: &KindDef, patch: &Patch, old: &Value) -> Result<Value> {
+    if let Patch::Json(p) = patch
+        && ctx.info.query.get("fieldValidation") != "Ignore"
+    {
+        meta::patch::json::check(p)?;
+    }
     let mut patched = apply(patch, old, kind)?;
-    let same_kind = patched["kind"] == old["kind"] && patched["apiVersion"] == old["apiVersion"];
-    if !same_kind {
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({}) does not match the expected API version ({})",
-            patched["apiVersion"].as_str().unwrap_or(""),
-            kind.api_version()
-        )));
-    }
-    if object::name(&patched) != ctx.info.name {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({}) does not match the name on the URL ({})",
-            object::name(&patched),
-            ctx.info.name
-        )));
-    }
     // Upstream calls a patch that makes an object of the wrong shape unprocessable.
     let wrong = |text: &str, why: &str| {
         let error = meta::field::Error::invalid(&meta::field::Path::new("patch"), text, why);
@@ -185,13 +207,25 @@ pub fn patched(ctx: &Context, kind: &KindDef, patch: &Patch, old: &Value) -> Res
             fitted.map_err(|why| wrong(&shown, &why))?;
             shown
         }
-        _ => patched.to_string(),
-    };
-    body::typed(ctx, kind, patched).map_err(|s| {
-        let head = format!("cannot be handled as a {}: ", kind.kind);
-        match s.message.split_once(&head) {
-            Some((_, why)) if s.code == 400 => wrong(&text, why),
-            _ => s,
+        _ if kind.is_custom() => {
+            if patched["kind"] != old["kind"] || patched["apiVersion"] != old["apiVersion"] {
+                return Err(Status::bad_request(format!(
+                    "the API version in the data ({}) does not match the expected API version ({})",
+                    patched["apiVersion"].as_str().unwrap_or(""),
+                    kind.api_version()
+                )));
+            }
+            patched.to_string()
         }
-    })
+        _ => {
+            let text = patched.to_string();
+            body::check_patched_type(ctx, kind, &mut patched).map_err(|why| wrong(&text, &why))?;
+            text
+        }
+    };
+    let new = body::typed(ctx, kind, patched).map_err(|s| match wrong_type(&s, kind) {
+        Some(why) => wrong(&text, why),
+        None => s,
+    })?;
+    settled(ctx, kind, Some(old), new)
 }

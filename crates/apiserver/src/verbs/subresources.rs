@@ -16,6 +16,12 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     if !sub.verbs.contains(&info.verb.as_str()) {
         return Err(Status::method_not_allowed());
     }
+    // answers of these are no objects: any `Accept` will do
+    if !matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy") {
+        super::acceptable(ctx, kind)?;
+    } else {
+        super::deprecated(ctx, kind);
+    }
     match (info.resource.as_str(), info.subresource.as_str(), info.verb.as_str()) {
         (_, "scale", _) => scale::dispatch(ctx, kind).await,
         ("pods", "binding", "create") => bind::create(ctx, kind).await,

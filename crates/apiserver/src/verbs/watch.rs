@@ -29,6 +29,8 @@ const TIMEOUT_MIN: Duration = Duration::from_secs(1800);
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 86_400);
 /// How often a quiet watch that asked for bookmarks gets one.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// Upstream sends the last bookmark of a watch this long before its end, and none in a shorter one.
+const LAST_BOOKMARK_BEFORE: Duration = Duration::from_secs(2);
 /// Larger objects are sent from where they are stored; smaller ones are copied together.
 const SHARED_OVER_BYTES: usize = 32 << 10;
 /// Events of one burst are sent in pieces of about this size.
@@ -39,6 +41,7 @@ pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let initial_events = q.has("sendInitialEvents").then(|| q.flag("sendInitialEvents"));
     let bookmarks = q.flag("allowWatchBookmarks");
     let seconds = super::read::integer(ctx, "timeoutSeconds")?.unwrap_or(0);
+    super::read::integer(ctx, "limit")?;
     let selectors = selectors(ctx)?;
     check_options(ctx, initial_events)?;
     let query = WatchQuery {
@@ -85,7 +88,12 @@ pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
 fn check_options(ctx: &Context, initial_events: Option<bool>) -> Result<()> {
     let q = &ctx.info.query;
     let at = Path::new("resourceVersionMatch");
-    let matching = q.get("resourceVersionMatch");
+    let mut matching = q.get("resourceVersionMatch");
+    let mut initial_events = initial_events;
+    // upstream: `SetListOptionsDefaults`, which puts what a watch from nowhere means into the options that ask for it
+    if matching.is_empty() && initial_events.is_none() && matches!(q.get("resourceVersion"), "" | "0") {
+        (matching, initial_events) = ("NotOlderThan", Some(true));
+    }
     let mut errors = Vec::new();
     if initial_events.is_some() && matching != "NotOlderThan" {
         let detail = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
@@ -214,7 +222,7 @@ fn events(
                 () = shutdown.cancelled() => return,
                 () = deadline.as_mut() => {
                     // A last bookmark lets the client go on from here instead of listing again.
-                    let last = bookmarks.then(|| watching.bookmark()).flatten();
+                    let last = (bookmarks && timeout > LAST_BOOKMARK_BEFORE).then(|| watching.bookmark()).flatten();
                     if let Some(event) = last {
                         let mut out = BytesMut::new();
                         if framing.write(&mut out, &event).is_ok() {

@@ -1,6 +1,6 @@
 //! Create and update.
 
-use super::{body, fields};
+use super::{body, fields, owners};
 use crate::context::{Admission, Context};
 use crate::reply::Reply;
 use kinds::KindDef;
@@ -26,6 +26,7 @@ pub fn new_object(ctx: &Context, kind: &KindDef) -> Result<Value> {
     body::record_request(ctx, &obj);
     registry::wipe_system_fields(&mut obj);
     registry::match_namespace(kind, &ctx.info.namespace, &mut obj)?;
+    once(ctx, &mut obj);
     Ok(obj)
 }
 
@@ -33,9 +34,11 @@ pub fn new_object(ctx: &Context, kind: &KindDef) -> Result<Value> {
 pub async fn update(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     body::check_content_type(ctx)?;
     fields::check(ctx, "UpdateOptions", false)?;
-    let obj = body::object(ctx, kind, &ctx.body)?;
-    check_name(ctx, &obj)?;
+    let mut obj = body::object(ctx, kind, &ctx.body)?;
     body::record_request(ctx, &obj);
+    registry::match_namespace(kind, &ctx.info.namespace, &mut obj)?;
+    check_name(ctx, &obj)?;
+    once(ctx, &mut obj);
     let admit = Admission { ctx, kind, dry_run: ctx.dry_run() };
     let transform = |old: Option<&Value>| {
         let mut new = named(&obj, &ctx.info.name);
@@ -45,6 +48,12 @@ pub async fn update(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let written =
         ctx.server.registry.update(&ctx.write(kind, &ctx.info.name, &admit), &transform, false).await?;
     reply(ctx, kind, written).await
+}
+
+fn once(ctx: &Context, obj: &mut Value) {
+    if let Some(warning) = owners::dedup(obj, owners::When::AsSent) {
+        ctx.warnings.add(&warning);
+    }
 }
 
 /// The body's name must be the URL's (upstream: `scopeNamer.ObjectName` checks in `update.go`).

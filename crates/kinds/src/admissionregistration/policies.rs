@@ -145,6 +145,11 @@ struct Policy {
 }
 
 impl Strategy for Policy {
+    fn made_by(&self, subresource: &str) -> bool {
+        // upstream: `StatusREST`, which hands on whether the request may make what is not there
+        !self.mutating && subresource == "status"
+    }
+
     fn default(&self, obj: &mut Value) {
         object::default_at(obj, &["spec"], "failurePolicy", "Fail");
         obj.pointer_mut("/spec/matchConstraints").map(default_match_resources);

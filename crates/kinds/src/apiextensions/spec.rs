@@ -246,7 +246,7 @@ impl Context<'_> {
             let detail = "must have exactly one version marked as storage version";
             errors.push(Error::invalid(&at, shown(), detail));
         }
-        if let Some(first) = list.first() {
+        if let Some(first) = list.first().filter(|v| !text(v, "name").is_empty()) {
             // The internal form names its first version once more.
             let name = text(first, "name");
             rest::joined(

@@ -86,6 +86,10 @@ fn source(o: &Value) -> String {
 pub struct Event;
 
 impl Strategy for Event {
+    fn checks_metadata(&self) -> bool {
+        false
+    }
+
     fn create_on_update(&self) -> bool {
         true
     }

@@ -6,7 +6,7 @@ use crate::columns::{AGE, NAME, column, wide};
 use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef, Subresource, status};
 use crate::status as shared;
 use crate::validate::{items, text};
-use meta::field::ErrorList;
+use meta::field::{ErrorList, Path};
 use meta::object;
 use serde_json::{Value, json};
 
@@ -130,6 +130,26 @@ impl Strategy for Node {
 
     fn validate(&self, obj: &Value) -> ErrorList {
         validation::whole(obj)
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        if shared::was_written(new, old) {
+            return Vec::new();
+        }
+        let (spec, at) = (&new["spec"], Path::new("spec"));
+        let mut warnings = Vec::new();
+        if !spec["configSource"].is_null() {
+            warnings.push("spec.configSource: the feature is removed".to_owned());
+        }
+        if !text(spec, "externalID").is_empty() {
+            warnings
+                .push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+        }
+        for (i, cidr) in items(spec, "podCIDRs").iter().enumerate() {
+            let at = at.child("podCIDRs").index(i);
+            warnings.extend(crate::ip::cidr_warnings(cidr.as_str().unwrap_or(""), &at));
+        }
+        warnings
     }
 
     fn validate_update(&self, new: &Value, old: &Value, _: &Ctx) -> ErrorList {

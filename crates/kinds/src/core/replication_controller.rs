@@ -45,6 +45,10 @@ pub fn kind() -> KindDef {
 struct ReplicationController;
 
 impl Strategy for ReplicationController {
+    fn checks_generate_name(&self) -> bool {
+        false
+    }
+
     fn default(&self, obj: &mut Value) {
         let labels = obj["spec"]["template"]["metadata"]["labels"].clone();
         if labels.as_object().is_some_and(|l| !l.is_empty()) {

@@ -213,7 +213,7 @@ impl<'a> Definitions<'a> {
             }
             _ => self.ty(&f.ty),
         };
-        let default = default_of(f).filter(|_| v3);
+        let default = f.published_default().filter(|_| v3);
         // upstream describes these wherever they are
         let is_described = is_described || matches!(any, Some(FIELDS_V1 | RAW));
         let mut out = match ty {
@@ -289,12 +289,6 @@ fn version_info(v3: bool) -> Value {
         properties.insert((*name).to_owned(), property);
     }
     json!({"type": "object", "required": always, "properties": properties})
-}
-
-/// Upstream writes a default for every field that is no pointer and whose zero value is no null.
-fn default_of(f: &Field) -> Option<Value> {
-    let zero = || if f.shows_zero { f.ty.zero() } else { f.zero_default() };
-    f.default.clone().or_else(zero)
 }
 
 /// Texts that may be nothing else, wherever they are in a type.

@@ -3,7 +3,7 @@
 use super::common::{self, Found, REQUESTS_MAX};
 use super::{GROUP, claim_status};
 use crate::columns::{AGE, NAME, column};
-use crate::def::{Ctx, KindDef, Strategy, StrategyRef, status};
+use crate::def::{Ctx, KindDef, NamespaceLabel, Strategy, StrategyRef, status};
 use crate::status as shared;
 use crate::validate::{items, text};
 use meta::field::{Error, ErrorList, Path};
@@ -63,6 +63,21 @@ fn state(o: &Value) -> String {
 struct ResourceClaim;
 
 impl Strategy for ResourceClaim {
+    fn asks_namespace(&self, new: &Value, old: Option<&Value>, subresource: &str) -> Option<NamespaceLabel> {
+        let results = |o: &'_ Value| {
+            let all = o["status"]["allocation"]["devices"]["results"].as_array();
+            all.and_then(|all| all.iter().position(|r| r["adminAccess"] == true))
+        };
+        match old {
+            None => admin_access(&new["spec"]),
+            Some(old) if subresource == "status" && results(old).is_none() => {
+                let path = Path::new("status").child("allocation").child("devices").child("results");
+                results(new).map(|i| admin_label(&path.index(i)))
+            }
+            Some(_) => None,
+        }
+    }
+
     fn default(&self, obj: &mut Value) {
         if let Some(spec) = obj.get_mut("spec") {
             default_spec(spec);
@@ -112,6 +127,13 @@ impl Strategy for ResourceClaim {
 struct ResourceClaimTemplate;
 
 impl Strategy for ResourceClaimTemplate {
+    fn asks_namespace(&self, new: &Value, old: Option<&Value>, _: &str) -> Option<NamespaceLabel> {
+        if old.is_some() {
+            return None;
+        }
+        admin_access(&new["spec"]["spec"])
+    }
+
     fn default(&self, obj: &mut Value) {
         if let Some(spec) = obj.get_mut("spec").and_then(|s| s.get_mut("spec")) {
             default_spec(spec);
@@ -213,6 +235,20 @@ fn devices(claim: &Value, path: &Path, found: &mut Found) {
     }
 }
 
+/// The first request of a claim that asks for administrative access (upstream: `AuthorizedForAdmin`).
+fn admin_access(spec: &Value) -> Option<NamespaceLabel> {
+    let asks = |r: &Value| r["exactly"]["adminAccess"] == true;
+    let first = items(&spec["devices"], "requests").iter().position(asks)?;
+    Some(admin_label(&Path::new("spec").child("devices").child("requests").index(first)))
+}
+
+fn admin_label(at: &Path) -> NamespaceLabel {
+    let label = "resource.kubernetes.io/admin-access";
+    let detail =
+        format!("admin access to devices requires the `{label}: true` label on the containing namespace");
+    NamespaceLabel { label, field: at.child("adminAccess"), detail }
+}
+
 fn request(r: &Value, path: &Path, found: &mut Found) {
     found.label(text(r, "name"), &path.child("name"));
     let alternatives = !items(r, "firstAvailable").is_empty();
@@ -222,18 +258,24 @@ fn request(r: &Value, path: &Path, found: &mut Found) {
         (true, true) => {
             let detail = format!("{detail}, but multiple fields are set");
             found.errors.push(Error::invalid(path, Value::Null, detail));
+            // what the tags of the types say holds all the same
+            let mut both = Found::default();
+            alternatives_of(r, path, &mut both);
+            found.declared.append(&mut both.declared);
         }
         (true, false) => exact(&r["exactly"], true, &path.child("exactly"), found),
-        (false, true) => {
-            let Some(list) = found.bounded(r, "firstAvailable", ALTERNATIVES_MAX, path) else { return };
-            let at = path.child("firstAvailable");
-            for (i, s) in list.iter().enumerate() {
-                found.label(text(s, "name"), &at.index(i).child("name"));
-                exact(s, false, &at.index(i), found);
-            }
-            found.unique(list, |s| s["name"].clone(), &at);
-        }
+        (false, true) => alternatives_of(r, path, found),
     }
+}
+
+fn alternatives_of(r: &Value, path: &Path, found: &mut Found) {
+    let Some(list) = found.bounded(r, "firstAvailable", ALTERNATIVES_MAX, path) else { return };
+    let at = path.child("firstAvailable");
+    for (i, s) in list.iter().enumerate() {
+        found.label(text(s, "name"), &at.index(i).child("name"));
+        exact(s, false, &at.index(i), found);
+    }
+    found.unique(list, |s| s["name"].clone(), &at);
 }
 
 fn exact(r: &Value, main: bool, path: &Path, found: &mut Found) {

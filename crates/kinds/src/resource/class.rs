@@ -27,6 +27,10 @@ pub fn kind() -> KindDef {
 struct DeviceClass;
 
 impl Strategy for DeviceClass {
+    fn checks_generate_name(&self) -> bool {
+        false
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         spec(&obj["spec"], &Value::Null)
     }

@@ -7,6 +7,7 @@ use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef};
 use crate::helpers;
 use crate::node_selector::{self, Values};
 use crate::validate::{immutable, items, text};
+use jiff::Timestamp;
 use meta::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
@@ -44,12 +45,21 @@ pub fn kind() -> KindDef {
 struct ResourceSlice;
 
 impl Strategy for ResourceSlice {
-    fn prepare_create(&self, obj: &mut Value, ctx: &Ctx) {
-        prepare(&mut obj["spec"], &Value::Null, ctx);
+    fn default_times(&self, obj: &mut Value, now: Timestamp) {
+        let devices = obj["spec"].get_mut("devices").and_then(Value::as_array_mut);
+        for device in devices.into_iter().flatten() {
+            for taint in device.get_mut("taints").and_then(Value::as_array_mut).into_iter().flatten() {
+                taint_rule::added(taint, now);
+            }
+        }
     }
 
-    fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
-        prepare(&mut new["spec"], &old["spec"], ctx);
+    fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
+        prepare(&mut obj["spec"], &Value::Null);
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value, _: &Ctx) {
+        prepare(&mut new["spec"], &old["spec"]);
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
@@ -104,8 +114,8 @@ fn has_lists(d: &Value) -> bool {
     attributes.into_iter().any(|a| LIST_ATTRIBUTES.iter().any(|l| !a[*l].is_null()))
 }
 
-/// Drops what the gates do not allow (upstream: `dropDisabledFields`) and dates the taints.
-fn prepare(spec: &mut Value, old: &Value, ctx: &Ctx) {
+/// Drops what the gates do not allow (upstream: `dropDisabledFields`).
+fn prepare(spec: &mut Value, old: &Value) {
     let groups = |d: &Value| items(d, "consumesCounters").iter().any(|c| is_set(&c["compatibilityGroups"]));
     let keeps_groups = any_device(old, groups);
     let keeps_resources = any_device(old, |d| is_set(&d["nodeAllocatableResources"]));
@@ -117,9 +127,6 @@ fn prepare(spec: &mut Value, old: &Value, ctx: &Ctx) {
         }
     }
     for d in map.get_mut("devices").and_then(Value::as_array_mut).into_iter().flatten() {
-        for taint in d.get_mut("taints").and_then(Value::as_array_mut).into_iter().flatten() {
-            taint_rule::added(taint, ctx);
-        }
         if !keeps_resources {
             d.as_object_mut().map(|m| m.remove("nodeAllocatableResources"));
         }
@@ -290,12 +297,15 @@ mod tests {
 
     #[test]
     fn gates_and_times() {
-        let ctx = Ctx { now: "2026-01-02T03:04:05Z".parse().unwrap(), subresource: "" };
+        let now = "2026-01-02T03:04:05Z".parse().unwrap();
         let mut s = slice();
         s["skipNodeOperations"] = json!(["*"]);
         s["devices"][0]["attributes"]["a"] = json!({"ints": [1]});
         s["devices"][0]["taints"] = json!([{"key": "k", "effect": "None"}]);
-        prepare(&mut s, &Value::Null, &ctx);
+        let mut obj = json!({"spec": s});
+        ResourceSlice.default_times(&mut obj, now);
+        let mut s = obj["spec"].take();
+        prepare(&mut s, &Value::Null);
         assert_eq!(s.get("skipNodeOperations"), None);
         assert_eq!(s["devices"][0]["attributes"]["a"], json!({}));
         assert_eq!(s["devices"][0]["taints"][0]["timeAdded"], "2026-01-02T03:04:05Z");

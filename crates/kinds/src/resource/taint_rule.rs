@@ -7,6 +7,7 @@ use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef, status};
 use crate::helpers;
 use crate::status as shared;
 use crate::validate::{items, text};
+use jiff::Timestamp;
 use meta::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
@@ -45,9 +46,12 @@ pub fn kind() -> KindDef {
 struct DeviceTaintRule;
 
 impl Strategy for DeviceTaintRule {
-    fn prepare_create(&self, obj: &mut Value, ctx: &Ctx) {
+    fn default_times(&self, obj: &mut Value, now: Timestamp) {
+        added(&mut obj["spec"]["taint"], now);
+    }
+
+    fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
         shared::clear(obj, TYPE);
-        added(&mut obj["spec"]["taint"], ctx);
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
@@ -56,7 +60,6 @@ impl Strategy for DeviceTaintRule {
             return;
         }
         let (taint, was) = (&mut new["spec"]["taint"], &old["spec"]["taint"]);
-        added(taint, ctx);
         if taint["effect"] != was["effect"] && taint["timeAdded"] == was["timeAdded"] {
             taint["timeAdded"] = meta::time::rfc3339(ctx.now).into();
         }
@@ -89,9 +92,9 @@ impl Strategy for DeviceTaintRule {
 }
 
 /// The time of a taint that has none is now (upstream: `SetDefaults_DeviceTaint`).
-pub fn added(taint: &mut Value, ctx: &Ctx) {
+pub fn added(taint: &mut Value, now: Timestamp) {
     if taint.is_object() && taint["timeAdded"].is_null() {
-        taint["timeAdded"] = meta::time::rfc3339(ctx.now).into();
+        taint["timeAdded"] = meta::time::rfc3339(now).into();
     }
 }
 

@@ -46,6 +46,26 @@ pub fn apply(doc: &mut Value, patch: &Value) -> Result<(), Status> {
     Ok(())
 }
 
+/// Refuses operations whose members are of the wrong types, as upstream does before it tries them, where it looks for
+/// unknown fields.
+///
+/// # Errors
+/// 400 for the first.
+pub fn check(patch: &Value) -> Result<(), Status> {
+    for op in patch.as_array().into_iter().flatten() {
+        for name in ["from", "op", "path"] {
+            let wrong = op.get(name).filter(|v| !v.is_string() && !v.is_null());
+            if let Some(wrong) = wrong {
+                let what = crate::schema::go_kind(wrong);
+                return Err(Status::bad_request(format!(
+                    "error decoding patch: json: cannot unmarshal {what} into Go struct field jsonPatchOp.{name} of type string"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Applies one operation after the other; the text says what is wrong, in upstream's words. An operation that fails leaves
 /// what those before it changed.
 ///

@@ -6,7 +6,6 @@ use super::order;
 use crate::schema::{Field, Schema, Ty};
 use crate::status::{Reason, Status};
 use serde_json::{Map, Value};
-use std::fmt::Write;
 
 type Object = Map<String, Value>;
 
@@ -338,7 +337,7 @@ fn check_order(patch: &[Value], wanted: &[Value], merge_key: &str) -> Result<(),
             }
         }
         if !found {
-            let (p, w) = (go_list(patch), go_list(wanted));
+            let (p, w) = (crate::go::list(patch), crate::go::list(wanted));
             let text = format!("The order in patch list:\n{p}\n doesn't match {ELEMENT_ORDER} list:\n{w}\n");
             return Err(Fault::Other(text));
         }
@@ -355,7 +354,7 @@ fn element_type(lists: &[&[Value]]) -> Result<bool, Fault> {
         return Err(Fault::ListOfLists);
     }
     if !all.all(|v| same_type(first, v)) {
-        let shown: Vec<String> = lists.iter().map(|l| go_list(l)).collect();
+        let shown: Vec<String> = lists.iter().map(|l| crate::go::list(l)).collect();
         return Err(Fault::Other(format!("list element types are not identical: [{}]", shown.join(" "))));
     }
     Ok(first.is_object())
@@ -395,11 +394,15 @@ fn cleaned(v: Value) -> Option<Value> {
 }
 
 fn bad_patch_type(directive: &Value, map: &Object) -> Fault {
-    Fault::Other(format!("unknown patch type: {} in map: {}", go_text(directive), go_map(map)))
+    Fault::Other(format!(
+        "unknown patch type: {} in map: {}",
+        crate::go::text(directive),
+        crate::go::map(map)
+    ))
 }
 
 fn no_merge_key(map: &Object, key: &str) -> Fault {
-    Fault::Other(format!("map: {} does not contain declared merge key: {key}", go_map(map)))
+    Fault::Other(format!("map: {} does not contain declared merge key: {key}", crate::go::map(map)))
 }
 
 fn arg_type(v: &Value) -> Fault {
@@ -434,36 +437,5 @@ pub fn shown(patch: &Value) -> String {
             other => other.clone(),
         }
     }
-    go_text(&plain(patch))
-}
-
-/// A value as Go's `%v` prints it.
-fn go_text(v: &Value) -> String {
-    match v {
-        Value::Null => "<nil>".to_owned(),
-        Value::String(s) => s.clone(),
-        Value::Array(a) => go_list(a),
-        Value::Object(m) => go_map(m),
-        other => other.to_string(),
-    }
-}
-
-fn go_list(list: &[Value]) -> String {
-    format!("[{}]", list.iter().map(go_text).collect::<Vec<_>>().join(" "))
-}
-
-fn go_map(map: &Object) -> String {
-    let mut keys: Vec<&String> = map.keys().collect();
-    keys.sort();
-    let mut out = String::from("map[");
-    for (i, k) in keys.into_iter().enumerate() {
-        let _ = write!(
-            out,
-            "{}{k}:{}",
-            if i > 0 { " " } else { "" },
-            map.get(k).map(go_text).unwrap_or_default()
-        );
-    }
-    out.push(']');
-    out
+    crate::go::text(&plain(patch))
 }

@@ -158,9 +158,11 @@ impl<'s> Decoder<'s> {
         }
         match (ty, v) {
             (Ty::Any, v) => Some(v),
-            (Ty::String, v @ Value::String(_))
-            | (Ty::Bool, v @ Value::Bool(_))
-            | (Ty::Double, v @ Value::Number(_)) => Some(v),
+            (Ty::String, v @ Value::String(_)) | (Ty::Bool, v @ Value::Bool(_)) => Some(v),
+            (Ty::Double, mut v @ Value::Number(_)) => {
+                crate::yaml::without_fractions(&mut v);
+                Some(v)
+            }
             (Ty::Int32 | Ty::Int64, Value::Number(n)) => {
                 let fits = n.as_i64().filter(|i| *ty == Ty::Int64 || i32::try_from(*i).is_ok());
                 if fits.is_none() {
@@ -221,20 +223,12 @@ impl<'s> Decoder<'s> {
         Value::Object(out)
     }
 
-    /// Base64 in canonical form. Line breaks within are allowed, as in Go.
     fn bytes(&mut self, s: String) -> Option<Value> {
-        let clean: Cow<str> =
-            if s.contains(['\n', '\r']) { s.replace(['\n', '\r'], "").into() } else { Cow::Borrowed(&*s) };
-        match STANDARD.decode(clean.as_bytes()) {
-            Ok(_) if clean.len() == s.len() => Some(Value::String(s)),
-            Ok(bytes) => Some(Value::String(STANDARD.encode(bytes))),
-            Err(e) => {
-                let at = match e {
-                    base64::DecodeError::InvalidByte(at, _)
-                    | base64::DecodeError::InvalidLastSymbol(at, _) => at,
-                    _ => clean.len() / 4 * 4,
-                };
-                self.soft(format!("illegal base64 data at input byte {at}"));
+        match base64(&s) {
+            Ok(None) => Some(Value::String(s)),
+            Ok(Some(canonical)) => Some(Value::String(canonical)),
+            Err(why) => {
+                self.soft(why);
                 None
             }
         }
@@ -330,6 +324,22 @@ impl<'s> Decoder<'s> {
         }
         let owner = self.stack.last().map_or("", |(owner, _, _)| owner);
         format!("json: cannot unmarshal {what} into Go struct field {owner}.{path} of type {into}")
+    }
+}
+
+/// Base64 in canonical form, where the text is not that already. Line breaks within are allowed, as in Go.
+pub(super) fn base64(s: &str) -> Result<Option<String>, String> {
+    let clean: Cow<str> =
+        if s.contains(['\n', '\r']) { s.replace(['\n', '\r'], "").into() } else { Cow::Borrowed(s) };
+    match STANDARD.decode(clean.as_bytes()) {
+        Ok(bytes) => Ok((clean.len() != s.len()).then(|| STANDARD.encode(bytes))),
+        Err(e) => {
+            let at = match e {
+                base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
+                _ => clean.len() / 4 * 4,
+            };
+            Err(format!("illegal base64 data at input byte {at}"))
+        }
     }
 }
 

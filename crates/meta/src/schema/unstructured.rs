@@ -45,7 +45,11 @@ impl Schema {
             Ty::Bool if kind != "bool" => unrecognized("bool"),
             Ty::Double if !value.is_number() => unrecognized("float64"),
             Ty::Int32 | Ty::Int64 => integer(value, *ty == Ty::Int32, go),
-            Ty::Bytes if kind != "string" => Err(format!("cannot restore slice from {kind}")),
+            Ty::Bytes => match value.as_str().map(super::decode::base64) {
+                None => Err(format!("cannot restore slice from {kind}")),
+                Some(Err(why)) => Err(format!("error decoding from json: {why}")),
+                Some(Ok(_)) => Ok(()),
+            },
             Ty::Ref(name) => match self.types.get(name) {
                 Some(def) => self.fit_struct(value, def, depth),
                 None => Ok(()),

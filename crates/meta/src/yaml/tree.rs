@@ -16,6 +16,17 @@ pub(super) struct Tree {
 /// The messages about duplicate keys. A second, slower pass, made only when there are any.
 pub(super) struct Traced(pub Vec<String>);
 
+/// As [`Tree`], of JSON: numbers stay as they are written, so that types without fractions can refuse them.
+pub(super) struct JsonTree(pub Tree);
+
+impl<'de> Deserialize<'de> for JsonTree {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let cx = Cx { fractions: true, ..Cx::default() };
+        let value = Node { cx: &cx, depth: 0 }.deserialize(d)?;
+        Ok(Self(Tree { value, duplicates: cx.duplicates.get() }))
+    }
+}
+
 impl<'de> Deserialize<'de> for Tree {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let cx = Cx::default();
@@ -51,6 +62,8 @@ impl<'de> Deserialize<'de> for TracedYaml {
 struct Cx {
     /// The text is YAML, whose reader tells lines.
     lines: bool,
+    /// Whole numbers with a fraction keep it.
+    fractions: bool,
     duplicates: Cell<bool>,
     trace: Option<RefCell<Trace>>,
 }
@@ -148,8 +161,8 @@ impl<'de> Visitor<'de> for Node<'_> {
     }
 
     fn visit_f64<E: Error>(self, v: f64) -> Result<Value, E> {
-        // Go prints whole numbers without a fraction, and so re-reads them as integers.
-        if v.fract() == 0.0 && v.abs() < 1e15 {
+        // Go prints whole numbers without a fraction, and so re-reads them as integers where YAML becomes JSON first.
+        if !self.cx.fractions && v.fract() == 0.0 && v.abs() < 1e15 {
             return Ok((v as i64).into());
         }
         Number::from_f64(v)

@@ -138,7 +138,7 @@ fn print<'a>(
         Output::Yaml => {
             for line in lines {
                 let value: Value = serde_json::from_str(line)?;
-                write!(out, "---\n{}", meta::yaml::to_string(&value).map_err(std::io::Error::other)?)?;
+                write!(out, "---\n{}", meta::yaml::to_string(&value))?;
             }
         }
         Output::Table => {

@@ -8,7 +8,7 @@ use super::{options, patch};
 use crate::compare::http::Ask;
 use crate::compare::requests::NAMESPACE;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const BASES: &str = include_str!("bases.yaml");
 /// The name of objects that were made before.
@@ -83,6 +83,7 @@ impl<'a> Generator<'a> {
             (None, Some(last)) => body(last, dice),
             (None, None) => String::new(),
         };
+        let body = if operation.action.starts_with("delete") { tried(body) } else { body };
         let apply = patch.as_ref().is_some_and(|p| p.is_apply);
         let query = options::query(operation, apply, dice);
         let headers = options::headers(operation, patch.as_ref().map(|p| p.content_type), dice);
@@ -175,6 +176,22 @@ fn body(last: &Mutated, dice: &Dice) -> String {
     }
 }
 
+/// Options of a delete that only tries it: with a body, servers do not look at the query.
+fn tried(body: String) -> String {
+    let options = match serde_json::from_str(&body) {
+        Ok(Value::Null) => json!({}),
+        Ok(options @ Value::Object(_)) => options,
+        _ => return body,
+    };
+    let is_set = options["dryRun"].as_array().is_some_and(|all| !all.is_empty());
+    if is_set || !(options["dryRun"].is_null() || options["dryRun"].is_array()) {
+        return body;
+    }
+    let mut options = options;
+    options["dryRun"] = json!(["All"]);
+    options.to_string()
+}
+
 fn overlay(to: &mut Value, with: &Value) {
     match (to, with) {
         (Value::Object(to), Value::Object(with)) => {
@@ -189,7 +206,6 @@ fn overlay(to: &mut Value, with: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn catalog() -> Catalog {
         let content = json!({"application/json": {"schema": {"$ref": "#/components/schemas/CM"}}});
@@ -220,6 +236,16 @@ mod tests {
         assert_eq!(run(1), run(1));
         assert_ne!(run(1), run(2));
         assert!(run(1).iter().all(|(_, path, _)| path.contains("dryRun=")));
+    }
+
+    #[test]
+    fn deletes_are_tried_only() {
+        let made = |body: &str| tried(body.to_owned());
+        assert_eq!(made("null"), r#"{"dryRun":["All"]}"#);
+        assert_eq!(made(r#"{"kind":"x"}"#), r#"{"dryRun":["All"],"kind":"x"}"#);
+        for other in ["", "5", "{", r#"{"dryRun":["x"]}"#, r#"{"dryRun":"x"}"#] {
+            assert_eq!(made(other), other);
+        }
     }
 
     #[test]

@@ -26,6 +26,8 @@ const KINDS_SHOWN: usize = 6;
 const STEPS: usize = 3;
 /// Characters of an example that are shown.
 const EXAMPLE_MAX: usize = 4000;
+/// Characters of a message that a group goes by.
+const GIST_MAX: usize = 70;
 /// Characters of a difference that are shown.
 const SHOWN_MAX: usize = 600;
 
@@ -63,14 +65,20 @@ impl Groups {
             findings.push(Finding { place: format!("{place}: code"), text });
         }
         for finding in findings.into_iter().filter(|f| !accepted(&f.place)) {
-            self.add(ask, resource, finding);
+            let at = finding.place.split_once(": ").map_or("", |(_, p)| p);
+            let key = match real["code"] == ours["code"] {
+                // a warning is known by its words alone
+                true if at.starts_with("warnings") => cut(&shape(&finding.text.replace('"', " ")), GIST_MAX),
+                true if at == "body.message" => format!("message {} != {}", gist(&real), gist(&ours)),
+                true => format!("{} {}", tail(at), shape(&finding.text)),
+                false => format!("code {} != {}", gist(&real), gist(&ours)),
+            };
+            self.add(ask, resource, finding, key);
         }
     }
 
-    fn add(&mut self, ask: &Ask, resource: &str, finding: Finding) {
+    fn add(&mut self, ask: &Ask, resource: &str, finding: Finding, key: String) {
         let example = example(ask);
-        let place = finding.place.split_once(": ").map_or("", |(_, p)| p);
-        let key = format!("{} {}", tail(place), shape(&finding.text));
         let group = self.found.entry(key).or_insert_with(|| Group {
             count: 0,
             resources: BTreeSet::new(),
@@ -156,6 +164,14 @@ fn said(told: &Value) -> String {
     let causes = &told["body"]["details"]["causes"];
     let causes = if causes.is_null() { String::new() } else { causes.to_string() };
     format!("{}{causes}", told["body"]["message"])
+}
+
+/// What an answer with another code than the other's says, as a group goes by it.
+fn gist(told: &Value) -> String {
+    let message = told["error"].as_str().or(told["body"]["message"].as_str()).unwrap_or("");
+    let causes = told["body"]["details"]["causes"].as_object();
+    let cause = causes.and_then(|c| c.keys().next()).map_or(String::new(), |c| tail(&format!("causes.{c}")));
+    format!("{} {} {cause}", told["code"], cut(&shape(message), GIST_MAX))
 }
 
 /// The end of a place, without positions in lists; of a cause its field and message are one member.
