@@ -18,7 +18,7 @@ use crate::kind::{Kind, path_of, push_query};
 use crate::typed::Client;
 use base::clock::SharedClock;
 use base::rng::Rng;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use parking_lot::Mutex;
 use reflector::{Reflector, Source};
 use serde::Deserialize;
@@ -28,12 +28,48 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// The metadata of any object; what is known of kinds learned at run time.
+/// The metadata of any object; what is known of kinds learned at run time. Labels, annotations and managed fields are left
+/// out, and not even read: there is a copy of every object of the cluster.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(from = "Known")]
 pub struct MetaObject {
-    #[serde(default)]
     pub metadata: ObjectMeta,
+}
+
+#[derive(Deserialize)]
+struct Known {
+    #[serde(default)]
+    metadata: KnownMeta,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct KnownMeta {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    creation_timestamp: Option<Time>,
+    deletion_timestamp: Option<Time>,
+    finalizers: Option<Vec<String>>,
+    owner_references: Option<Vec<OwnerReference>>,
+}
+
+impl From<Known> for MetaObject {
+    fn from(Known { metadata: m }: Known) -> Self {
+        let metadata = ObjectMeta {
+            name: m.name,
+            namespace: m.namespace,
+            uid: m.uid,
+            resource_version: m.resource_version,
+            creation_timestamp: m.creation_timestamp,
+            deletion_timestamp: m.deletion_timestamp,
+            finalizers: m.finalizers,
+            owner_references: m.owner_references,
+            ..ObjectMeta::default()
+        };
+        Self { metadata }
+    }
 }
 
 /// A local copy of one kind. Cheap to clone; lives until its [`Informers`] stop.
@@ -122,7 +158,7 @@ impl Informers {
             watch_accept: Some(
                 "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
             ),
-            trim: trim_meta_object,
+            trim: |_| {},
         };
         let cancel = self.cancel.child_token();
         let guard = Some(Arc::new(cancel.clone().drop_guard()));
@@ -155,12 +191,6 @@ impl Informers {
 
 fn trim_kind<K: Kind>(object: &mut K) {
     trim(object.metadata_mut());
-}
-
-fn trim_meta_object(object: &mut MetaObject) {
-    trim(&mut object.metadata);
-    object.metadata.annotations = None;
-    object.metadata.labels = None;
 }
 
 /// Drops what nobody reads from a local copy.

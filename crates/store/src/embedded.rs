@@ -84,7 +84,7 @@ impl Options {
             data_dir: dir.clone(),
             dir,
             quota_bytes: 2 << 30,
-            segment_bytes: 64 << 20,
+            segment_bytes: 16 << 20,
             commit_bytes_max: 3 << 20,
             queue_bytes_max: 256 << 20,
             history_events_max: 100_000,

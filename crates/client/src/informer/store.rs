@@ -12,9 +12,11 @@ type Key = (String, String);
 
 struct Inner<T> {
     by_namespace: BTreeMap<String, BTreeMap<String, Arc<T>>>,
-    /// Keys of the objects that a uid controls.
-    by_owner: HashMap<String, HashSet<Key>>,
+    /// Keys of the objects that a uid controls, once somebody has asked for them.
+    by_owner: Option<Owners>,
 }
+
+type Owners = HashMap<String, HashSet<Key>>;
 
 /// A local copy of the objects of one kind. Cluster-scoped objects have the empty namespace.
 pub struct Store<T> {
@@ -27,7 +29,7 @@ pub struct Store<T> {
 impl<T: Send + Sync + 'static> Store<T> {
     /// `meta` finds an object's metadata.
     pub fn new(meta: fn(&T) -> &ObjectMeta) -> Self {
-        let inner = RwLock::new(Inner { by_namespace: BTreeMap::new(), by_owner: HashMap::new() });
+        let inner = RwLock::new(Inner { by_namespace: BTreeMap::new(), by_owner: None });
         Self { meta, inner, topic: Topic::default(), synced: watch::channel(false).0 }
     }
 
@@ -47,9 +49,12 @@ impl<T: Send + Sync + 'static> Store<T> {
 
     /// The objects whose managing controller has this uid; with the empty uid those that no controller manages.
     pub fn by_owner(&self, uid: &str) -> Vec<Arc<T>> {
-        let inner = self.inner.read();
-        let keys = inner.by_owner.get(uid).into_iter().flatten();
-        keys.filter_map(|(ns, name)| inner.by_namespace.get(ns)?.get(name).cloned()).collect()
+        if let Some(found) = self.inner.read().owned(uid) {
+            return found;
+        }
+        let mut inner = self.inner.write();
+        inner.index_owners(self.meta);
+        inner.owned(uid).unwrap_or_default()
     }
 
     pub fn len(&self) -> usize {
@@ -126,12 +131,31 @@ impl<T: Send + Sync + 'static> Store<T> {
 }
 
 impl<T> Inner<T> {
+    /// `None` while owners are not indexed.
+    fn owned(&self, uid: &str) -> Option<Vec<Arc<T>>> {
+        let keys = self.by_owner.as_ref()?.get(uid).into_iter().flatten();
+        Some(keys.filter_map(|(ns, name)| self.by_namespace.get(ns)?.get(name).cloned()).collect())
+    }
+
+    fn index_owners(&mut self, meta: fn(&T) -> &ObjectMeta) {
+        let mut owners = Owners::new();
+        for object in self.by_namespace.values().flat_map(BTreeMap::values) {
+            owners.entry(owner_of(meta, object).to_owned()).or_default().insert(key(meta, object));
+        }
+        self.by_owner = Some(owners);
+    }
+
     fn put(&mut self, meta: fn(&T) -> &ObjectMeta, object: Arc<T>) -> Option<Arc<T>> {
-        let k = key(meta, &object);
-        let old = self.take(meta, &k);
-        self.by_owner.entry(owner_of(meta, &object).to_owned()).or_default().insert(k.clone());
-        self.by_namespace.entry(k.0).or_default().insert(k.1, object);
-        old
+        let (ns, name) = key(meta, &object);
+        if let Some(owners) = &mut self.by_owner {
+            let key = (ns.clone(), name.clone());
+            owners.entry(owner_of(meta, &object).to_owned()).or_default().insert(key);
+        }
+        let old = self.by_namespace.entry(ns).or_default().insert(name, object.clone())?;
+        if owner_of(meta, &old) != owner_of(meta, &object) {
+            self.disown(meta, &old);
+        }
+        Some(old)
     }
 
     fn take(&mut self, meta: fn(&T) -> &ObjectMeta, k: &Key) -> Option<Arc<T>> {
@@ -140,14 +164,18 @@ impl<T> Inner<T> {
         if names.is_empty() {
             self.by_namespace.remove(&k.0);
         }
-        let owner = owner_of(meta, &old);
-        if let Some(keys) = self.by_owner.get_mut(owner) {
-            keys.remove(k);
+        self.disown(meta, &old);
+        Some(old)
+    }
+
+    fn disown(&mut self, meta: fn(&T) -> &ObjectMeta, old: &T) {
+        let (Some(owners), owner) = (&mut self.by_owner, owner_of(meta, old)) else { return };
+        if let Some(keys) = owners.get_mut(owner) {
+            keys.remove(&key(meta, old));
             if keys.is_empty() {
-                self.by_owner.remove(owner);
+                owners.remove(owner);
             }
         }
-        Some(old)
     }
 }
 
