@@ -131,7 +131,8 @@ fn is_human(headers: &HeaderMap, query: &Query) -> bool {
 }
 
 /// Upstream: `responsewriters.ContentEncodingSupported`.
-fn takes_gzip(headers: &HeaderMap) -> bool {
+/// Whether the client takes compressed bodies.
+pub fn takes_gzip(headers: &HeaderMap) -> bool {
     let encodings = headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or("");
     encodings.split(',').any(|token| token.trim() == "gzip")
 }
@@ -151,6 +152,11 @@ pub fn accept_object(headers: &HeaderMap) -> Result<()> {
         return Ok(());
     }
     Err(Status::not_acceptable(OBJECT_TYPES))
+}
+
+/// The media types of `Accept`, type and subtype, in the order of preference; `None` without the header.
+pub fn media_types(headers: &HeaderMap) -> Option<Vec<(&str, &str)>> {
+    Some(clauses(headers)?.into_iter().map(|c| (c.ty, c.subtype)).collect())
 }
 
 /// The clauses of `Accept` in the order of preference; `None` without the header.
