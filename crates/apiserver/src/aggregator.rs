@@ -22,7 +22,7 @@ use base::clock::SharedClock;
 use bytes::Bytes;
 use client::controller::{Controller, Handle, Queue, RateLimiter, Reconcile};
 use client::https::Wire;
-use client::outbound::{self, Outbound, Resolve};
+use client::outbound::{self, Credentials, Outbound, Resolve};
 use http::{HeaderMap, Request, header};
 use registry::Registry;
 use registry::snapshot::Snapshot;
@@ -39,8 +39,8 @@ pub struct Aggregator {
     services: Arc<Snapshot<Table>>,
     outbound: Arc<Outbound>,
     resolve: Arc<dyn Resolve>,
-    /// The front-proxy certificate and its key, PEM.
-    identity_pem: Option<(Vec<u8>, Vec<u8>)>,
+    /// The front-proxy certificate.
+    identity: Arc<Credentials>,
     pub discovered: Discovered,
     pub specs: Specs,
 }
@@ -64,7 +64,7 @@ impl Aggregator {
         registry: &Arc<Registry>,
         outbound: Arc<Outbound>,
         resolve: Arc<dyn Resolve>,
-        identity_pem: Option<(Vec<u8>, Vec<u8>)>,
+        identity: Arc<Credentials>,
         cancel: CancellationToken,
     ) -> Arc<Self> {
         let row = registry.kinds().resource(kinds::apiregistration::GROUP, "v1", "apiservices");
@@ -73,7 +73,7 @@ impl Aggregator {
             None => Snapshot::fixed(Table::default()),
         };
         let (discovered, specs) = (Discovered::default(), Specs::default());
-        Arc::new(Self { services, outbound, resolve, identity_pem, discovered, specs })
+        Arc::new(Self { services, outbound, resolve, identity, discovered, specs })
     }
 
     pub fn table(&self) -> Arc<Table> {
@@ -110,7 +110,7 @@ impl Aggregator {
         let server = outbound::Server {
             ca_pem: backend.ca_pem.clone(),
             service: Some((at.clone(), format!("{}.{}.svc", backend.service, backend.namespace))),
-            identity_pem: self.identity_pem.clone(),
+            identity_pem: self.identity.pem(),
             insecure: backend.insecure,
             wire,
             ..outbound::Server::default()

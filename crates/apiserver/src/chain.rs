@@ -12,6 +12,7 @@ use crate::outflow::Patience;
 use crate::reply::{self, Rendered, Rendering, Reply};
 use crate::request_info::RequestInfo;
 use crate::server::Server;
+use crate::splice::Upgrade;
 use crate::verbs;
 use auth::identity::Identity;
 use bytes::Bytes;
@@ -133,10 +134,16 @@ async fn handle(
     }
     // Priority and fairness stand before authorisation, whose cost they also bound.
     let begun = clock.monotonic();
-    let mut slot = match server.flow.enter(&info, &user, long).await {
-        Ok(slot) => {
+    let entered = server.flow.enter(&info, &user, long).await;
+    let upgrading = upgrade.filter(|_| parts.headers.contains_key(http::header::UPGRADE));
+    let entered =
+        entered.and_then(|slot| Ok((slot, upgrading.map(|u| Ok((u, server.flow.upgrade()?))).transpose()?)));
+    let (mut slot, upgrade) = match entered {
+        Ok((mut slot, upgrade)) => {
             scope.latency.spent(Layer::FlowWait, clock.monotonic().saturating_sub(begun));
-            slot
+            slot.running = long.then(|| Arc::new(server.metrics.running(&info)));
+            let upgrade = upgrade.map(|(u, permit)| Upgrade::new(u, permit, slot.running.clone()));
+            (slot, upgrade)
         }
         Err(refused) => {
             let rendered = reply::refusal(&refused, plain, scope.wants_response());
@@ -252,7 +259,7 @@ async fn authorized(
     info: &RequestInfo,
     mut parts: http::request::Parts,
     body: impl Future<Output = Result<Bytes>> + Send,
-    upgrade: Option<hyper::upgrade::OnUpgrade>,
+    upgrade: Option<Upgrade>,
     user: Arc<Identity>,
     (accepted, plain): (Result<Accepted>, Encoding),
     scope: &Arc<audit::AuditScope>,

@@ -38,7 +38,7 @@ pub struct Context {
     pub body: Bytes,
     pub warnings: Warnings,
     /// The client's connection can be taken over after a 101.
-    pub upgrade: Mutex<Option<hyper::upgrade::OnUpgrade>>,
+    pub upgrade: Mutex<Option<crate::splice::Upgrade>>,
     pub peer: std::net::IpAddr,
 }
 

@@ -7,6 +7,7 @@ use crate::request_info::RequestInfo;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -40,9 +41,53 @@ pub struct Metrics {
     /// Group, version, resource and subresource of deprecated kinds that were asked for; all are in the table.
     deprecated: Mutex<BTreeSet<[String; 4]>>,
     panics: AtomicU64,
+    running: Arc<Mutex<RunningSeries>>,
+}
+
+/// Which requests are counted while they run: labels, and how many there are.
+type RunningSeries = BTreeMap<String, u64>;
+
+/// A long-running request; no more counted when dropped.
+pub struct Running {
+    all: Arc<Mutex<RunningSeries>>,
+    labels: String,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut all = self.all.lock();
+        if let Some(count) = all.get_mut(&self.labels) {
+            *count -= 1;
+            if *count == 0 {
+                // A path says what it likes of its resource: nothing is left of it.
+                all.remove(&self.labels);
+            }
+        }
+    }
 }
 
 impl Metrics {
+    /// Counts a long-running request until what is returned is dropped.
+    pub fn running(&self, info: &RequestInfo) -> Running {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._/".contains(c);
+        let of = |text: &str| text.chars().filter(|c| plain(*c)).collect::<String>();
+        let verb = match (info.verb.as_str(), info.subresource.as_str()) {
+            ("watch", _) => "WATCH",
+            (_, "log") => "GET",
+            _ => "CONNECT",
+        };
+        let labels = labels(
+            &of(&info.group),
+            &of(&info.resource),
+            scope(info),
+            &of(&info.subresource),
+            verb,
+            &of(&info.version),
+        );
+        *self.running.lock().entry(labels.clone()).or_default() += 1;
+        Running { all: self.running.clone(), labels }
+    }
+
     pub fn request(&self, info: &RequestInfo, code: u16, took: Duration) {
         let known = info.is_resource && code != 404;
         let of = |text: &str| if known { text.to_owned() } else { String::new() };
@@ -87,6 +132,7 @@ impl Metrics {
         let mut out = String::with_capacity(16 << 10);
         self.render_requests(&mut out);
         self.render_deprecated(&mut out);
+        self.render_running(&mut out);
         let store = ctx.server.registry.store().stats();
         gauge(
             &mut out,
@@ -146,6 +192,17 @@ impl Metrics {
         }
     }
 
+    fn render_running(&self, out: &mut String) {
+        let name = "apiserver_longrunning_requests";
+        let _ = writeln!(
+            out,
+            "# HELP {name} Gauge of all active long-running apiserver requests.\n# TYPE {name} gauge"
+        );
+        for (labels, count) in &*self.running.lock() {
+            let _ = writeln!(out, "{name}{{{labels}}} {count}");
+        }
+    }
+
     fn render_objects(&self, out: &mut String, ctx: &Context) {
         let name = "apiserver_storage_objects";
         let _ = writeln!(out, "# HELP {name} Number of stored objects.\n# TYPE {name} gauge");
@@ -165,11 +222,14 @@ impl Metrics {
 
 impl Series {
     fn labels(&self) -> String {
-        format!(
-            "component=\"apiserver\",group=\"{}\",resource=\"{}\",scope=\"{}\",subresource=\"{}\",verb=\"{}\",version=\"{}\"",
-            self.group, self.resource, self.scope, self.subresource, self.verb, self.version
-        )
+        labels(&self.group, &self.resource, self.scope, &self.subresource, self.verb, &self.version)
     }
+}
+
+fn labels(group: &str, resource: &str, scope: &str, subresource: &str, verb: &str, version: &str) -> String {
+    format!(
+        "component=\"apiserver\",group=\"{group}\",resource=\"{resource}\",scope=\"{scope}\",subresource=\"{subresource}\",verb=\"{verb}\",version=\"{version}\""
+    )
 }
 
 fn gauge(out: &mut String, name: &str, help: &str, value: f64) {
@@ -197,5 +257,31 @@ fn scope(info: &RequestInfo) -> &'static str {
         (true, false, _) => "resource",
         (true, true, false) => "namespace",
         (true, true, true) => "cluster",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn running_requests_count_while_they_run() {
+        let metrics = Metrics::default();
+        let of = |uri: &str| {
+            metrics.running(&RequestInfo::parse(&http::Method::GET, &uri.parse().expect("a URI")))
+        };
+        let text = || {
+            let mut out = String::new();
+            metrics.render_running(&mut out);
+            out.lines().filter(|l| !l.starts_with('#')).collect::<Vec<_>>().join("\n")
+        };
+        let pods = "apiserver_longrunning_requests{component=\"apiserver\",group=\"\",resource=\"pods\",scope=\"cluster\",subresource=\"\",verb=\"WATCH\",version=\"v1\"}";
+        let watches = [of("/api/v1/pods?watch=true"), of("/api/v1/pods?watch=true")];
+        assert_eq!(text(), format!("{pods} 2"));
+        let exec = of("/api/v1/namespaces/n/pods/p/exec");
+        drop(watches);
+        assert!(text().contains("subresource=\"exec\",verb=\"CONNECT\""), "{}", text());
+        drop(exec);
+        assert_eq!(text(), "");
     }
 }

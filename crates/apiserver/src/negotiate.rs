@@ -157,7 +157,8 @@ fn is_human(headers: &HeaderMap, query: &Query) -> bool {
 }
 
 /// Upstream: `responsewriters.ContentEncodingSupported`.
-fn takes_gzip(headers: &HeaderMap) -> bool {
+/// Whether the client takes compressed bodies.
+pub fn takes_gzip(headers: &HeaderMap) -> bool {
     let encodings = headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or("");
     encodings.split(',').any(|token| token.trim() == "gzip")
 }
@@ -167,6 +168,11 @@ pub fn without_table(headers: &HeaderMap) -> Result<View> {
     let Some(clauses) = clauses(headers) else { return Ok(View::Object) };
     let mut served = clauses.iter().filter_map(serve).map(|(a, _)| a.view);
     served.find(|view| *view != View::Table).ok_or_else(|| Status::not_acceptable(OBJECT_TYPES))
+}
+
+/// The media types of `Accept`, type and subtype, in the order of preference; `None` without the header.
+pub fn media_types(headers: &HeaderMap) -> Option<Vec<(&str, &str)>> {
+    Some(clauses(headers)?.into_iter().map(|c| (c.ty, c.subtype)).collect())
 }
 
 /// The clauses of `Accept` in the order of preference; `None` without the header.

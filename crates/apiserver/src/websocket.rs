@@ -73,7 +73,7 @@ fn upgraded(ctx: &Context, body: Body, protocol: Option<&'static str>, framing: 
     let (scope, draining) = (ctx.audit.clone(), ctx.server.draining.child_token());
     scope.hold();
     tokio::spawn(async move {
-        if let Ok(upgraded) = upgrade.await {
+        if let Ok((upgraded, _place)) = upgrade.taken().await {
             tokio::select! {
                 () = send(upgraded, body, framing) => {}
                 () = draining.cancelled() => {}
@@ -103,11 +103,11 @@ fn protocol(ctx: &Context) -> Result<Option<&'static str>> {
     })
 }
 
-async fn send(upgraded: hyper::upgrade::Upgraded, mut body: Body, framing: Framing) {
+async fn send(upgraded: TokioIo<hyper::upgrade::Upgraded>, mut body: Body, framing: Framing) {
     let config = WebSocketConfig::default()
         .max_message_size(Some(INCOMING_BYTES_MAX))
         .max_frame_size(Some(INCOMING_BYTES_MAX));
-    let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
+    let socket = WebSocketStream::from_raw_socket(upgraded, Role::Server, Some(config)).await;
     let (mut sink, mut source) = socket.split();
     loop {
         tokio::select! {

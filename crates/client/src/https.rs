@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -226,6 +227,28 @@ pub fn system_authorities() -> Option<Vec<u8>> {
     Some(pem.into_bytes())
 }
 
+/// Whether a chain and a key, both PEM, can be shown to a server.
+///
+/// # Errors
+/// They cannot be read, or do not belong together.
+pub fn check_identity(pem: &(Vec<u8>, Vec<u8>)) -> Result<(), Error> {
+    let (chain, key) = identity(pem)?;
+    let provider = rustls::crypto::ring::default_provider();
+    CertifiedKey::from_der(chain, key, &provider).map(drop).map_err(|e| Error::Certificate(e.to_string()))
+}
+
+fn identity(
+    (cert, key): &(Vec<u8>, Vec<u8>),
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
+    let chain = CertificateDer::pem_slice_iter(cert).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|e| Error::Certificate(e.to_string()))?;
+    if chain.is_empty() {
+        return Err(Error::Certificate("there is no certificate in it".to_owned()));
+    }
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| Error::Certificate(format!("key: {e}")))?;
+    Ok((chain, key))
+}
+
 fn tls(config: &Config) -> Result<ClientConfig, Error> {
     let mut roots = RootCertStore::empty();
     for cert in CertificateDer::pem_slice_iter(&config.ca_pem) {
@@ -242,12 +265,10 @@ fn tls(config: &Config) -> Result<ClientConfig, Error> {
         true => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider))),
         false => builder.with_root_certificates(roots),
     };
-    let Some((cert, key)) = &config.identity_pem else {
+    let Some(pem) = &config.identity_pem else {
         return Ok(builder.with_no_client_auth());
     };
-    let chain = CertificateDer::pem_slice_iter(cert).collect::<Result<Vec<_>, _>>();
-    let chain = chain.map_err(|e| Error::Certificate(e.to_string()))?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| Error::Certificate(format!("key: {e}")))?;
+    let (chain, key) = identity(pem)?;
     builder.with_client_auth_cert(chain, key).map_err(|e| Error::Certificate(e.to_string()))
 }
 

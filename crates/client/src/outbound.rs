@@ -9,7 +9,7 @@ use crate::https::{Config, HttpsApi, Token, Wire, system_authorities};
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +38,38 @@ pub struct Server {
     /// Whatever its certificate is (`insecureSkipTLSVerify`).
     pub insecure: bool,
     pub wire: Wire,
+}
+
+/// PEM chain and key with which this server says who it is to servers that objects name. Whoever holds it sees when it
+/// is replaced.
+#[derive(Default)]
+pub struct Credentials(RwLock<Option<(Vec<u8>, Vec<u8>)>>);
+
+impl Credentials {
+    /// # Errors
+    /// The chain or the key cannot be read, or they do not belong together.
+    pub fn new(pem: (Vec<u8>, Vec<u8>)) -> Result<Self, crate::https::Error> {
+        let it = Self::default();
+        it.replace(pem)?;
+        Ok(it)
+    }
+
+    pub fn pem(&self) -> Option<(Vec<u8>, Vec<u8>)> {
+        self.0.read().clone()
+    }
+
+    /// Connections that are made from now on show these; says whether they are others than before.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; what was there stays.
+    pub fn replace(&self, pem: (Vec<u8>, Vec<u8>)) -> Result<bool, crate::https::Error> {
+        if self.0.read().as_ref() == Some(&pem) {
+            return Ok(false);
+        }
+        crate::https::check_identity(&pem)?;
+        *self.0.write() = Some(pem);
+        Ok(true)
+    }
 }
 
 /// Finds what is behind a Service's port.
@@ -215,4 +247,27 @@ pub fn reason(e: &(dyn std::error::Error + 'static)) -> String {
         at = next;
     }
     at.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Vec<u8>, Vec<u8>) {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let certificate = rcgen::CertificateParams::default().self_signed(&key).expect("signed");
+        (certificate.pem().into_bytes(), key.serialize_pem().into_bytes())
+    }
+
+    #[test]
+    fn credentials_that_do_not_fit_each_other_replace_nothing() {
+        let (first, second) = (pair(), pair());
+        let shown = Credentials::new(first.clone()).expect("fits");
+        assert!(shown.replace((second.0.clone(), first.1.clone())).is_err(), "the key of another");
+        assert!(shown.replace((Vec::new(), first.1.clone())).is_err(), "no certificate");
+        assert_eq!(shown.pem(), Some(first.clone()));
+        assert!(!shown.replace(first).expect("the same"));
+        assert!(shown.replace(second.clone()).expect("fits"));
+        assert_eq!(shown.pem(), Some(second));
+    }
 }

@@ -26,6 +26,9 @@ use tokio::sync::broadcast::error::RecvError;
 const WORKERS: usize = 5;
 /// All is counted again this often (upstream: `ResourceQuotaSyncPeriod`).
 const PERIOD: Duration = Duration::from_secs(5 * 60);
+/// What is due is counted once more after this: the copies of several kinds come by watches of their own, and one may be
+/// behind the change that another told of.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Wait for a kind whose objects are not known yet.
 const NOT_KNOWN_RETRY: Duration = Duration::from_secs(1);
 
@@ -66,7 +69,7 @@ pub(crate) fn start(setup: &Setup) -> Handle {
             if let Some(new) = &change.new
                 && (change.old.is_none() || hard(&change.old) != hard(&change.new))
             {
-                q.add(ObjectKey::of(&**new));
+                due(new, q);
             }
         })
         .watches(&this.pods, move |c, q| pods.changed(&Evaluator::Pods, c.old.as_ref(), c.new.as_ref(), q))
@@ -90,7 +93,7 @@ pub(crate) fn start(setup: &Setup) -> Handle {
                         }
                     }
                     Err(RecvError::Lagged(_)) => {
-                        this.quotas.store().list().iter().for_each(|o| queue.add(ObjectKey::of(&**o)));
+                        this.quotas.store().list().iter().for_each(|o| due(o, &queue));
                     }
                     Err(RecvError::Closed) => std::future::pending().await,
                 }
@@ -102,6 +105,13 @@ pub(crate) fn start(setup: &Setup) -> Handle {
         }
     });
     Handle::of_task("resourcequota-controller", task)
+}
+
+/// A quota is to be counted, now and when all copies have caught up.
+fn due(quota: &ResourceQuota, queue: &Queue<ObjectKey>) {
+    let key = ObjectKey::of(quota);
+    queue.add_after(key.clone(), SETTLE);
+    queue.add(key);
 }
 
 fn tree(object: &impl Serialize) -> Value {
@@ -121,7 +131,7 @@ impl QuotaController {
     fn recount(&self, evaluator: &Evaluator, namespace: &str, queue: &Queue<ObjectKey>) {
         for quota in self.quotas.store().by_namespace(namespace) {
             if limits(&quota).any(|name| evaluator.counts(name)) {
-                queue.add(ObjectKey::of(&*quota));
+                due(&quota, queue);
             }
         }
     }
@@ -173,7 +183,12 @@ impl QuotaController {
             if !names.iter().any(|n| hard.get(n).is_some()) {
                 continue;
             }
-            match self.all.count(&group, &plural, ns) {
+            let count = match (group.as_str(), plural.as_str()) {
+                // of what this controller has a copy itself, that is never behind the quota
+                ("", "resourcequotas") => Some(self.quotas.store().by_namespace(ns).len()),
+                _ => self.all.count(&group, &plural, ns),
+            };
+            match count {
                 // none of these objects is in any scope
                 Some(count) => {
                     let count = whole(if scoped { 0 } else { count });
@@ -216,7 +231,9 @@ impl Reconcile for QuotaController {
 mod tests {
     use super::*;
     use base::clock::SystemClock;
+    use client::ApiResource;
     use client::fake::FakeApi;
+    use client::informer::{MetaObject, Store};
     use serde_json::json;
 
     const QUOTAS: &str = "/api/v1/namespaces/n/resourcequotas";
@@ -253,6 +270,35 @@ mod tests {
         let client = Client::new(api.clone());
         client.delete::<Pod>("n", "a", &client::DeleteOptions::default()).await.unwrap();
         until(&api, "cpu=500m,pods=1,services=0").await;
+        setup.cancel.cancel();
+        handle.stopped().await;
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_was_behind_is_counted_again() {
+        let api = Arc::new(FakeApi::new());
+        let setup = Setup::of_fake(&api, SystemClock::shared());
+        let copy = |plural: &str, kind: &str| {
+            let store = Arc::new(Store::new(|o: &MetaObject| &o.metadata));
+            store.replace(Vec::new());
+            setup
+                .all_kinds
+                .add(&ApiResource::new("", "v1", kind, plural, true), Informer::of_store(store.clone()));
+            store
+        };
+        let (maps, _) = (copy("configmaps", "ConfigMap"), copy("resourcequotas", "ResourceQuota"));
+        api.seed(
+            QUOTAS,
+            &json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": "n"},
+                "spec": {"hard": {"configmaps": "4", "resourcequotas": "1"}}}),
+        );
+        let handle = start(&setup);
+        until(&api, "configmaps=0,resourcequotas=1").await;
+        let mut map = MetaObject::default();
+        map.metadata.name = Some("m".into());
+        map.metadata.namespace = Some("n".into());
+        maps.replace(vec![map]);
+        until(&api, "configmaps=1,resourcequotas=1").await;
         setup.cancel.cancel();
         handle.stopped().await;
     }

@@ -6,6 +6,7 @@
 
 mod definitions;
 mod paths;
+mod protobuf;
 
 use crate::KindDef;
 use definitions::{Definitions, META, VERSION_INFO};
@@ -18,12 +19,18 @@ pub const VERSION: &str = "1.37";
 
 /// Which form of OpenAPI is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Dialect {
+pub enum Dialect {
     V2,
     V3,
 }
 
 impl Dialect {
+    /// A document of this form in protobuf.
+    #[must_use]
+    pub fn to_protobuf(self, document: &Value) -> Vec<u8> {
+        protobuf::encode(self, document)
+    }
+
     /// The reference to a definition.
     fn reference(self, name: &str) -> Value {
         match self {

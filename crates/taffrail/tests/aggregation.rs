@@ -13,7 +13,7 @@ use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject as _;
@@ -451,15 +451,45 @@ fn a_server_behind_a_service_answers_a_group() {
     assert!(event.get("requestObject").is_none() && event.get("responseObject").is_none());
 }
 
+/// An authority of the operator's own, and a certificate of it for whoever speaks for users: the paths of the
+/// authority's certificate, of the other and of its key.
+fn front_proxy(dir: &std::path::Path) -> [String; 3] {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = params.self_signed(&key).unwrap();
+    let issuer = Issuer::new(params, key);
+    let own = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "front-proxy-client");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let leaf = params.signed_by(&own, &issuer).unwrap();
+    [("proxy-ca.crt", ca.pem()), ("proxy.crt", leaf.pem()), ("proxy.key", own.serialize_pem())].map(
+        |(name, pem)| {
+            std::fs::write(dir.join(name), pem).unwrap();
+            dir.join(name).display().to_string()
+        },
+    )
+}
+
 #[test]
-fn endpoints_of_a_service_are_reached_without_its_address() {
+fn endpoints_of_a_service_are_reached_without_its_address_and_shown_the_operators_certificate() {
     if !root() {
         return;
     }
     let mut cluster = Cluster::new();
     cluster.link(&format!("{ADDRESS}/24"));
-    cluster.up(&["--nodes", "0", "--enable-aggregator-routing"]);
+    let dir = tempfile::tempdir().unwrap();
+    let [authority, certificate, key] = front_proxy(dir.path());
+    let shown = ["--proxy-client-cert-file", &certificate, "--proxy-client-key-file"];
+    let said = cluster.refused(&[&shown[..], &[&certificate]].concat());
+    assert!(said.contains("--proxy-client-cert-file") && said.contains("key"), "{said}");
+    let known =
+        ["--requestheader-client-ca-file", &authority, "--requestheader-allowed-names", "front-proxy-client"];
+    let routing = ["--nodes", "0", "--enable-aggregator-routing"];
+    cluster.up(&[&routing[..], &shown, &[&key], &known].concat());
     cluster.with(async |client| {
+        // It takes certificates of the authority that the cluster tells of, which is the operator's alone.
         let backend = Backend::start(&client, ADDRESS).await;
         register(&client, &backend, 443).await;
         let of_namespace = |path: &str, plural: &str| format!("{path}/namespaces/agg/{plural}");

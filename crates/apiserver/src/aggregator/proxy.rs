@@ -11,6 +11,7 @@ use crate::reply::full;
 use crate::request_info::RequestInfo;
 use crate::server::Server;
 use crate::splice;
+use crate::splice::Upgrade;
 use auth::identity::Identity;
 use bytes::Bytes;
 use client::Body;
@@ -18,7 +19,6 @@ use client::https::Wire;
 use client::outbound;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
-use hyper::upgrade::OnUpgrade;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub struct Forward<'a> {
     pub info: &'a RequestInfo,
     pub user: &'a Identity,
     pub body: Bytes,
-    pub upgrade: Option<OnUpgrade>,
+    pub upgrade: Option<Upgrade>,
     pub audit: &'a Arc<AuditScope>,
     pub peer: IpAddr,
     /// When the answer has to be complete; `None` for a stream.
@@ -127,7 +127,7 @@ impl Forward<'_> {
         out
     }
 
-    fn upgraded(&self, client: OnUpgrade, mut answer: Response<Body>) -> Response<Body> {
+    fn upgraded(&self, client: Upgrade, mut answer: Response<Body>) -> Response<Body> {
         let status = answer.status();
         if status != StatusCode::SWITCHING_PROTOCOLS {
             return match status.as_u16() {

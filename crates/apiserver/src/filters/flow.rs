@@ -7,6 +7,7 @@
 pub mod classify;
 pub mod queues;
 
+use crate::metrics::Running;
 use crate::request_info::RequestInfo;
 use auth::identity::Identity;
 use base::clock::SharedClock;
@@ -29,6 +30,9 @@ pub const READING_MAX: usize = 400;
 pub const MUTATING_MAX: usize = 200;
 /// Streams (watches, execs) at a time.
 pub const STREAMS_MAX: usize = 20_000;
+/// Connections that another protocol has taken over (exec, attach, port-forward, WebSockets) at a time. Such a one holds
+/// two buffers of 32 KiB and those of two TLS connections, some 130 KiB: 256 MiB for all of them.
+pub const UPGRADES_MAX: usize = 2_000;
 /// How long a request waits for a seat (upstream: a quarter of the request's own time).
 const WAIT_MAX: Duration = Duration::from_secs(15);
 
@@ -39,6 +43,7 @@ pub struct FlowControl {
     clock: SharedClock,
     config: RwLock<Arc<Config>>,
     streams: Arc<Semaphore>,
+    upgrades: Arc<Semaphore>,
     rejected: AtomicU64,
 }
 
@@ -67,6 +72,8 @@ struct Waiting {
 pub struct Slot {
     seat: Option<Seat>,
     _stream: Option<OwnedSemaphorePermit>,
+    /// A long-running request counts as such.
+    pub running: Option<Arc<Running>>,
     /// UIDs of the flow schema and the priority level, for the response's headers.
     pub uids: Option<(String, String)>,
 }
@@ -140,6 +147,7 @@ impl FlowControl {
             clock,
             config: RwLock::new(Arc::new(config)),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            upgrades: Arc::new(Semaphore::new(UPGRADES_MAX)),
             rejected: AtomicU64::new(0),
         }
     }
@@ -164,7 +172,7 @@ impl FlowControl {
         let uids = Some((schema.uid.clone(), level.uid.clone()));
         let stream = if long { Some(self.stream()?) } else { None };
         let Some(queues) = &level.queues else {
-            return Ok(Slot { uids, _stream: stream, seat: None });
+            return Ok(Slot { uids, _stream: stream, ..Slot::default() });
         };
         let flow = schema.flow(info, user);
         let (queue, waiting) = {
@@ -197,11 +205,16 @@ impl FlowControl {
         };
         let seat =
             Seat { level: level.clone(), queue, begun: self.clock.monotonic(), clock: self.clock.clone() };
-        Ok(Slot { seat: Some(seat), _stream: stream, uids })
+        Ok(Slot { seat: Some(seat), _stream: stream, uids, running: None })
     }
 
     fn stream(&self) -> Result<OwnedSemaphorePermit> {
         self.streams.clone().try_acquire_owned().map_err(|_| self.reject())
+    }
+
+    /// A place for a connection that another protocol will take over: it is no request any more then, and no stream.
+    pub fn upgrade(&self) -> Result<OwnedSemaphorePermit> {
+        self.upgrades.clone().try_acquire_owned().map_err(|_| self.reject())
     }
 
     fn reject(&self) -> Status {
@@ -318,6 +331,15 @@ mod tests {
 
     fn info(uri: &str) -> RequestInfo {
         RequestInfo::parse(&http::Method::GET, &uri.parse().expect("a URI"))
+    }
+
+    #[test]
+    fn upgraded_connections_have_a_bound_of_their_own() {
+        let control = FlowControl::new(1, 0, base::clock::SystemClock::shared());
+        let mut taken: Vec<_> = (0..UPGRADES_MAX).map(|_| control.upgrade().expect("a place")).collect();
+        assert_eq!(control.upgrade().err().map(|e| e.code), Some(429));
+        taken.pop();
+        assert!(control.upgrade().is_ok());
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use client::controller::{After, Controller, Error, Handle, ObjectKey, Queue, RateLimiter, Reconcile};
 use client::https::Wire;
 use client::informer::Informer;
-use client::outbound::{self, Outbound, Resolve, Server};
+use client::outbound::{self, Credentials, Outbound, Resolve, Server};
 use client::{Client, Kind};
 use http::{Request, header};
 use k8s_openapi::api::core::v1::Service;
@@ -38,8 +38,8 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 pub struct Reach {
     pub outbound: Arc<Outbound>,
     pub resolve: Arc<dyn Resolve>,
-    /// The front-proxy certificate and its key, PEM.
-    pub identity_pem: Option<(Vec<u8>, Vec<u8>)>,
+    /// The front-proxy certificate.
+    pub identity: Arc<Credentials>,
 }
 
 impl std::fmt::Debug for Reach {
@@ -192,7 +192,7 @@ impl Reach {
             ca_pem: spec.and_then(|s| s.ca_bundle.as_ref()).map(|b| b.0.clone()).unwrap_or_default(),
             insecure: spec.and_then(|s| s.insecure_skip_tls_verify).unwrap_or(false),
             service: Some((at.clone(), format!("{name}.{ns}.svc"))),
-            identity_pem: self.identity_pem.clone(),
+            identity_pem: self.identity.pem(),
             // A connection that is kept says nothing of the server now.
             wire: Wire::Http1Once,
             ..Server::default()

@@ -67,6 +67,12 @@ pub fn varint_field(out: &mut Vec<u8>, number: u32, value: u64) {
     varint(out, value);
 }
 
+/// A number with a fraction.
+pub fn double_field(out: &mut Vec<u8>, number: u32, value: f64) {
+    varint(out, u64::from(number) << 3 | 1);
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
 fn varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
@@ -154,10 +160,7 @@ fn single(
             let number = v.as_i64().or_else(|| v.as_f64().map(|f| f as i64)).ok_or_else(|| wrong(ty, v))?;
             varint_field(out, n, number as u64);
         }
-        Ty::Double => {
-            varint(out, u64::from(n) << 3 | 1);
-            out.extend_from_slice(&v.as_f64().ok_or_else(|| wrong(ty, v))?.to_le_bytes());
-        }
+        Ty::Double => double_field(out, n, v.as_f64().ok_or_else(|| wrong(ty, v))?),
         Ty::Time | Ty::MicroTime => {
             let t: jiff::Timestamp = text()?.parse().map_err(|e| format!("proto: {e}"))?;
             let mut inner = Vec::with_capacity(16);

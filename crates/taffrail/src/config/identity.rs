@@ -88,6 +88,15 @@ pub struct IdentityOptions {
     #[arg(long, default_value = "X-Remote-Extra-", value_delimiter = ',', value_name = "PREFIXES")]
     pub requestheader_extra_headers_prefix: Vec<String>,
 
+    /// Certificate with which this server says to aggregated API servers who it is, instead of its own; it should be signed
+    /// by who signs those of proxies in front. Read again every minute
+    #[arg(long, value_name = "FILE", requires = "proxy_client_key_file")]
+    pub proxy_client_cert_file: Option<PathBuf>,
+
+    /// The key of that certificate
+    #[arg(long, value_name = "FILE", requires = "proxy_client_cert_file")]
+    pub proxy_client_key_file: Option<PathBuf>,
+
     /// Who decides, in this order: Node and RBAC, and Webhook where it is wanted
     #[arg(long, default_value = "Node,RBAC", value_name = "MODES")]
     pub authorization_mode: String,

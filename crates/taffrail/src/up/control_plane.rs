@@ -150,6 +150,8 @@ impl ControlPlane {
 
         let at = Instant::now();
         components.push(tokio::spawn(aggregation::follow(aggregator, clock.clone(), cancel.clone())));
+        let shown = reach.identity.clone();
+        components.push(tokio::spawn(aggregation::renew(options.identity.clone(), shown, cancel.clone())));
         keep_house(options, &backend, &clock, &cancel);
         let config = elected::config(options, &server, &pki, reach)?;
         // The embedded store is this server's alone, and so are these.

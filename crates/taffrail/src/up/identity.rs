@@ -40,6 +40,7 @@ impl Callers {
     /// Reads what the flags name. `issuer` is that of service accounts, `audiences` are the API server's own.
     pub fn load(options: &UpOptions, pki: &Pki, issuer: &str, audiences: &[String]) -> Result<Self, String> {
         let o = &options.identity;
+        check_headers(o)?;
         let configured = providers(o, issuer)?;
         let mut sources: Vec<Arc<dyn TokenSource>> = Vec::new();
         let mut with = Vec::new();
@@ -157,6 +158,27 @@ fn from_flags(o: &IdentityOptions, algorithms: Vec<Algorithm>, own: &[String]) -
         algorithms,
     };
     config::from_flags(flags, own).map_err(|e| format!("--oidc-issuer-url: {e}"))
+}
+
+/// Whether the headers of proxies can be headers, and are those that this server itself sends to others
+/// (upstream: `RequestHeaderAuthenticationOptions.Validate`).
+fn check_headers(o: &IdentityOptions) -> Result<(), String> {
+    let lists = [
+        ("requestheader-username-headers", &o.requestheader_username_headers, "X-Remote-User"),
+        ("requestheader-uid-headers", &o.requestheader_uid_headers, "X-Remote-Uid"),
+        ("requestheader-group-headers", &o.requestheader_group_headers, "X-Remote-Group"),
+        ("requestheader-extra-headers-prefix", &o.requestheader_extra_headers_prefix, "X-Remote-Extra-"),
+        ("requestheader-allowed-names", &o.requestheader_allowed_names, ""),
+    ];
+    for (flag, given, standard) in lists {
+        if given.iter().any(|name| name.trim().is_empty()) {
+            return Err(format!("--{flag}: empty value"));
+        }
+        if !standard.is_empty() && !given.iter().any(|name| name.eq_ignore_ascii_case(standard)) {
+            tracing::warn!("--{flag} is without {standard}, which aggregated API servers get");
+        }
+    }
+    Ok(())
 }
 
 fn authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
