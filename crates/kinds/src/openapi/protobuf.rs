@@ -120,7 +120,7 @@ impl Messages {
             ("string" | "bool" | "number", _) => {}
             ("Any", value) => {
                 let mut any = Vec::new();
-                bytes_field(&mut any, 2, meta::yaml::to_string(value).unwrap_or_default().as_bytes());
+                bytes_field(&mut any, 2, meta::yaml::to_string(value).as_bytes());
                 bytes_field(out, number, &any);
             }
             (ty, value) => {
