@@ -30,6 +30,11 @@ pub fn is_own(kind: &KindDef, bytes: &[u8]) -> bool {
     })
 }
 
+/// What [`is_own`] looks for, for many objects.
+pub fn own_head(kind: &KindDef) -> Vec<u8> {
+    head(&kind.kind, &kind.api_version())
+}
+
 /// Whether an object's bytes are as [`encode_stored`] begins them today: a definition may have changed the version.
 pub fn is_stored_form(kind: &KindDef, bytes: &[u8]) -> bool {
     bytes.starts_with(&head(&kind.kind, &kind.storage_version()))

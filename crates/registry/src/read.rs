@@ -14,7 +14,7 @@ use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
-use store::{Entry, Range, ReadError, Revision};
+use store::{Range, ReadError, Revision};
 
 /// Keys read at a time while a selector thins them out.
 const SCAN_PAGE: usize = 10_000;
@@ -227,33 +227,36 @@ impl Registry {
         query: &ListQuery,
     ) -> Result<Listed> {
         let selective = !query.selectors.is_empty();
+        // A conversion may change labels; and where there is a limit, keys that are left out count as keys that follow.
+        let early = selective && query.limit == 0 && !kind.reads_through && kind.convert.is_none();
+        let keep = |bytes: &[u8]| !early || may_have(bytes, &query.selectors.labels);
         let mut out = Listed { items: Vec::new(), revision: 0, next: None, remaining: None };
         loop {
             let limit = if selective { SCAN_PAGE } else { query.limit };
             let range = Range { prefix, after: after.as_deref(), limit, at };
-            let page =
-                self.store.list(&range).map_err(|e| read_failure(&e, query, prefix, after.as_deref()))?;
+            let page = self.store.list_where(&range, &keep);
+            let page = page.map_err(|e| read_failure(&e, query, prefix, after.as_deref()))?;
             out.revision = page.revision;
             // Later pages of one answer show the same revision as its first.
             at = Some(page.revision);
             let total = page.entries.len();
-            let values = page.entries.iter().map(|e| e.value.clone()).collect();
+            let (keys, values): (Vec<_>, Vec<_>) = page.entries.into_iter().map(|e| (e.key, e.value)).unzip();
             let values = self.all_in_version(kind, values).await?;
-            for (i, (entry, value)) in page.entries.iter().zip(values).enumerate() {
+            for (i, (key, value)) in keys.iter().zip(values).enumerate() {
                 if selective && !query.selectors.matches(kind, &value) {
                     continue;
                 }
                 out.items.push(value);
                 let more = i + 1 < total || page.more;
                 if query.limit > 0 && out.items.len() == query.limit && more {
-                    out.next = Some(next_cursor(prefix, entry, page.revision));
+                    out.next = Some(next_cursor(prefix, key, page.revision));
                     let following = page.remaining + (total - i - 1) as u64;
                     out.remaining = (!selective).then_some(following);
                     return Ok(out);
                 }
             }
-            match page.entries.last() {
-                Some(last) if page.more => after = Some(last.key.to_string()),
+            match keys.last() {
+                Some(last) if page.more => after = Some(last.to_string()),
                 _ => return Ok(out),
             }
         }
@@ -337,8 +340,8 @@ fn parse_own_revision(text: &str) -> Result<Revision> {
     })
 }
 
-fn next_cursor(prefix: &str, last: &Entry, revision: Revision) -> Cursor {
-    let key = last.key.strip_prefix(prefix).unwrap_or(&last.key);
+fn next_cursor(prefix: &str, last: &str, revision: Revision) -> Cursor {
+    let key = last.strip_prefix(prefix).unwrap_or(last);
     Cursor { start: format!("{key}\0"), revision: i64::try_from(revision).unwrap_or(i64::MAX) }
 }
 

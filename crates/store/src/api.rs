@@ -224,7 +224,13 @@ pub trait Store: Send + Sync + 'static {
 
     fn get_at(&self, key: &str, at: Revision) -> Result<Option<Entry>, ReadError>;
 
-    fn list(&self, range: &Range) -> Result<Page, ReadError>;
+    fn list(&self, range: &Range) -> Result<Page, ReadError> {
+        self.list_where(range, &|_| true)
+    }
+
+    /// As [`Store::list`], of the entries whose values `keep` is true of. The limit is one of kept entries; what is said of
+    /// keys that follow is said of all keys.
+    fn list_where(&self, range: &Range, keep: &dyn Fn(&[u8]) -> bool) -> Result<Page, ReadError>;
 
     /// Number of keys under a prefix.
     fn count(&self, prefix: &str) -> u64;

@@ -58,6 +58,15 @@ impl Item {
         self.entry_of(self.version_at(at)?)
     }
 
+    /// As [`Self::entry_at`], unless its value is to be left out.
+    pub fn entry_where(&self, at: Revision, keep: &dyn Fn(&[u8]) -> bool) -> Option<Entry> {
+        let version = self.version_at(at)?;
+        if !version.value.as_deref().is_some_and(keep) {
+            return None;
+        }
+        self.entry_of(version)
+    }
+
     pub fn is_live_at(&self, at: Revision) -> bool {
         self.version_at(at).is_some_and(|v| v.value.is_some())
     }

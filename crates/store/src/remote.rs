@@ -313,8 +313,8 @@ impl Store for Etcd {
         self.shared.view.load().get_at(key, at)
     }
 
-    fn list(&self, range: &Range) -> Result<Page, ReadError> {
-        self.shared.view.load_full().list(range)
+    fn list_where(&self, range: &Range, keep: &dyn Fn(&[u8]) -> bool) -> Result<Page, ReadError> {
+        self.shared.view.load_full().list(range, keep)
     }
 
     fn count(&self, prefix: &str) -> u64 {

@@ -31,7 +31,7 @@ impl View {
         self.rank_of_end(prefix) - self.tree.rank(prefix.as_bytes(), false)
     }
 
-    pub fn list(&self, range: &Range) -> Result<Page, ReadError> {
+    pub fn list(&self, range: &Range, keep: &dyn Fn(&[u8]) -> bool) -> Result<Page, ReadError> {
         let at = range.at.unwrap_or(self.revision);
         self.check(at)?;
         let now = at == self.revision;
@@ -48,7 +48,7 @@ impl View {
                 return ControlFlow::Break(());
             }
             if entries.len() < limit {
-                entries.extend(item.entry_at(at));
+                entries.extend(item.entry_where(at, keep));
                 return ControlFlow::Continue(());
             }
             // The tree counts the rest for the newest revision; for a past one they have to be looked at.
