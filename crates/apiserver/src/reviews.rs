@@ -7,9 +7,11 @@ use crate::reply::{self, Reply};
 use crate::table::partial;
 use crate::verbs;
 use auth::review;
+use bytes::Bytes;
 use kinds::KindDef;
 use meta::object;
 use meta::status::{Result, Status};
+use registry::Listed;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -50,17 +52,9 @@ pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     Ok(Reply::Document { code: 201, value: answer })
 }
 
-/// These have no other views.
-fn as_object(ctx: &Context) -> Result<()> {
-    match negotiate::without_table(&ctx.headers)? {
-        View::Object => Ok(()),
-        _ => Err(Status::not_acceptable(negotiate::OBJECT_TYPES)),
-    }
-}
-
 /// How the parts of the control plane are (upstream: `pkg/registry/core/componentstatus/rest.go`). They are one program:
 /// all that answer are as well as the store is.
-fn component_status(ctx: &Context, kind: &KindDef) -> Result<Reply> {
+fn component_status(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let healthy = ctx.server.checks.iter().filter(|c| c.live).all(|c| (c.run)().is_ok());
     let one = |name: &str, kind: bool| {
         let (status, message) = if healthy { ("True", "ok") } else { ("False", "the store does not answer") };
@@ -74,9 +68,15 @@ fn component_status(ctx: &Context, kind: &KindDef) -> Result<Reply> {
     };
     let names = ["scheduler", "controller-manager", "etcd-0"];
     let asked = ctx.info.name.as_str();
+    let bytes = |name: &str| serde_json::to_vec(&one(name, true)).map(Bytes::from).map_err(Status::internal);
+    let plain = ctx.accepted.view == View::Object;
     if ctx.info.verb == "list" {
         verbs::check_list(ctx, kind)?;
-        as_object(ctx)?;
+        if !plain {
+            let items = names.iter().map(|n| bytes(n)).collect::<Result<_>>()?;
+            let listed = Listed { items, revision: 0, next: None, remaining: None };
+            return Ok(Reply::List { kind: kind.clone(), listed });
+        }
         let items: Vec<Value> = names.iter().map(|n| one(n, false)).collect();
         let list = json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": items});
         return Ok(Reply::Document { code: 200, value: list });
@@ -84,6 +84,8 @@ fn component_status(ctx: &Context, kind: &KindDef) -> Result<Reply> {
     if !names.contains(&asked) {
         return Err(Status::not_found(&meta::GroupResource::new("", "componentstatus"), asked));
     }
-    as_object(ctx)?;
+    if !plain {
+        return Ok(Reply::Object { code: 200, kind: Some(kind.clone()), bytes: bytes(asked)? });
+    }
     Ok(Reply::Document { code: 200, value: one(asked, true) })
 }

@@ -9,8 +9,9 @@ use auth::tokens::{
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kinds::KindDef;
+use meta::field::{Error, Path};
 use meta::object;
-use meta::status::Result;
+use meta::status::{Result, Status};
 use registry::Registry;
 use serde_json::Value;
 use std::sync::Arc;
@@ -105,9 +106,24 @@ impl Objects for Stored {
 /// Answers a TokenRequest for an account.
 pub async fn request(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let (server, info) = (&ctx.server, &ctx.info);
+    crate::negotiate::without_table(&ctx.headers)?;
     crate::verbs::check_create(ctx)?;
-    let asked = crate::verbs::of_type(ctx, "authentication.k8s.io/v1", "TokenRequest", SCHEMA)?;
+    let mut asked = crate::verbs::of_type(ctx, "authentication.k8s.io/v1", "TokenRequest", SCHEMA)?;
     crate::verbs::record(ctx, &asked);
+    let row = kinds::KindDef {
+        group: "authentication.k8s.io".into(),
+        kind: "TokenRequest".into(),
+        schema: SCHEMA.into(),
+        ..kinds::KindDef::BASE
+    };
+    crate::verbs::track(ctx, &row, &mut asked);
+    if asked["spec"]["attestations"].as_object().is_some_and(|all| !all.is_empty()) {
+        let at = Path::new("spec").child("attestations");
+        let text = "attestations may only be specified with a webhook bound object reference";
+        let error = Error::invalid(&at, asked["spec"]["attestations"].clone(), text);
+        let gk = meta::GroupKind { group: "authentication.k8s.io".into(), kind: "TokenRequest".into() };
+        return Err(Status::invalid(&gk, "", &vec![error]));
+    }
     server.registry.consistent().await?;
     let account = server.registry.get_value(&ctx.permit, kind, &info.namespace, &info.name)?;
     let request = TokenRequest {

@@ -39,6 +39,15 @@ pub async fn dispatch(ctx: &Context) -> Result<Reply> {
         return subresources::dispatch(ctx, &kind).await;
     }
     if !served {
+        if info.verb == "watch" && kind.verbs.contains(&"list") {
+            // the same route, whose handler then knows no watch
+            acceptable(ctx, &kind)?;
+            watch::check(ctx)?;
+            let text = format!("watch is not supported on resources of kind {:?}", kind.plural);
+            let mut status = Status::new(405, meta::Reason::MethodNotAllowed, text);
+            status.details.get_or_insert_default().kind = kind.group_resource().resource;
+            return Err(status);
+        }
         return Err(Status::method_not_allowed());
     }
     acceptable(ctx, &kind)?;
@@ -104,7 +113,7 @@ pub fn check_create(ctx: &Context) -> Result<()> {
 
 /// Refuses a list by its options.
 pub fn check_list(ctx: &Context, kind: &KindDef) -> Result<()> {
-    let fields = read::query(ctx)?.selectors.fields;
+    let fields = read::query_without_cursor(ctx)?.selectors.fields;
     fields.keys().try_for_each(|field| kind.check_field(field)).map_err(Status::bad_request)
 }
 

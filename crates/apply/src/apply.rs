@@ -37,6 +37,8 @@ pub fn apply(
         Some(live) if entries.is_empty() => untracked(live, o),
         _ => entries,
     };
+    let mut entries = entries;
+    update::drop_foreign(&mut entries, o);
     let plan = Plan { live: live_object, config, o };
     let (mut object, mut entries) = match plan.run(entries.clone(), force) {
         Err(ApplyError::Conflicts(conflicts)) if o.manager == last_applied::MANAGER => {

@@ -120,12 +120,23 @@ impl fmt::Display for Element {
         match self {
             Self::Field(name) => write!(f, ".{name}"),
             Self::Key(fields) => {
-                let text: Vec<_> = fields.iter().map(|(n, v)| format!("{n}={v}")).collect();
+                let text: Vec<_> = fields.iter().map(|(n, v)| format!("{n}={}", shown(v))).collect();
                 write!(f, "[{}]", text.join(","))
             }
-            Self::Value(value) => write!(f, "[={value}]"),
+            Self::Value(value) => write!(f, "[={}]", shown(value)),
             Self::Index(at) => write!(f, "[{at}]"),
         }
+    }
+}
+
+/// A value in a path (upstream: structured-merge-diff `value/value.go#ToString`).
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => meta::field::quoted(text),
+        Value::Array(list) => format!("[{}]", list.iter().map(shown).collect::<Vec<_>>().join(",")),
+        Value::Object(map) => map.iter().map(|(k, v)| format!("{k}={}", shown(v))).collect(),
+        other if other.is_number() => meta::go::text(other),
+        other => other.to_string(),
     }
 }
 

@@ -36,11 +36,12 @@ static MANAGED: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&["met
 pub fn update(live: Option<&Value>, new: &mut Value, o: &Options<'_>) {
     let sent = take_managed(new);
     let stored = live.and_then(managed_of);
-    let (entries, as_stored) = starting_entries(sent.as_ref(), stored, o);
+    let (mut entries, as_stored) = starting_entries(sent.as_ref(), stored, o);
     // objects whose managers nobody knows stay untracked
     if entries.is_empty() && live.is_some() {
         return;
     }
+    let as_stored = !drop_foreign(&mut entries, o) && as_stored;
     let zero;
     let old = match live {
         Some(live) => live,
@@ -97,6 +98,15 @@ pub(crate) fn same_but_managed(a: &Value, b: &Value) -> bool {
         (a, b) => a == b,
     };
     metadata && same_but(a, b, "metadata")
+}
+
+/// Drops entries in versions of another group, which the object does not become any more; whether there were any (upstream:
+/// structured-merge-diff `merge/update.go#Update`, where a version is missing).
+pub(crate) fn drop_foreign(entries: &mut Vec<Entry>, o: &Options<'_>) -> bool {
+    let group = |api_version: &str| api_version.split_once('/').map_or("", |(group, _)| group).to_owned();
+    let (own, before) = (group(o.api_version), entries.len());
+    entries.retain(|e| group(&e.api_version) == own);
+    entries.len() < before
 }
 
 /// The entries before the write, and whether they are those stored.

@@ -166,6 +166,15 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// How reasons name it (upstream: `AuthorizerName`, of what flags configure).
+    fn name(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Rbac => "rbac",
+            Self::Webhook => "default",
+        }
+    }
+
     /// Reads `--authorization-mode`.
     ///
     /// # Errors
@@ -258,7 +267,7 @@ impl Authorizer {
             };
             match decision {
                 Decision::NoOpinion { reason } if reason.is_empty() => {}
-                Decision::NoOpinion { reason } => reasons.push(reason),
+                Decision::NoOpinion { reason } => reasons.push(format!("{}: {reason}", mode.name())),
                 decided => return decided,
             }
         }

@@ -172,6 +172,13 @@ fn spec_errors(spec: &Value, with_subject: bool) -> ErrorList {
             let why = "may not specified at the same time as requirements";
             errors.push(Error::invalid(&at.child("rawSelector"), raw, why));
         }
+        for (i, r) in s["requirements"].as_array().into_iter().flatten().enumerate() {
+            let (key, at) = (text(r, "key"), at.child("requirements").index(i).child("key"));
+            if selector == "labelSelector" {
+                let wrong = meta::names::label_key_errors(key).into_iter();
+                errors.extend(wrong.map(|m| Error::invalid(&at, key, m)));
+            }
+        }
         if raw.is_empty() && !list {
             let why = format!("when {at} is specified, requirements or rawSelector is required");
             errors.push(Error::required(&at.child("requirements"), why));

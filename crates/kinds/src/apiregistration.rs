@@ -100,6 +100,11 @@ impl Strategy for ApiService {
         let (path, spec) = (Path::new("spec"), &obj["spec"]);
         let (group, version) = (text(spec, "group"), text(spec, "version"));
         let (name, required) = (object::name(obj), format!("{version}.{group}"));
+        let begin = object::meta_str(obj, "generateName");
+        if !begin.is_empty() && helpers::path_segment_errors(begin, true).is_empty() && begin != required {
+            let detail = format!("must be `spec.version+\".\"+spec.group`: {required:?}");
+            errors.push(Error::invalid(&Path::new("metadata").child("generateName"), begin, detail));
+        }
         // A name that is no path segment is refused with the metadata.
         if !name.is_empty() && helpers::path_segment_errors(name, false).is_empty() && name != required {
             let detail = format!("must be `spec.version+\".\"+spec.group`: {required:?}");

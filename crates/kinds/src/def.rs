@@ -239,6 +239,22 @@ pub trait Strategy: Send + Sync {
         true
     }
 
+    /// Whether objects that cannot be read can be deleted all the same (upstream: what is stored behind a layer of its own
+    /// cannot).
+    fn deletes_unread(&self) -> bool {
+        true
+    }
+
+    /// Whether an object without a name gets one that nobody else has.
+    fn names_itself(&self) -> bool {
+        false
+    }
+
+    /// Whether the garbage collector knows objects of the kind (upstream: all but those of the policy `Unsupported`).
+    fn has_dependents(&self) -> bool {
+        true
+    }
+
     /// Names must pass this check (upstream: `ValidateName`); default: DNS subdomain.
     fn name_errors(&self, name: &str, prefix: bool) -> Vec<String> {
         crate::helpers::dns_subdomain_errors(name, prefix)
@@ -458,11 +474,11 @@ impl KindDef {
     }
 
     /// The object as it comes back from where upstream keeps it: a list without entries, which protobuf does not tell
-    /// from none, is none. What is kept as JSON stays as it was sent.
+    /// from none, is none, and bytes that are none are empty ones in a map. What is kept as JSON stays as it was sent.
     pub fn as_kept<'v>(&self, obj: &'v Value) -> Cow<'v, Value> {
         let json =
             self.is_custom() || matches!(&*self.group, "apiextensions.k8s.io" | "apiregistration.k8s.io");
-        if json || !has_empty_list(obj) {
+        if json || !has_nothing(obj) {
             return Cow::Borrowed(obj);
         }
         let mut kept = obj.clone();
@@ -490,10 +506,12 @@ impl KindDef {
     }
 }
 
-fn has_empty_list(v: &Value) -> bool {
+/// Whether anything in the tree is nothing.
+fn has_nothing(v: &Value) -> bool {
     match v {
-        Value::Array(list) => list.is_empty() || list.iter().any(has_empty_list),
-        Value::Object(map) => map.values().any(has_empty_list),
+        Value::Null => true,
+        Value::Array(list) => list.is_empty() || list.iter().any(has_nothing),
+        Value::Object(map) => map.values().any(has_nothing),
         _ => false,
     }
 }

@@ -90,11 +90,13 @@ impl Strategy for EndpointSlice {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, _: &Ctx) {
+        let changed =
+            new["metadata"]["labels"] != old["metadata"]["labels"] || object::spec_differs(new, old, &[]);
         if new["endpoints"] != old["endpoints"] {
             drop_topology(new, old);
         }
-        // A change of labels counts, and where nothing else changed nobody else counts it.
-        if new["metadata"]["labels"] != old["metadata"]["labels"] && !object::spec_differs(new, old, &[]) {
+        // Labels count, and what is dropped again; where nothing else changed nobody else counts it.
+        if changed && !object::spec_differs(new, old, &[]) {
             object::set_meta(new, "generation", object::generation(old) + 1);
         }
     }

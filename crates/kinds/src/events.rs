@@ -69,6 +69,10 @@ impl Strategy for Event {
         true
     }
 
+    fn has_dependents(&self) -> bool {
+        false
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut stored = obj.clone();
         self.to_storage(&mut stored);
@@ -107,6 +111,12 @@ impl Strategy for Event {
 
     fn decode_stored(&self, obj: &mut Value) {
         rename(obj, |(new, stored)| (stored, new));
+        // which the core's form always has
+        for field in ["reportingController", "reportingInstance"] {
+            if obj[field] == "" {
+                obj.as_object_mut().map(|map| map.remove(field));
+            }
+        }
     }
 
     fn to_storage(&self, obj: &mut Value) {

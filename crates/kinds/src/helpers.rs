@@ -187,7 +187,7 @@ pub fn caseless_subdomain_errors(name: &str) -> Vec<String> {
     let text = "an RFC 1123 subdomain must consist of alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
     let mut errors = Vec::new();
     if name.len() > DNS_SUBDOMAIN_MAX {
-        errors.push(max_length(DNS_SUBDOMAIN_MAX));
+        errors.push(format!("must be no more than {DNS_SUBDOMAIN_MAX} bytes"));
     }
     if !name.to_ascii_lowercase().split('.').all(is_dns1123_label) {
         errors.push(regex_error(text, DNS1123_SUBDOMAIN, &["Example.com"]));

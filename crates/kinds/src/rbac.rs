@@ -101,6 +101,10 @@ impl Strategy for Role {
         true
     }
 
+    fn deletes_unread(&self) -> bool {
+        false
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = Vec::new();
         for (i, rule) in items(obj, "rules").iter().enumerate() {
@@ -188,15 +192,23 @@ impl Strategy for Binding {
         true
     }
 
+    fn deletes_unread(&self) -> bool {
+        false
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = Vec::new();
         let (at, reference) = (Path::new("roleRef"), &obj["roleRef"]);
         if text(reference, "apiGroup") != GROUP {
-            errors.push(Error::not_supported(&at.child("apiGroup"), text(reference, "apiGroup"), &[GROUP]));
+            errors.push(Error::text_not_supported(
+                &at.child("apiGroup"),
+                text(reference, "apiGroup"),
+                &[GROUP],
+            ));
         }
         let allowed: &[&str] = if self.cluster { &["ClusterRole"] } else { &["Role", "ClusterRole"] };
         if !allowed.contains(&text(reference, "kind")) {
-            errors.push(Error::not_supported(&at.child("kind"), text(reference, "kind"), allowed));
+            errors.push(Error::text_not_supported(&at.child("kind"), text(reference, "kind"), allowed));
         }
         let name = text(reference, "name");
         if name.is_empty() {
@@ -235,7 +247,7 @@ fn subject_errors(s: &Value, namespaced: bool, at: &Path, errors: &mut ErrorList
                 errors.extend(messages.into_iter().map(|m| Error::invalid(&at.child("name"), name, m)));
             }
             if !group.is_empty() {
-                errors.push(Error::not_supported(&at.child("apiGroup"), group, &[""]));
+                errors.push(Error::text_not_supported(&at.child("apiGroup"), group, &[""]));
             }
             if !namespaced && text(s, "namespace").is_empty() {
                 errors.push(Error::required(&at.child("namespace"), ""));
@@ -243,11 +255,15 @@ fn subject_errors(s: &Value, namespaced: bool, at: &Path, errors: &mut ErrorList
         }
         "User" | "Group" => {
             if group != GROUP {
-                errors.push(Error::not_supported(&at.child("apiGroup"), group, &[GROUP]));
+                errors.push(Error::text_not_supported(&at.child("apiGroup"), group, &[GROUP]));
             }
         }
         other => {
-            errors.push(Error::not_supported(&at.child("kind"), other, &["ServiceAccount", "User", "Group"]));
+            errors.push(Error::text_not_supported(
+                &at.child("kind"),
+                other,
+                &["ServiceAccount", "User", "Group"],
+            ));
         }
     }
 }

@@ -25,8 +25,15 @@ pub fn keep(new: &mut Value, old: &Value, field: &str) {
 /// A write of status changes no metadata but managedFields (upstream: `metav1.ResetObjectMetaForStatus`).
 pub fn keep_metadata(new: &mut Value, old: &Value) {
     let Some(metadata) = new.get_mut("metadata") else { return };
-    for field in ["deletionTimestamp", "generation", "labels", "annotations", "finalizers", "ownerReferences"]
-    {
+    for field in [
+        "deletionTimestamp",
+        "generation",
+        "selfLink",
+        "labels",
+        "annotations",
+        "finalizers",
+        "ownerReferences",
+    ] {
         keep(metadata, &old["metadata"], field);
     }
 }

@@ -50,6 +50,10 @@ pub enum ErrorType {
     Duplicate,
     Invalid,
     NotSupported,
+    /// [`Self::Invalid`], of a text with a type of its own name.
+    NamedInvalid,
+    /// [`Self::NotSupported`], of what has no named type.
+    TextNotSupported,
     Forbidden,
     TooLong,
     TooMany,
@@ -64,8 +68,8 @@ impl ErrorType {
             Self::NotFound => "FieldValueNotFound",
             Self::Required => "FieldValueRequired",
             Self::Duplicate => "FieldValueDuplicate",
-            Self::Invalid => "FieldValueInvalid",
-            Self::NotSupported => "FieldValueNotSupported",
+            Self::Invalid | Self::NamedInvalid => "FieldValueInvalid",
+            Self::NotSupported | Self::TextNotSupported => "FieldValueNotSupported",
             Self::Forbidden => "FieldValueForbidden",
             Self::TooLong => "FieldValueTooLong",
             Self::TooMany => "FieldValueTooMany",
@@ -79,8 +83,8 @@ impl ErrorType {
             Self::NotFound => "Not found",
             Self::Required => "Required value",
             Self::Duplicate => "Duplicate value",
-            Self::Invalid | Self::TypeInvalid => "Invalid value",
-            Self::NotSupported => "Unsupported value",
+            Self::Invalid | Self::NamedInvalid | Self::TypeInvalid => "Invalid value",
+            Self::NotSupported | Self::TextNotSupported => "Unsupported value",
             Self::Forbidden => "Forbidden",
             Self::TooLong => "Too long",
             Self::TooMany => "Too many",
@@ -134,6 +138,16 @@ impl Error {
         Self::new(ErrorType::NotSupported, field, Some(bad.into()), detail)
     }
 
+    /// [`Self::invalid`] where upstream's type has a name of its own.
+    pub fn named_invalid(field: &Path, bad: &str, detail: impl Into<String>) -> Self {
+        Self { kind: ErrorType::NamedInvalid, ..Self::invalid(field, bad, detail) }
+    }
+
+    /// [`Self::not_supported`] where upstream's type has no name of its own.
+    pub fn text_not_supported(field: &Path, bad: &str, supported: &[&str]) -> Self {
+        Self { kind: ErrorType::TextNotSupported, ..Self::not_supported(field, bad, supported) }
+    }
+
     pub fn forbidden(field: &Path, detail: impl Into<String>) -> Self {
         Self::new(ErrorType::Forbidden, field, None, detail)
     }
@@ -160,7 +174,9 @@ impl Error {
             match bad {
                 // What stands beside the values of an enumeration is of a named type, which upstream prints as it
                 // does structs, maps and lists.
-                Value::String(s) if self.kind != ErrorType::NotSupported => {
+                Value::String(s)
+                    if !matches!(self.kind, ErrorType::NotSupported | ErrorType::NamedInvalid) =>
+                {
                     out.push_str(&format!(": {}", quoted(s)));
                 }
                 other => out.push_str(&format!(": {}", crate::go::json(other))),

@@ -9,8 +9,34 @@ pub fn text(v: &Value) -> String {
         Value::String(s) => s.clone(),
         Value::Array(entries) => list(entries),
         Value::Object(members) => map(members),
+        Value::Number(n) => number(n),
         other => other.to_string(),
     }
+}
+
+/// As `%s` does, which is made for texts.
+pub fn as_text(v: &Value) -> String {
+    match v {
+        Value::Null => "%!s(<nil>)".to_owned(),
+        Value::Bool(b) => format!("%!s(bool={b})"),
+        Value::Number(n) if n.is_i64() => format!("%!s(int64={n})"),
+        Value::Number(n) => format!("%!s(float64={})", number(n)),
+        other => text(other),
+    }
+}
+
+/// A number; what is no 64-bit integer is a float.
+fn number(n: &serde_json::Number) -> String {
+    let Some(value) = n.as_f64().filter(|_| !n.is_i64()) else { return n.to_string() };
+    let shortest = format!("{value:e}");
+    let (digits, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    // what `%g` writes out
+    if (-4..6).contains(&exponent) {
+        return value.to_string();
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{digits}e{sign}{:02}", exponent.abs())
 }
 
 /// [`text`] of a list.
@@ -47,6 +73,7 @@ pub fn syntax(v: &Value) -> String {
             let members = sorted(map, |k, v| format!("{}:{}", crate::field::quoted(k), syntax(v)));
             format!("map[string]interface {{}}{{{}}}", members.join(", "))
         }
+        Value::Number(n) => number(n),
         other => other.to_string(),
     }
 }
@@ -61,6 +88,12 @@ fn sorted(map: &Map<String, Value>, shown: impl Fn(&str, &Value) -> String) -> V
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn numbers_are_printed() {
+        assert_eq!(text(&json!([1, 1.5, 18_446_744_073_709_551_615_u64])), "[1 1.5 1.8446744073709552e+19]");
+        assert_eq!(as_text(&json!(5)), "%!s(int64=5)");
+    }
 
     #[test]
     fn values_are_printed() {

@@ -144,8 +144,9 @@ impl Schema {
         let Some(def) = self.types.get(ty) else { return };
         let Some(map) = value.as_object_mut() else { return };
         for (name, field) in map.iter_mut() {
-            if let Some(def) = def.fields.get(name) {
-                self.without_empty(field, &def.ty);
+            match def.fields.get(name) {
+                Some(def) if !field.is_null() => self.without_empty(field, &def.ty),
+                _ => {}
             }
         }
     }
@@ -155,6 +156,8 @@ impl Schema {
             (Ty::List(_), value @ Value::Array(_)) if value.as_array().is_some_and(Vec::is_empty) => {
                 *value = Value::Null;
             }
+            // bytes in a map are there, even if they are none
+            (Ty::Bytes, value @ Value::Null) => *value = "".into(),
             (Ty::List(inner), Value::Array(list)) => {
                 list.iter_mut().for_each(|v| self.without_empty(v, inner));
             }

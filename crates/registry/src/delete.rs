@@ -134,6 +134,16 @@ impl Registry {
             let Some(entry) = self.store.get(&key) else {
                 return Err(Status::not_found(&r.kind.group_resource(), r.name));
             };
+            if options.ignore_read_errors && !r.kind.strategy.deletes_unread() {
+                let why = "no unsafe deleter provided, can not honor ignoreStoreReadErrorWithClusterBreakingPotential";
+                return Err(Status::internal(why));
+            }
+            if options.ignore_read_errors {
+                let why = format!(
+                    "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: unsafe deletion is not allowed because the object is decodable from storage"
+                );
+                return Err(Status::conflict(&r.kind.group_resource(), r.name, &why));
+            }
             let old = self.decode(r.kind, &entry.value).await?;
             self.check_preconditions(r, &old, &options.preconditions)?;
             r.admit.validate(Operation::Delete, r.name, None, Some(&old)).await?;
@@ -336,6 +346,7 @@ fn set_finalizers(kind: &KindDef, obj: &mut Value, options: &DeleteOptions) -> b
     let had: Vec<String> = object::finalizers(obj).into_iter().map(str::to_owned).collect();
     let has = |f: &str| had.iter().any(|h| h == f);
     let (orphan, foreground) = match (options.orphan_dependents, options.propagation) {
+        _ if !kind.strategy.has_dependents() => (false, false),
         (Some(orphan), _) => (orphan, false),
         (None, Some(p)) => (p == Propagation::Orphan, p == Propagation::Foreground),
         (None, None) if has(ORPHAN) => (true, false),

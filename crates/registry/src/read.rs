@@ -319,11 +319,15 @@ pub fn parse_revision(text: &str) -> Result<Revision> {
     if text.is_empty() {
         return Ok(0);
     }
-    text.parse().map_err(|_| {
+    text.parse().map_err(|e: std::num::ParseIntError| {
+        let why = match e.kind() {
+            std::num::IntErrorKind::PosOverflow => "value out of range",
+            _ => "invalid syntax",
+        };
         let error = meta::field::Error::invalid(
             &meta::field::Path::new("resourceVersion"),
             text,
-            format!("strconv.ParseUint: parsing {text:?}: invalid syntax"),
+            format!("strconv.ParseUint: parsing {}: {why}", meta::field::quoted(text)),
         );
         Status::bad_request(format!("invalid resource version: resourceVersion: {}", error.body()))
     })

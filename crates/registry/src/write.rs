@@ -142,7 +142,12 @@ impl Registry {
         r.admit.validate(Operation::Create, name, Some(obj), None).await?;
         let warnings = r.kind.strategy.warnings(obj, None);
         let key = r.kind.key(object::namespace(obj), name);
-        let obj = &*r.kind.as_kept(obj);
+        let mut obj = Cow::Borrowed(obj);
+        if !r.kind.is_custom() {
+            // upstream reads what it keeps with its defaults
+            r.kind.strategy.default(obj.to_mut());
+        }
+        let obj = &*r.kind.as_kept(&obj);
         if r.dry_run {
             self.consistent().await?;
             if self.store.get(&key).is_some() {
@@ -371,6 +376,9 @@ impl Registry {
                 let name = format!("{}{}", &base[..cut], self.rng.name_suffix(NAME_SUFFIX_LETTERS));
                 object::set_meta(obj, "name", name);
             }
+        }
+        if object::name(obj).is_empty() && kind.strategy.names_itself() {
+            object::set_meta(obj, "name", uuid::Uuid::new_v4().to_string());
         }
         object::set_meta(obj, "creationTimestamp", meta::time::rfc3339(self.clock.now()));
         object::set_meta(obj, "uid", uuid::Uuid::new_v4().to_string());

@@ -170,6 +170,7 @@ pub fn told(answer: Answer) -> Value {
     let mut body = answer.document();
     hide(&mut body, 0);
     settle_causes(&mut body);
+    settle_typed(&mut body);
     settle_rules(&mut body);
     settle_table(&mut body);
     let warnings: Vec<Value> = answer.warnings.into_iter().map(Value::from).collect();
@@ -195,9 +196,32 @@ fn settle_causes(body: &mut Value) {
     }
 }
 
+/// What does not fit a type comes in the order of Go maps, of which the rest is left out behind a field that is not
+/// declared.
+fn settle_typed(body: &mut Value) {
+    const HEAD: &str = "failed to create typed patch object (";
+    let Some(text) = body["message"].as_str().filter(|m| m.starts_with(HEAD)) else { return };
+    let Some((head, errors)) = text.split_once("): ") else { return };
+    let mut errors: Vec<&str> = errors.trim_start_matches("errors:\n").lines().map(str::trim).collect();
+    errors.sort_unstable();
+    if errors.iter().any(|e| e.ends_with("field not declared in schema")) {
+        errors = vec!["a field is not declared"];
+    }
+    body["message"] = format!("{head}): {}", errors.join("; ")).into();
+}
+
 /// A message without the tree that it shows.
 fn without_tree(message: &str) -> String {
+    // Go's escapes in quoted texts as JSON's
+    let message = &message.replace("\\x", "\\u00");
     let Some((head, rest)) = message.split_once(" value: ") else { return message.to_owned() };
+    // a patch in Go's words, some of whose directives upstream takes out as it goes
+    if rest.starts_with("\"map[") {
+        return match rest.rsplit_once("]\": ") {
+            Some((_, why)) => format!("{head} value: …: {why}"),
+            None => message.to_owned(),
+        };
+    }
     // or the text of one, whose members come in no order that matters
     let is_text = rest.starts_with("\"{\\\"");
     if !rest.starts_with(['{', '[', 'n']) && !is_text {

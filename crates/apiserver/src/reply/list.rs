@@ -83,7 +83,11 @@ pub fn go_type(kind: &KindDef) -> String {
 }
 
 fn metadata(listed: &Listed) -> Value {
-    let mut metadata = json!({"resourceVersion": listed.revision.to_string()});
+    let mut metadata = match listed.revision {
+        // what is kept nowhere
+        0 => json!({}),
+        revision => json!({"resourceVersion": revision.to_string()}),
+    };
     if let Some(next) = &listed.next {
         metadata["continue"] = next.encode().into();
         if let Some(remaining) = listed.remaining {

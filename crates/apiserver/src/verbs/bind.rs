@@ -15,6 +15,7 @@ use std::sync::Arc;
 /// Answers `POST pods/NAME/binding`, and `POST bindings`, where the binding has the pod's name (upstream:
 /// `LegacyBindingREST`).
 pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
+    crate::negotiate::without_table(&ctx.headers)?;
     super::check_create(ctx)?;
     let mut binding = body::of_type(ctx, "v1", "Binding", "io.k8s.api.core.v1.Binding")?;
     body::record_request(ctx, &binding);
@@ -64,7 +65,7 @@ fn check(target: &Value) -> ErrorList {
     let (kind, name) = (target["kind"].as_str().unwrap_or(""), target["name"].as_str().unwrap_or(""));
     let to_node = matches!(kind, "" | "Node");
     if !to_node {
-        errors.push(Error::not_supported(&at.child("kind"), kind, &["Node", "<empty>"]));
+        errors.push(Error::text_not_supported(&at.child("kind"), kind, &["Node", "<empty>"]));
     }
     if name.is_empty() {
         errors.push(Error::required(&at.child("name"), ""));

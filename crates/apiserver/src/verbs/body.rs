@@ -5,6 +5,7 @@ use crate::context::Context;
 use kinds::KindDef;
 use kinds::custom::Custom;
 use meta::GroupVersion;
+use meta::field::quoted;
 use meta::schema::Strictness;
 use meta::status::{Result, Status};
 use serde_json::Value;
@@ -114,6 +115,9 @@ fn type_of(value: &Value) -> std::result::Result<(String, String), String> {
         }
     }
     let [api_version, kind] = out;
+    if GroupVersion::parse(&api_version).is_none() && !api_version.is_empty() {
+        return Err(format!("unexpected GroupVersion string: {api_version}"));
+    }
     Ok((api_version, kind))
 }
 
@@ -140,9 +144,8 @@ pub fn delete_options(ctx: &Context) -> Result<Value> {
     }
     let (api_version, kind) = type_of(&value).map_err(Status::bad_request)?;
     if !kind.is_empty() && kind != "DeleteOptions" {
-        return Err(Status::bad_request(format!(
-            "no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:111\""
-        )));
+        let version = if api_version.is_empty() { "meta.k8s.io/v1" } else { &api_version };
+        return Err(Status::bad_request(unregistered(&kind, version)));
     }
     if ctx.audit.wants_request() {
         let mut shown = value.clone();
@@ -245,11 +248,14 @@ pub fn check_patched_type(
     let (api_version, name) = (own(&api_version, &expected.to_string()), own(&name, &kind.kind));
     if api_version == expected.to_string() && name == kind.kind {
         if value["apiVersion"].as_str().unwrap_or("").is_empty() {
-            // read as upstream's form without a version, whose fields have other names
+            // read as upstream's form without a version, whose fields have other names, but for those of the metadata,
+            // which stand right in it
+            let meta = kinds::schema::schema().types.get("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+            let inline = |field: &str| meta.is_some_and(|def| def.fields.contains_key(field));
             let fields: Vec<String> = value.as_object().into_iter().flat_map(|m| m.keys().cloned()).collect();
             let unknown: Vec<String> = fields
                 .iter()
-                .filter(|field| !matches!(field.as_str(), "apiVersion" | "kind"))
+                .filter(|field| !matches!(field.as_str(), "apiVersion" | "kind") && !inline(field))
                 .map(|field| format!("unknown field {field:?}"))
                 .collect();
             match strictness(ctx) {
@@ -264,12 +270,21 @@ pub fn check_patched_type(
     let gv = GroupVersion::parse(&api_version);
     let row = kinds::KINDS.iter().map(|row| row()).find(|r| Some(r.group_version()) == gv && r.kind == name);
     let Some(row) = row else {
-        return Err(format!(
-            "no kind {name:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:111\""
-        ));
+        return Err(unregistered(&name, &api_version));
     };
     row.retype(value.clone())?;
     Err(conversion(&row.version, &name, kind))
+}
+
+/// A kind that is not known.
+fn unregistered(kind: &str, api_version: &str) -> String {
+    // upstream reads the version first, which takes a slash before it away
+    let version = api_version.strip_prefix('/').unwrap_or(api_version);
+    format!(
+        "no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"",
+        quoted(kind),
+        quoted(version)
+    )
 }
 
 /// Two kinds that do not become each other.
@@ -297,17 +312,17 @@ fn other_type(kind: &KindDef, api_version: &str, name: &str) -> String {
         return match gv == expected {
             false => version_in_data(),
             true => format!(
-                "{name} in version {:?} cannot be handled as a {}: no kind {name:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:111\"",
-                gv.version, kind.kind
+                "{name} in version {:?} cannot be handled as a {}: {}",
+                gv.version,
+                kind.kind,
+                unregistered(name, &api_version)
             ),
         };
     }
-    let head = format!("{name} in version {:?} cannot be handled as a {}:", gv.version, kind.kind);
+    let head = format!("{name} in version {} cannot be handled as a {}:", quoted(&gv.version), kind.kind);
     let known = kinds::KINDS.iter().map(|row| row()).any(|r| r.group_version() == gv && r.kind == name);
     if !known {
-        return format!(
-            "{head} no kind {name:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:111\""
-        );
+        return format!("{head} {}", unregistered(name, &gv.to_string()));
     }
     if gv.group == expected.group && name == kind.kind {
         return version_in_data();

@@ -53,7 +53,11 @@ pub async fn pod(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", info.name)));
     }
     let query = node_query(ctx)?;
-    let address = kubelet::address(ctx, node)?;
+    // upstream names whatever is not found by the resource of the request
+    let address = kubelet::address(ctx, node).map_err(|e| match e.is_not_found() {
+        true => Status::not_found(&kind.group_resource(), node),
+        false => e,
+    })?;
     let target = Target { address, node: node.to_owned(), method, path: target, query };
     if info.subresource == "log" {
         kubelet::fetch(ctx, target).await

@@ -36,7 +36,7 @@ pub async fn delete(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
 }
 
 pub async fn delete_collection(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
-    let selectors = read::query(ctx)?.selectors;
+    let selectors = read::query(ctx, kind)?.selectors;
     let options = options(ctx)?;
     if options.ignore_read_errors {
         let text = "is not allowed with DELETECOLLECTION, try again after removing the option";

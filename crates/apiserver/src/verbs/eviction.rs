@@ -47,6 +47,7 @@ impl Admit for Admitted {
 
 /// Answers `POST pods/NAME/eviction`; `kind` is the row of pods.
 pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
+    crate::negotiate::without_table(&ctx.headers)?;
     super::check_create(ctx)?;
     let mut eviction = body::of_type(ctx, version(&ctx.body), "Eviction", "io.k8s.api.policy.v1.Eviction")?;
     body::record_request(ctx, &eviction);

@@ -83,6 +83,9 @@ pub fn apply(ctx: &Context, kind: &KindDef, old: Option<&Value>, config: &Value)
     let (given, named) = (text("apiVersion"), text("kind"));
     if given != api_version || named != kind.kind {
         // upstream: managedfields `versioncheck.go`
+        if !given.is_empty() && meta::GroupVersion::parse(given).is_none() {
+            return Err(Status::bad_request("invalid object type: /, Kind="));
+        }
         let slash = if given.contains('/') { "" } else { "/" };
         return Err(Status::bad_request(format!("invalid object type: {slash}{given}, Kind={named}")));
     }
@@ -140,7 +143,7 @@ pub fn check(ctx: &Context, kind: &str, is_apply: bool) -> Result<()> {
     let validation = q.get("fieldValidation");
     if !matches!(validation, "" | "Ignore" | "Strict" | "Warn") {
         let supported = ["", "Ignore", "Strict", "Warn"];
-        errors.push(Error::not_supported(&Path::new("fieldValidation"), validation, &supported));
+        errors.push(Error::text_not_supported(&Path::new("fieldValidation"), validation, &supported));
     }
     if errors.is_empty() {
         return Ok(());

@@ -133,7 +133,12 @@ pub fn applied(
             return Err(Status::bad_request(format!("error strict decoding patch: {all}")));
         }
         "Ignore" => {}
-        _ => problems.iter().for_each(|p| ctx.warnings.add(p)),
+        // each line of the reader's is a warning (upstream: `parseYAMLWarnings`)
+        _ => problems
+            .iter()
+            .flat_map(|p| p.lines())
+            .filter(|l| !l.ends_with("unmarshal errors:"))
+            .for_each(|line| ctx.warnings.add(line.trim())),
     }
     settled(ctx, kind, old, new)
 }
@@ -177,10 +182,6 @@ fn apply(patch: &Patch, old: &Value, kind: &KindDef) -> Result<Value> {
         Patch::Strategic(p) => {
             let schema = kinds::schema::schema();
             meta::patch::strategic::apply(&mut new, p, schema, &kind.schema)?;
-            // The result is of the type that was patched, whatever it says.
-            for field in ["kind", "apiVersion"] {
-                new[field] = old[field].clone();
-            }
         }
     }
     Ok(new)
@@ -205,6 +206,10 @@ pub fn patched(ctx: &Context, kind: &KindDef, patch: &Patch, old: &Value) -> Res
             let shown = meta::patch::strategic::shown(p);
             let fitted = kinds::schema::schema().from_unstructured(&mut patched, &kind.schema);
             fitted.map_err(|why| wrong(&shown, &why))?;
+            // The result is of the type that was patched, whatever it says.
+            for field in ["kind", "apiVersion"] {
+                patched[field] = old[field].clone();
+            }
             shown
         }
         _ if kind.is_custom() => {

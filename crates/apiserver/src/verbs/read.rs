@@ -23,7 +23,7 @@ pub async fn get(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
 }
 
 pub async fn list(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
-    let query = query(ctx)?;
+    let query = query(ctx, kind)?;
     let begun = tokio::time::Instant::now();
     let listed = ctx.server.registry.list(&ctx.permit, kind, ctx.namespace(kind), &query).await;
     ctx.audit.latency.spent(Layer::Storage, begun.elapsed());
@@ -40,8 +40,33 @@ pub fn selectors(ctx: &Context) -> Result<Selectors> {
     Ok(Selectors { labels, fields })
 }
 
-/// The list options of a request (upstream: `ValidateListOptions`).
-pub fn query(ctx: &Context) -> Result<ListQuery> {
+/// The list options of a request.
+pub fn query(ctx: &Context, kind: &KindDef) -> Result<ListQuery> {
+    let mut query = query_without_cursor(ctx)?;
+    query
+        .selectors
+        .fields
+        .keys()
+        .try_for_each(|field| kind.check_field(field))
+        .map_err(Status::bad_request)?;
+    let token = ctx.info.query.get("continue");
+    if !token.is_empty() {
+        let cursor = Cursor::decode(token);
+        if let Err(e) = &cursor {
+            return Err(Status::bad_request(format!("invalid continue token: {e}")));
+        }
+        if !query.resource_version.is_empty() && query.resource_version != "0" {
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
+        query.resume = cursor.ok();
+    }
+    Ok(query)
+}
+
+/// The same, of what is not kept in a store, which alone knows where a list goes on (upstream: `ValidateListOptions`).
+pub fn query_without_cursor(ctx: &Context) -> Result<ListQuery> {
     let q = &ctx.info.query;
     integer(ctx, "timeoutSeconds")?;
     let limit = integer(ctx, "limit")?.unwrap_or(0);
@@ -81,24 +106,10 @@ pub fn query(ctx: &Context) -> Result<ListQuery> {
         ));
     }
     invalid_options(errors)?;
-    let resume = if token.is_empty() {
-        None
-    } else {
-        let cursor = Cursor::decode(token);
-        if let Err(e) = &cursor {
-            return Err(Status::bad_request(format!("invalid continue token: {e}")));
-        }
-        if !resource_version.is_empty() && resource_version != "0" {
-            return Err(Status::bad_request(
-                "specifying resource version is not allowed when using continue",
-            ));
-        }
-        cursor.ok()
-    };
     Ok(ListQuery {
         selectors,
         limit: usize::try_from(limit).unwrap_or(0),
-        resume,
+        resume: None,
         resource_version,
         matching,
     })

@@ -39,9 +39,11 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         None => {
             body::check_content_type(ctx)?;
             super::fields::check(ctx, "UpdateOptions", false)?;
-            let scale = body::of_type(ctx, "autoscaling/v1", "Scale", SCALE)?;
-            super::write::check_name(ctx, &scale)?;
+            let mut scale = body::of_type(ctx, "autoscaling/v1", "Scale", SCALE)?;
             body::record_request(ctx, &scale);
+            registry::match_namespace(kind, &info.namespace, &mut scale)?;
+            super::write::check_name(ctx, &scale)?;
+            super::write::once(ctx, &mut scale);
             scale
         }
     };
@@ -119,7 +121,8 @@ fn scaled(kind: &KindDef, old: &Value, scale: &Value, patched: bool) -> Result<V
             "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
             object::uid(old)
         );
-        return Err(Status::conflict(&kind.group_resource(), object::name(old), &why));
+        let scales = meta::GroupResource::new(&kind.group, &format!("{}/scale", kind.plural));
+        return Err(Status::conflict(&scales, object::name(old), &why));
     }
     match kind.custom.as_ref().and_then(|c| c.scale.as_ref()) {
         Some(scale) => {

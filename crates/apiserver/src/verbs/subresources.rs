@@ -22,6 +22,9 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     } else {
         super::deprecated(ctx, kind);
     }
+    if matches!(info.subresource.as_str(), "approval" | "finalize") {
+        crate::negotiate::without_table(&ctx.headers)?;
+    }
     match (info.resource.as_str(), info.subresource.as_str(), info.verb.as_str()) {
         (_, "scale", _) => scale::dispatch(ctx, kind).await,
         ("pods", "binding", "create") => bind::create(ctx, kind).await,

@@ -85,6 +85,15 @@ pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     Ok(Reply::Stream { content_type: accepted.encoding.format.watch_type(), body: streaming(pieces) })
 }
 
+/// Refuses a watch by its options.
+pub fn check(ctx: &Context) -> Result<()> {
+    super::read::integer(ctx, "timeoutSeconds")?;
+    super::read::integer(ctx, "limit")?;
+    selectors(ctx)?;
+    let q = &ctx.info.query;
+    check_options(ctx, q.has("sendInitialEvents").then(|| q.flag("sendInitialEvents")))
+}
+
 fn check_options(ctx: &Context, initial_events: Option<bool>) -> Result<()> {
     let q = &ctx.info.query;
     let at = Path::new("resourceVersionMatch");

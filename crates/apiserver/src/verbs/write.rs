@@ -32,8 +32,8 @@ pub fn new_object(ctx: &Context, kind: &KindDef) -> Result<Value> {
 
 /// PUT of an object or of a subresource that shares its body.
 pub async fn update(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
-    body::check_content_type(ctx)?;
     fields::check(ctx, "UpdateOptions", false)?;
+    body::check_content_type(ctx)?;
     let mut obj = body::object(ctx, kind, &ctx.body)?;
     body::record_request(ctx, &obj);
     registry::match_namespace(kind, &ctx.info.namespace, &mut obj)?;
@@ -50,7 +50,8 @@ pub async fn update(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     reply(ctx, kind, written).await
 }
 
-fn once(ctx: &Context, obj: &mut Value) {
+/// Keeps each owner once, and says so.
+pub fn once(ctx: &Context, obj: &mut Value) {
     if let Some(warning) = owners::dedup(obj, owners::When::AsSent) {
         ctx.warnings.add(&warning);
     }

@@ -43,7 +43,10 @@ fn administrators_then_nodes_then_roles() {
     assert_eq!(ask(&Identity::new("root", &[SYSTEM_MASTERS])), Decision::allow());
     assert_eq!(ask(&Identity::new("alice", &[])), Decision::no_opinion(""));
     let node = Identity::node("n1");
-    assert_eq!(ask(&node), Decision::no_opinion("no relationship found between node 'n1' and this object"));
+    assert_eq!(
+        ask(&node),
+        Decision::no_opinion("node: no relationship found between node 'n1' and this object")
+    );
     // What the Node authorizer does not know, a role may still allow; a binding to a lost role says so.
     rbac.apply(
         "ClusterRoleBinding",
@@ -53,7 +56,7 @@ fn administrators_then_nodes_then_roles() {
     assert_eq!(
         ask(&node),
         Decision::no_opinion(
-            "no relationship found between node 'n1' and this object\nRBAC: clusterrole.rbac.authorization.k8s.io \"r\" not found"
+            "node: no relationship found between node 'n1' and this object\nrbac: RBAC: clusterrole.rbac.authorization.k8s.io \"r\" not found"
         )
     );
     rbac.apply("ClusterRole", &json!({"metadata": {"name": "r"}, "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"]}]}));

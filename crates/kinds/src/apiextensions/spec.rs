@@ -454,7 +454,11 @@ fn stored_versions(crd: &Value, path: &Path, errors: &mut ErrorList) {
         return;
     }
     let versions = items(&crd["spec"], "versions");
-    for v in versions.iter().filter(|v| v["storage"] == true && !stored.contains(&v["name"])) {
+    // a name counts once
+    let counts = |i: usize, v: &Value| {
+        stored.contains(&v["name"]) && !versions[..i].iter().any(|before| before["name"] == v["name"])
+    };
+    for (_, v) in versions.iter().enumerate().filter(|(i, v)| v["storage"] == true && !counts(*i, v)) {
         let detail = format!("must have the storage version {}", text(v, "name"));
         errors.push(Error::invalid(path, shown.clone(), detail));
     }

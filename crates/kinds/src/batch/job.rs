@@ -156,11 +156,6 @@ fn generate_selector(obj: &mut Value) {
     if let Some(labels) = object::map_at(obj, &["spec", "selector", "matchLabels"]) {
         labels.entry(UID).or_insert_with(|| uid.into());
     }
-    // A Job without labels gets those of its template when it is read, these too.
-    if object::meta_map(obj, "labels").is_none_or(serde_json::Map::is_empty) {
-        let labels = obj["spec"]["template"]["metadata"]["labels"].clone();
-        object::set_meta(obj, "labels", labels);
-    }
 }
 
 impl Strategy for Job {

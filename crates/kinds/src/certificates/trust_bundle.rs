@@ -75,6 +75,11 @@ fn check(obj: &Value, parse: bool, errors: &mut ErrorList) {
     if !name.is_empty() {
         errors.extend(name_errors(name, signer).into_iter().map(|m| Error::invalid(&at, name, m)));
     }
+    let begin = object::meta_str(obj, "generateName");
+    if !begin.is_empty() {
+        let at = Path::new("metadata").child("generateName");
+        errors.extend(name_errors(begin, signer).into_iter().map(|m| Error::invalid(&at, begin, m)));
+    }
     let path = Path::new("spec");
     if !signer.is_empty() {
         signer_name(signer, &path.child("signerName"), errors);

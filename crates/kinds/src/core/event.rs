@@ -94,6 +94,10 @@ impl Strategy for Event {
         true
     }
 
+    fn has_dependents(&self) -> bool {
+        false
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         errors(obj, "reportingComponent")
     }

@@ -71,6 +71,10 @@ impl Strategy for LimitRange {
     fn create_on_update(&self) -> bool {
         true
     }
+
+    fn names_itself(&self) -> bool {
+        true
+    }
 }
 
 /// What one list has and another lacks becomes the other's.
@@ -87,9 +91,9 @@ fn inherit(limit: &mut Value, from: &str, to: &'static str) {
 fn type_name(kind: &str, at: &Path, errors: &mut ErrorList) {
     let messages = helpers::qualified_name_errors(kind);
     if !messages.is_empty() {
-        errors.extend(messages.into_iter().map(|m| Error::invalid(at, kind, m)));
+        errors.extend(messages.into_iter().map(|m| Error::named_invalid(at, kind, m)));
     } else if !kind.contains('/') && !matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim") {
-        errors.push(Error::invalid(at, kind, "must be a standard limit type or fully qualified"));
+        errors.push(Error::named_invalid(at, kind, "must be a standard limit type or fully qualified"));
     }
 }
 

@@ -144,6 +144,10 @@ pub fn cluster_ip_errors(obj: &Value, old: Option<&Value>) -> ErrorList {
 struct Service;
 
 impl Strategy for Service {
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
     fn default(&self, obj: &mut Value) {
         let spec = &["spec"];
         for (field, value) in [("sessionAffinity", "None"), ("type", "ClusterIP")] {

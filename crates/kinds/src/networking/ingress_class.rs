@@ -78,7 +78,8 @@ impl Strategy for IngressClass {
     fn validate_update(&self, new: &Value, old: &Value, _: &Ctx) -> ErrorList {
         let mut errors = Vec::new();
         let at = Path::new("spec").child("controller");
-        immutable(&new["spec"]["controller"], &old["spec"]["controller"], &at, &mut errors);
+        let controller = |o: &Value| Value::from(text(&o["spec"], "controller"));
+        immutable(&controller(new), &controller(old), &at, &mut errors);
         errors.extend(self.validate(new));
         errors
     }

@@ -173,6 +173,26 @@ fn template_metadata(meta: &Value, path: &Path, found: &mut Found) {
         found.add(messages, key, &path.child("annotations"));
     }
     crate::validate::labels(&meta["labels"], &path.child("labels"), &mut found.errors);
+    // by the names of Go's fields, whose first letters are made small
+    for (field, called) in [
+        ("name", "name"),
+        ("generateName", "generateName"),
+        ("namespace", "namespace"),
+        ("selfLink", "selfLink"),
+        ("uid", "uID"),
+        ("resourceVersion", "resourceVersion"),
+        ("generation", "generation"),
+        ("creationTimestamp", "creationTimestamp"),
+        ("deletionTimestamp", "deletionTimestamp"),
+        ("deletionGracePeriodSeconds", "deletionGracePeriodSeconds"),
+        ("ownerReferences", "ownerReferences"),
+        ("finalizers", "finalizers"),
+        ("managedFields", "managedFields"),
+    ] {
+        if !matches!(&meta[field], Value::Null) && meta[field] != "" && meta[field] != 0 {
+            found.errors.push(Error::forbidden(&path.child(called), "cannot be set"));
+        }
+    }
 }
 
 /// The requests of a spec, alternatives included.

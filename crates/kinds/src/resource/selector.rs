@@ -38,7 +38,11 @@ pub fn check(expression: &str, at: &Path, found: &mut Found) {
     match engine::compile(&ENV, expression) {
         Err(why) => found.errors.push(Error::invalid(at, expression, format!("compilation failed: {why}"))),
         Ok(program) if !matches!(program.output(), Type::Bool | Type::Dyn) => {
-            let detail = format!("must evaluate to bool or the unknown type, not {}", program.output());
+            let output = match program.output() {
+                Type::Null => "null_type".to_owned(),
+                other => other.to_string(),
+            };
+            let detail = format!("must evaluate to bool or the unknown type, not {output}");
             found.errors.push(Error::invalid(at, expression, detail));
         }
         Ok(program) if cost(&program) > COST_MAX => {

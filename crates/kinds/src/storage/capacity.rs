@@ -1,7 +1,6 @@
 //! CSIStorageCapacity (upstream: `pkg/registry/storage/csistoragecapacity`).
 
 use super::GROUP;
-use crate::columns::{NAME, column};
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef};
 use crate::helpers;
 use crate::node_selector;
@@ -17,13 +16,6 @@ pub fn kind() -> KindDef {
         singular: "csistoragecapacity".into(),
         schema: "io.k8s.api.storage.v1.CSIStorageCapacity".into(),
         storage: "csistoragecapacities".into(),
-        columns: const {
-            &[
-                NAME,
-                column("StorageClassName", "string", |o, _| text(o, "storageClassName").into()),
-                column("Capacity", "string", |o, _| o["capacity"].as_str().unwrap_or("<unset>").into()),
-            ]
-        },
         strategy: StrategyRef::Static(&CsiStorageCapacity),
         sample: "apiVersion: storage.k8s.io/v1\nkind: CSIStorageCapacity\nmetadata: {name: c1, namespace: default}\nstorageClassName: standard\ncapacity: 10Gi\nnodeTopology: {matchLabels: {zone: a}}\n",
         ..GROUP

@@ -53,6 +53,9 @@ pub fn apply(doc: &mut Value, patch: &Value) -> Result<(), Status> {
 /// 400 for the first.
 pub fn check(patch: &Value) -> Result<(), Status> {
     for op in patch.as_array().into_iter().flatten() {
+        if !op.is_object() && !op.is_null() {
+            return Err(undecodable(op, "handlers.jsonPatchOp"));
+        }
         for name in ["from", "op", "path"] {
             let wrong = op.get(name).filter(|v| !v.is_string() && !v.is_null());
             if let Some(wrong) = wrong {

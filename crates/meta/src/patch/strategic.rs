@@ -396,7 +396,7 @@ fn cleaned(v: Value) -> Option<Value> {
 fn bad_patch_type(directive: &Value, map: &Object) -> Fault {
     Fault::Other(format!(
         "unknown patch type: {} in map: {}",
-        crate::go::text(directive),
+        crate::go::as_text(directive),
         crate::go::map(map)
     ))
 }

@@ -171,6 +171,7 @@ impl<'s> Decoder<'s> {
                 fits.map(Value::from)
             }
             (Ty::Bytes, Value::String(s)) => self.bytes(s),
+            (Ty::Bytes, Value::Array(list)) => Some(self.byte_list(list)),
             (Ty::Time | Ty::MicroTime, v) => self.time(v, *ty == Ty::MicroTime),
             (Ty::Duration, Value::String(s)) => match time::parse_duration(s.strip_prefix('-').unwrap_or(&s))
             {
@@ -221,6 +222,23 @@ impl<'s> Decoder<'s> {
             out.insert(key, read.unwrap_or_else(|| self.schema.zero(inner)));
         }
         Value::Object(out)
+    }
+
+    /// Bytes as a list of numbers.
+    fn byte_list(&mut self, list: Vec<Value>) -> Value {
+        let mut bytes = Vec::with_capacity(list.len());
+        for item in list {
+            match item.as_u64().and_then(|n| u8::try_from(n).ok()) {
+                Some(byte) => bytes.push(byte),
+                None if item.is_null() => bytes.push(0),
+                None => {
+                    let what =
+                        if item.is_number() { format!("number {item}") } else { go_kind(&item).to_owned() };
+                    self.wrong(&what, &Ty::Bytes, "uint8");
+                }
+            }
+        }
+        STANDARD.encode(bytes).into()
     }
 
     fn bytes(&mut self, s: String) -> Option<Value> {

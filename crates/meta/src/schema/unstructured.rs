@@ -25,7 +25,10 @@ impl Schema {
         let Some(fields) = value.as_object_mut() else {
             return Err(format!("cannot restore struct from: {kind}"));
         };
-        for (name, field) in &def.fields {
+        // in the order of the struct, which that of its messages mostly is
+        let mut ordered: Vec<_> = def.fields.iter().collect();
+        ordered.sort_by_key(|(_, field)| field.proto);
+        for (name, field) in ordered {
             if let Some(value) = fields.get_mut(name) {
                 self.fit(value, &field.ty, field.go_type().trim_start_matches('*'), depth + 1)?;
             }
@@ -49,6 +52,11 @@ impl Schema {
                 None => Err(format!("cannot restore slice from {kind}")),
                 Some(Err(why)) => Err(format!("error decoding from json: {why}")),
                 Some(Ok(_)) => Ok(()),
+            },
+            Ty::Time | Ty::MicroTime => match (value.as_str(), *ty == Ty::MicroTime) {
+                (Some(text), true) => crate::time::parse_micro(text).map(drop),
+                (Some(text), false) => crate::time::parse(text).map(drop),
+                (None, _) => Ok(()),
             },
             Ty::Ref(name) => match self.types.get(name) {
                 Some(def) => self.fit_struct(value, def, depth),
@@ -74,6 +82,8 @@ impl Schema {
 fn integer(value: &mut Value, short: bool, go: &str) -> Result<(), String> {
     let whole = match (value.as_i64(), value.as_f64()) {
         (Some(n), _) => n,
+        // what is beyond becomes the least of all, as on the usual processors
+        (None, Some(f)) if f.abs() >= 9_223_372_036_854_775_808.0 => i64::MIN,
         (None, Some(f)) if f.trunc() == f => f as i64,
         (None, Some(_)) => return Err(format!("cannot convert float64 to {go}")),
         (None, None) => return Err(format!("unrecognized type: {}", if short { "int32" } else { "int64" })),

@@ -62,7 +62,8 @@ impl Groups {
             diff::documents(&place, &real, &ours, &mut findings);
         } else {
             let text = format!("{} {} != {} {}", real["code"], said(&real), ours["code"], said(&ours));
-            findings.push(Finding { place: format!("{place}: code"), text });
+            let codes = format!("{place}: code {} != {}", real["code"], ours["code"]);
+            findings.push(Finding { place: codes, text });
         }
         for finding in findings.into_iter().filter(|f| !accepted(&f.place)) {
             let at = finding.place.split_once(": ").map_or("", |(_, p)| p);
@@ -136,6 +137,11 @@ fn settled(ask: &Ask, told: &Value) -> Value {
     }
     if let Some(entries) = body.pointer_mut("/metadata/managedFields").and_then(Value::as_array_mut) {
         entries.retain(|e| e["manager"].as_str().is_some_and(|m| MANAGERS.contains(&m)));
+    }
+    // the rows of a table tell of all managers
+    for row in body.pointer_mut("/rows").and_then(Value::as_array_mut).into_iter().flatten() {
+        let metadata = row.pointer_mut("/object/metadata").and_then(Value::as_object_mut);
+        metadata.map(|m| m.remove("managedFields"));
     }
     hide(body);
     out
