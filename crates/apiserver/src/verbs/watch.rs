@@ -18,7 +18,7 @@ use meta::field::{Error, Path};
 use meta::status::{Result, Status};
 use registry::{WatchEvent, WatchQuery, Watching};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Watches end after this long at least, up to twice as long, so that clients spread over servers
@@ -70,6 +70,7 @@ pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         // A message of a WebSocket is an event.
         piece_bytes: if to_websocket { 0 } else { PIECE_BYTES },
         encoded: ctx.server.encoded.clone(),
+        sent: ctx.server.metrics.watch_events(&kind.group, &kind.version, &kind.plural),
     };
     let shutdown = ctx.server.draining.child_token();
     let pieces = events(watching, framing, bookmarks, timeout, shutdown);
@@ -114,6 +115,8 @@ struct Framing {
     headers: AtomicBool,
     piece_bytes: usize,
     encoded: Arc<Encoded>,
+    /// Events of the kind that were sent.
+    sent: Arc<AtomicU64>,
 }
 
 impl Framing {
@@ -198,6 +201,7 @@ fn events(
                 }
             };
             while let Some(event) = next.take() {
+                framing.sent.fetch_add(1, Ordering::Relaxed);
                 if let Some(head) = framing.shared(&event) {
                     out.extend_from_slice(&head);
                     yield Ok(std::mem::take(&mut out).freeze());
