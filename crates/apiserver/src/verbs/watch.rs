@@ -6,7 +6,7 @@ use crate::codec;
 use crate::context::Context;
 use crate::encoded::Encoded;
 use crate::negotiate::{Accepted, Format, View};
-use crate::reply::{Reply, streaming};
+use crate::reply::{Reply, response, streaming, wire};
 use crate::table::{TableView, partial_bytes};
 use crate::websocket;
 use base::clock::SharedClock;
@@ -78,7 +78,14 @@ pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         let text = accepted.encoding.format == Format::Json;
         return websocket::messages(ctx, streaming(pieces), text);
     }
-    Ok(Reply::Stream { content_type: accepted.encoding.format.watch_type(), body: streaming(pieces) })
+    let content_type = accepted.encoding.format.watch_type();
+    // The initial events may be many (upstream: `WatchListCompression`).
+    if accepted.encoding.gzip && initial_events == Some(true) && bookmarks {
+        let mut out = response(200, content_type, streaming(wire::gzip_stream(pieces)));
+        wire::mark_gzip(out.headers_mut());
+        return Ok(Reply::Raw(out));
+    }
+    Ok(Reply::Stream { content_type, body: streaming(pieces) })
 }
 
 fn check_options(ctx: &Context, initial_events: Option<bool>) -> Result<()> {
