@@ -388,7 +388,7 @@ async fn finish(
             headers.append(http::header::WARNING, value);
         }
     }
-    server.metrics.request(info, response.status().as_u16(), scope.elapsed());
+    server.metrics.request(info, response.status().as_u16(), scope.elapsed(), scope.latency.waited());
     audit::complete_with_body(scope, info.is_long_running(), response).await
 }
 

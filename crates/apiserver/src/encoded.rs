@@ -10,6 +10,8 @@ use std::collections::HashMap;
 
 /// Bytes of messages after which the older generation goes.
 const GENERATION_BYTES_MAX: usize = 32 << 20;
+/// Objects of a list that are looked up before others have their turn.
+const TURN_OBJECTS: usize = 256;
 /// What an entry takes beside its message.
 const ENTRY_BYTES: usize = 128;
 
@@ -39,6 +41,30 @@ impl Encoded {
         if let Some(message) = self.0.lock().find(object) {
             return Ok(message);
         }
+        self.make(schema, object)
+    }
+
+    /// The messages of many stored objects of one type.
+    ///
+    /// # Errors
+    /// An object does not fit its definition.
+    pub fn messages(&self, schema: &str, objects: &[Bytes]) -> Result<Vec<Bytes>> {
+        let mut messages = Vec::with_capacity(objects.len());
+        for some in objects.chunks(TURN_OBJECTS) {
+            let begin = messages.len();
+            {
+                let mut kept = self.0.lock();
+                messages.extend(some.iter().map(|object| kept.find(object).unwrap_or_default()));
+            }
+            // No object's message is empty.
+            for (message, object) in messages[begin..].iter_mut().zip(some).filter(|(m, _)| m.is_empty()) {
+                *message = self.make(schema, object)?;
+            }
+        }
+        Ok(messages)
+    }
+
+    fn make(&self, schema: &str, object: &Bytes) -> Result<Bytes> {
         let value = serde_json::from_slice(object).map_err(Status::internal)?;
         let message = meta::proto::encode(kinds::schema::schema(), schema, &value);
         let message = Bytes::from(message.map_err(Status::internal)?);

@@ -4,6 +4,7 @@
 
 use crate::context::Context;
 use crate::request_info::RequestInfo;
+use base::metrics::Family;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -35,13 +36,80 @@ struct Histogram {
     buckets: [u64; BUCKETS_SECONDS.len()],
 }
 
-#[derive(Default)]
 pub struct Metrics {
-    requests: Mutex<BTreeMap<Series, Histogram>>,
+    /// How long requests took, and without waiting for others.
+    requests: Mutex<BTreeMap<Series, (Histogram, Histogram)>>,
+    watch_events: Family,
     /// Group, version, resource and subresource of deprecated kinds that were asked for; all are in the table.
     deprecated: Mutex<BTreeSet<[String; 4]>>,
     panics: AtomicU64,
     running: Arc<Mutex<RunningSeries>>,
+    /// What other parts of the program tell.
+    sources: Mutex<Vec<Source>>,
+    handshakes: AtomicU64,
+    authentications: Family,
+    authorizations: Family,
+    authenticated: [Arc<AtomicU64>; 2],
+    authorized: [Arc<AtomicU64>; 4],
+}
+
+/// What became of looking who somebody is.
+#[derive(Clone, Copy)]
+pub enum Authentication {
+    Success,
+    Error,
+}
+
+/// What became of looking what somebody may do.
+#[derive(Clone, Copy)]
+pub enum Authorization {
+    Allowed,
+    Denied,
+    NoOpinion,
+    Error,
+}
+
+/// Writes metrics of another part.
+pub type Source = Box<dyn Fn(&mut String) + Send + Sync>;
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let authentications =
+            Family::counter("authentication_attempts", "Counter of authenticated attempts.");
+        let authorizations = Family::counter(
+            "authorization_attempts_total",
+            "Counter of authorization attempts broken down by result. It can be either 'allowed', 'denied', 'no-opinion' or 'error'.",
+        );
+        Self {
+            requests: Mutex::default(),
+            watch_events: Family::counter(
+                "apiserver_watch_events_total",
+                "Number of events sent in watch clients",
+            ),
+            deprecated: Mutex::default(),
+            panics: AtomicU64::new(0),
+            running: Arc::default(),
+            sources: Mutex::default(),
+            handshakes: AtomicU64::new(0),
+            authenticated: ["success", "error"].map(|result| authentications.of(&[("result", result)])),
+            authorized: ["allowed", "denied", "no-opinion", "error"]
+                .map(|result| authorizations.of(&[("result", result)])),
+            authentications,
+            authorizations,
+        }
+    }
+}
+
+impl Histogram {
+    fn add(&mut self, seconds: f64) {
+        self.count += 1;
+        self.sum_seconds += seconds;
+        for (slot, bound) in self.buckets.iter_mut().zip(BUCKETS_SECONDS) {
+            if seconds <= bound {
+                *slot += 1;
+            }
+        }
+    }
 }
 
 /// Which requests are counted while they run: labels, and how many there are.
@@ -88,7 +156,8 @@ impl Metrics {
         Running { all: self.running.clone(), labels }
     }
 
-    pub fn request(&self, info: &RequestInfo, code: u16, took: Duration) {
+    /// A request was answered after a time; of that it waited for others (webhooks, its turn).
+    pub fn request(&self, info: &RequestInfo, code: u16, took: Duration, waited: Duration) {
         let known = info.is_resource && code != 404;
         let of = |text: &str| if known { text.to_owned() } else { String::new() };
         let mut series = Series {
@@ -108,20 +177,40 @@ impl Metrics {
                 .into_iter()
                 .for_each(String::clear);
         }
-        let h = all.entry(series).or_default();
-        h.count += 1;
-        h.sum_seconds += seconds;
-        for (slot, bound) in h.buckets.iter_mut().zip(BUCKETS_SECONDS) {
-            if seconds <= bound {
-                *slot += 1;
-            }
+        let (total, own) = all.entry(series).or_default();
+        total.add(seconds);
+        if !info.is_long_running() {
+            own.add(took.saturating_sub(waited).as_secs_f64());
         }
+    }
+
+    /// Events that watches of a kind were sent; counted by who sends them.
+    pub fn watch_events(&self, group: &str, version: &str, resource: &str) -> Arc<AtomicU64> {
+        self.watch_events.of(&[("group", group), ("resource", resource), ("version", version)])
     }
 
     /// Counts a request for a deprecated kind that is served.
     pub fn deprecated(&self, info: &RequestInfo) {
         let of = [&info.group, &info.version, &info.resource, &info.subresource].map(Clone::clone);
         self.deprecated.lock().insert(of);
+    }
+
+    /// From now on another part's metrics are told too.
+    pub fn include(&self, source: impl Fn(&mut String) + Send + Sync + 'static) {
+        self.sources.lock().push(Box::new(source));
+    }
+
+    pub fn authenticated(&self, outcome: Authentication) {
+        self.authenticated[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn authorized(&self, outcome: Authorization) {
+        self.authorized[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A client that did not get through its TLS handshake.
+    pub fn handshake_failed(&self) {
+        self.handshakes.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn panic(&self) {
@@ -152,33 +241,40 @@ impl Metrics {
         gauge(&mut out, "apiserver_registered_watchers", "Running watches.", store.watchers as f64);
         let panics = self.panics.load(Ordering::Relaxed);
         gauge(&mut out, "apiserver_request_panics_total", "Requests that panicked.", panics as f64);
+        gauge(
+            &mut out,
+            "apiserver_tls_handshake_errors_total",
+            "Number of requests dropped with 'TLS handshake error from' error",
+            self.handshakes.load(Ordering::Relaxed) as f64,
+        );
+        self.watch_events.render(&mut out);
+        self.authentications.render(&mut out);
+        self.authorizations.render(&mut out);
         let cut = ctx.server.outflow.cut() as f64;
         gauge(&mut out, "taffrail_responses_cut_total", "Responses cut off because nobody read them.", cut);
         out.push_str(&ctx.server.audit.metrics());
         out.push_str(&ctx.server.flow.metrics());
         out.push_str(&ctx.server.aggregator.metrics());
         self.render_objects(&mut out, ctx);
+        self.sources.lock().iter().for_each(|source| source(&mut out));
         out
     }
 
     fn render_requests(&self, out: &mut String) {
         let all = self.requests.lock().clone();
         out.push_str("# HELP apiserver_request_total Counter of apiserver requests.\n# TYPE apiserver_request_total counter\n");
-        for (s, h) in &all {
+        for (s, (h, _)) in &all {
             let _ =
                 writeln!(out, "apiserver_request_total{{code=\"{}\",{}}} {}", s.code, s.labels(), h.count);
         }
-        let name = "apiserver_request_duration_seconds";
-        let _ = writeln!(out, "# HELP {name} Response latency in seconds.\n# TYPE {name} histogram");
-        for (s, h) in &all {
-            let labels = s.labels();
-            for (count, bound) in h.buckets.iter().zip(BUCKETS_SECONDS) {
-                let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}");
-            }
-            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", h.count);
-            let _ = writeln!(out, "{name}_sum{{{labels}}} {}", h.sum_seconds);
-            let _ = writeln!(out, "{name}_count{{{labels}}} {}", h.count);
-        }
+        let own = "Response latency (not counting webhook duration and priority & fairness queue wait times) in seconds.";
+        histogram(
+            out,
+            "apiserver_request_duration_seconds",
+            "Response latency in seconds.",
+            all.iter().map(|(s, h)| (s, &h.0)),
+        );
+        histogram(out, "apiserver_request_sli_duration_seconds", own, all.iter().map(|(s, h)| (s, &h.1)));
     }
 
     fn render_deprecated(&self, out: &mut String) {
@@ -204,8 +300,10 @@ impl Metrics {
     }
 
     fn render_objects(&self, out: &mut String, ctx: &Context) {
-        let name = "apiserver_storage_objects";
+        // The second is the newer name of the first, which it will replace.
+        let (name, newer) = ("apiserver_storage_objects", "apiserver_resource_objects");
         let _ = writeln!(out, "# HELP {name} Number of stored objects.\n# TYPE {name} gauge");
+        let mut again = format!("# HELP {newer} Number of stored objects.\n# TYPE {newer} gauge\n");
         for row in ctx
             .server
             .registry
@@ -216,7 +314,9 @@ impl Metrics {
         {
             let count = ctx.server.registry.store().count(&row.key_prefix());
             let _ = writeln!(out, "{name}{{resource=\"{}\"}} {count}", row.group_resource());
+            let _ = writeln!(again, "{newer}{{group=\"{}\",resource=\"{}\"}} {count}", row.group, row.plural);
         }
+        out.push_str(&again);
     }
 }
 
@@ -230,6 +330,24 @@ fn labels(group: &str, resource: &str, scope: &str, subresource: &str, verb: &st
     format!(
         "component=\"apiserver\",group=\"{group}\",resource=\"{resource}\",scope=\"{scope}\",subresource=\"{subresource}\",verb=\"{verb}\",version=\"{version}\""
     )
+}
+
+fn histogram<'a>(
+    out: &mut String,
+    name: &str,
+    help: &str,
+    all: impl Iterator<Item = (&'a Series, &'a Histogram)>,
+) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram");
+    for (s, h) in all.filter(|(_, h)| h.count > 0) {
+        let labels = s.labels();
+        for (count, bound) in h.buckets.iter().zip(BUCKETS_SECONDS) {
+            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}");
+        }
+        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", h.count);
+        let _ = writeln!(out, "{name}_sum{{{labels}}} {}", h.sum_seconds);
+        let _ = writeln!(out, "{name}_count{{{labels}}} {}", h.count);
+    }
 }
 
 fn gauge(out: &mut String, name: &str, help: &str, value: f64) {

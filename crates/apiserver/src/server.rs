@@ -200,8 +200,14 @@ impl Server {
         let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
         let stream = match handshake {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return debug!(%peer, %error, "TLS handshake failed"),
-            Err(_) => return debug!(%peer, "TLS handshake timed out"),
+            Ok(Err(error)) => {
+                self.metrics.handshake_failed();
+                return debug!(%peer, %error, "TLS handshake failed");
+            }
+            Err(_) => {
+                self.metrics.handshake_failed();
+                return debug!(%peer, "TLS handshake timed out");
+            }
         };
         let mut sent = stream.get_ref().1.peer_certificates().into_iter().flatten().map(|c| c.to_vec());
         let certificate = sent.next();

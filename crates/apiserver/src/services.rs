@@ -7,6 +7,7 @@
 mod addresses;
 pub mod claims;
 mod families;
+mod metrics;
 mod ports;
 
 use addresses::{Addresses, Parent, Refused};
@@ -18,6 +19,7 @@ use kinds::validate::{items, text};
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use meta::status::{Result, Status};
+use metrics::{Metrics, Scope};
 use ports::{Operation, Ports};
 use registry::{Companion, Taking};
 use serde_json::{Value, json};
@@ -65,6 +67,7 @@ pub struct Services {
     families: Vec<&'static str>,
     addresses: Arc<Addresses>,
     ports: Arc<Ports>,
+    metrics: Arc<Metrics>,
 }
 
 impl Services {
@@ -77,11 +80,18 @@ impl Services {
         rng: Arc<base::rng::Rng>,
     ) -> Self {
         let family = |r: &Range| if r.is_ipv4() { families::V4 } else { families::V6 };
+        let metrics = Arc::<Metrics>::default();
         Self {
             families: ranges.iter().map(family).collect(),
             addresses: Arc::new(Addresses::new(store, loopback, rng.clone())),
-            ports: Arc::new(Ports::new(node_ports, rng)),
+            ports: Arc::new(Ports::new(node_ports, rng, metrics.clone())),
+            metrics,
         }
+    }
+
+    /// What is given out, and what is left (upstream: `ipallocator/metrics.go`, `portallocator/metrics.go`).
+    pub fn metrics(&self, out: &mut String) {
+        self.metrics.render(out, &self.addresses, &self.ports);
     }
 
     /// Marks the ports that stored Services hold.
@@ -179,6 +189,16 @@ impl Services {
                 true => self.addresses.could_take_any(v4),
                 false => self.addresses.take_any(parent, v4).await,
             };
+            if !write.dry_run {
+                let range = |ip: &IpAddr| self.addresses.range_of(*ip);
+                match &taken {
+                    Ok(ip) => self.metrics.address(range(ip), Scope::Dynamic, true),
+                    Err(_) => self
+                        .addresses
+                        .ready(v4)
+                        .for_each(|r| self.metrics.address(Some(r), Scope::Dynamic, false)),
+                }
+            }
             let ip = taken.map_err(|why| match why {
                 Refused::Full => {
                     let name = parent.name;
@@ -195,6 +215,9 @@ impl Services {
             true => self.addresses.could_take(ip),
             false => self.addresses.take(parent, ip).await,
         };
+        if !write.dry_run {
+            self.metrics.address(self.addresses.range_of(ip), Scope::Static, taken.is_ok());
+        }
         taken.map_err(|why| refused(format!("failed to allocate IP {asked}: {why}")))?;
         write.took(ip);
         Ok(asked.to_owned())

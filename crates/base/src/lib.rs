@@ -3,5 +3,6 @@
 pub mod clock;
 pub mod error;
 pub mod hash;
+pub mod metrics;
 pub mod rng;
 pub mod size;

@@ -11,15 +11,14 @@ use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tls::AnyServer;
 use tokio::time::Instant;
 
 /// Time to open a connection.
@@ -124,7 +123,8 @@ impl HttpsApi {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let tls = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls(config)?).https_or_http();
+        let tls =
+            hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls_config(config)?).https_or_http();
         let tls = match &config.tls_server_name {
             Some(name) => {
                 let name = ServerName::try_from(name.clone())
@@ -249,7 +249,7 @@ fn identity(
     Ok((chain, key))
 }
 
-fn tls(config: &Config) -> Result<ClientConfig, Error> {
+fn tls_config(config: &Config) -> Result<ClientConfig, Error> {
     let mut roots = RootCertStore::empty();
     for cert in CertificateDer::pem_slice_iter(&config.ca_pem) {
         let cert = cert.map_err(|e| Error::Authority(e.to_string()))?;
@@ -262,7 +262,8 @@ fn tls(config: &Config) -> Result<ClientConfig, Error> {
     let builder =
         ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let builder = match config.insecure {
-        true => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider))),
+        // The operator said so (`insecureSkipTLSVerify`).
+        true => builder.dangerous().with_custom_certificate_verifier(AnyServer::new(provider)),
         false => builder.with_root_certificates(roots),
     };
     let Some(pem) = &config.identity_pem else {
@@ -270,46 +271,6 @@ fn tls(config: &Config) -> Result<ClientConfig, Error> {
     };
     let (chain, key) = identity(pem)?;
     builder.with_client_auth_cert(chain, key).map_err(|e| Error::Certificate(e.to_string()))
-}
-
-/// Takes every certificate: the operator said so (`insecureSkipTLSVerify`). The handshake's signature is checked all
-/// the same, so that the server at least has the certificate's key.
-#[derive(Debug)]
-struct AnyServer(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]

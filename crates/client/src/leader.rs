@@ -16,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use meta::Status;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -79,6 +80,8 @@ pub struct Elector {
     pub recorder: Recorder,
     pub clock: SharedClock,
     pub rng: Arc<Rng>,
+    /// 1 while this candidate leads.
+    pub leading: Arc<AtomicU64>,
     seen: Option<Seen>,
 }
 
@@ -128,6 +131,7 @@ impl Elector {
             recorder,
             clock: base::clock::SystemClock::shared(),
             rng: Arc::new(Rng::from_os()),
+            leading: Arc::default(),
             seen: None,
         }
     }
@@ -140,12 +144,14 @@ impl Elector {
         mut lead: impl FnMut(CancellationToken) -> W,
     ) {
         while self.acquire(&cancel).await {
+            self.leading.store(1, Ordering::Relaxed);
             self.tell("became leader");
             tracing::info!(target: "leader", lease = self.name, identity = self.identity, "leading");
             let term = cancel.child_token();
             let work = lead(term.clone());
             let renewing = async {
                 self.renew(&cancel).await;
+                self.leading.store(0, Ordering::Relaxed);
                 term.cancel();
             };
             tokio::join!(renewing, work);

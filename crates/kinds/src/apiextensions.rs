@@ -6,7 +6,7 @@
 mod spec;
 
 use crate::columns::{CREATED_AT, NAME, column, wide};
-use crate::custom::names::CLEANUP_FINALIZER;
+use crate::custom::names::{self, CLEANUP_FINALIZER};
 use crate::custom::schema_errors;
 use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef, status};
 use crate::status as shared;
@@ -158,7 +158,7 @@ impl Strategy for Definition {
 
     /// The first deletion only marks: the objects go before their definition. What has been marked is held by the
     /// finalizer alone (upstream: `customresourcedefinition/etcd.go#Delete`).
-    fn holds_deletion(&self, obj: &mut Value) -> bool {
+    fn holds_deletion(&self, obj: &mut Value, now: jiff::Timestamp) -> bool {
         if items(&obj["status"], "conditions").iter().any(|c| c["type"] == "Terminating") {
             return false;
         }
@@ -167,18 +167,8 @@ impl Strategy for Definition {
             finalizers.push(CLEANUP_FINALIZER.to_owned());
             object::set_meta(obj, "finalizers", finalizers);
         }
-        let condition = json!({
-            "type": "Terminating", "status": "True", "reason": "InstanceDeletionPending",
-            "message": "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
-            "lastTransitionTime": obj["metadata"]["deletionTimestamp"],
-        });
-        if let Some(status) = object::map_at(obj, &["status"]) {
-            let slot = status.entry("conditions").or_insert(Value::Null);
-            if !slot.is_array() {
-                *slot = json!([]);
-            }
-            slot.as_array_mut().into_iter().for_each(|list| list.push(condition.clone()));
-        }
+        let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+        names::set_terminating(obj, true, "InstanceDeletionPending", message, now);
         true
     }
 

@@ -201,9 +201,9 @@ pub trait Strategy: Send + Sync {
     /// Turns an object of this row's version into the stored form.
     fn to_storage(&self, _obj: &mut Value) {}
 
-    /// Called when nothing else holds an object back from deletion: `true` keeps it, as terminating, until an
-    /// update lifts what holds it (namespaces wait for `spec.finalizers`). May mark the object.
-    fn holds_deletion(&self, _obj: &mut Value) -> bool {
+    /// Whether an object is held back from deletion by more than its finalizers: `true` keeps it, as terminating, until
+    /// an update lifts what holds it (namespaces wait for `spec.finalizers`). May mark the object.
+    fn holds_deletion(&self, _obj: &mut Value, _now: jiff::Timestamp) -> bool {
         false
     }
 

@@ -208,8 +208,11 @@ impl Registry {
     /// The final object when an update leaves a terminating object with nothing that holds it
     /// (upstream: `ShouldDeleteDuringUpdate`).
     pub(crate) fn emptied(&self, kind: &KindDef, new: &Value, old: &Value) -> Option<Value> {
-        let was_held = !object::finalizers(old).is_empty() || kind.strategy.holds_deletion(&mut old.clone());
-        let held = !object::finalizers(new).is_empty() || kind.strategy.holds_deletion(&mut new.clone());
+        let now = self.clock.now();
+        let held = |obj: &Value| {
+            !object::finalizers(obj).is_empty() || kind.strategy.holds_deletion(&mut obj.clone(), now)
+        };
+        let (was_held, held) = (held(old), held(new));
         let grace = new["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
         (object::is_deleting(new) && was_held && !held && grace == 0).then(|| new.clone())
     }
@@ -284,7 +287,9 @@ fn plan(kind: &KindDef, old: &Value, options: &DeleteOptions, now: Timestamp) ->
     if graceful {
         return Plan::Store(Box::new(new));
     }
-    let held = !object::finalizers(&new).is_empty() || kind.strategy.holds_deletion(&mut new);
+    // Asked in any case, as it marks the object.
+    let holds_itself = kind.strategy.holds_deletion(&mut new, now);
+    let held = holds_itself || !object::finalizers(&new).is_empty();
     if !held {
         // what goes gracefully is last seen with the end that it was given, all else as it was
         let graceful_kind = kind.strategy.grace_seconds(old, asked).is_some();
@@ -423,6 +428,22 @@ mod tests {
         let shorter = stored(plan(&kind, &new, &asked(10), now()));
         assert_eq!(shorter["metadata"]["deletionTimestamp"], "2026-01-02T03:04:15Z");
         assert!(matches!(plan(&kind, &new, &asked(0), now()), Plan::Remove(_)));
+    }
+
+    #[test]
+    fn a_kind_marks_what_finalizers_hold_too() {
+        let rows = kinds::table();
+        let kind = rows.iter().find(|r| r.plural == "customresourcedefinitions").expect("a row");
+        for finalizers in [json!([]), json!(["a/b"])] {
+            let old = json!({"metadata": {"finalizers": finalizers}, "status": {}});
+            let new = stored(plan(kind, &old, &DeleteOptions::default(), now()));
+            let condition = &new["status"]["conditions"][0];
+            assert_eq!(condition["reason"], "InstanceDeletionPending", "{finalizers}");
+            assert_eq!(condition["lastTransitionTime"], "2026-01-02T03:04:05Z");
+            let wanted = finalizers.as_array().map_or(0, Vec::len) + 1;
+            assert_eq!(object::finalizers(&new).len(), wanted);
+            assert!(matches!(plan(kind, &new, &DeleteOptions::default(), now()), Plan::Nothing));
+        }
     }
 
     #[test]

@@ -270,7 +270,7 @@ impl Watching {
 impl Seen {
     /// How the selectors see a change: an object that leaves them is deleted, one that enters them is added.
     async fn translate(&self, e: &Event) -> Result<Option<WatchEvent>> {
-        if e.revision <= self.after {
+        if e.revision <= self.after || self.is_other(&e.key) {
             return Ok(None);
         }
         let previous = match &e.previous {
@@ -292,6 +292,12 @@ impl Seen {
             Change::Delete(_) => return Ok(None),
         };
         Ok(Some(WatchEvent { kind, object, revision: e.revision }))
+    }
+
+    /// Whether the key is that of an object that the selectors leave out by its name.
+    fn is_other(&self, key: &str) -> bool {
+        let wanted = self.selectors.fields.requires_exact("metadata.name");
+        wanted.is_some_and(|name| key.rsplit('/').next() != Some(name))
     }
 
     /// The object as the selectors last saw it, at the revision at which it left them.

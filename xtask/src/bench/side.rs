@@ -1,8 +1,6 @@
 //! A server under measurement: started in a namespace and a directory of its own, and ended with them.
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::ClientConfig;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -59,7 +57,8 @@ impl Side {
         let token = data.join("pki/admin.token");
         let address = SocketAddr::from(([127, 0, 0, 1], 6443));
         let kind = Kind::Taffrail { process, program };
-        let mut side = Self { home, address, token: String::new(), tls: tls(), ready_ms: 0.0, started, kind };
+        let mut side =
+            Self { home, address, token: String::new(), tls: tls()?, ready_ms: 0.0, started, kind };
         side.token = wait(started, || std::fs::read_to_string(&token).ok().filter(|t| !t.is_empty()))?;
         side.ready()?;
         Ok(side)
@@ -78,7 +77,7 @@ impl Side {
         let kind = Kind::Peers { script: script.to_owned() };
         let address = SocketAddr::from(([127, 0, 0, 1], 16443));
         let token = "admintoken".to_owned();
-        let mut side = Self { home, address, token, tls: tls(), ready_ms: 0.0, started, kind };
+        let mut side = Self { home, address, token, tls: tls()?, ready_ms: 0.0, started, kind };
         if !out.status.success() {
             return Err(format!("{} start failed", script.display()));
         }
@@ -224,55 +223,9 @@ pub fn parse(line: &[u8]) -> Result<Value, String> {
     serde_json::from_slice(line).map_err(|e| format!("an answer is no JSON: {e}"))
 }
 
-fn tls() -> Arc<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let algorithms = provider.signature_verification_algorithms.supported_schemes();
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap_or_else(|_| ClientConfig::builder());
-    let mut config = builder
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(algorithms)))
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Arc::new(config)
-}
-
 /// Both servers are ours, in a namespace without a way out.
-#[derive(Debug)]
-struct AnyCertificate(Vec<SignatureScheme>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.clone()
-    }
+fn tls() -> Result<Arc<ClientConfig>, String> {
+    let mut config = tls::to_any_server().map_err(|e| e.to_string())?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
 }

@@ -1,6 +1,7 @@
 //! Who is calling: a component in this process, a certificate, a token, or nobody in particular.
 
 use crate::chain::Connection;
+use crate::metrics::Authentication;
 use crate::server::Server;
 use auth::authenticate::{Credentials, Known, Outcome, Refusal};
 use http::HeaderMap;
@@ -37,10 +38,12 @@ pub async fn identify(
     }
     match outcome {
         Outcome::Known(known) => {
+            server.metrics.authenticated(Authentication::Success);
             server.authenticator.clear(headers);
             Ok(known)
         }
         Outcome::Refused(refusal) => {
+            server.metrics.authenticated(Authentication::Error);
             debug!(peer = %from.peer, why = %refusal.why, "authentication failed");
             Err(refusal)
         }

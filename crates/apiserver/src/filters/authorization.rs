@@ -1,6 +1,7 @@
 //! Whether the caller may do what is asked; the permit that says so.
 
 use crate::filters::audit::AuditScope;
+use crate::metrics::Authorization;
 use crate::request_info::RequestInfo;
 use crate::server::Server;
 use auth::authorize::{Attributes, Decision, forbidden};
@@ -40,7 +41,15 @@ pub async fn permit(
     scope: &AuditScope,
 ) -> Result<Permit> {
     let a = attributes(info, user);
-    match server.authorizer.decide(&a).await {
+    let decided = server.authorizer.decide(&a).await;
+    let result = match &decided {
+        (Decision::Allow { .. }, _) => Authorization::Allowed,
+        (_, Some(_)) => Authorization::Error,
+        (Decision::Deny { .. }, None) => Authorization::Denied,
+        (Decision::NoOpinion { .. }, None) => Authorization::NoOpinion,
+    };
+    server.metrics.authorized(result);
+    match decided {
         (Decision::Allow { reason }, _) => {
             scope.annotate(DECISION, "allow");
             scope.annotate(REASON, &reason);

@@ -11,6 +11,7 @@ use crate::metrics::Running;
 use crate::request_info::RequestInfo;
 use auth::identity::Identity;
 use base::clock::SharedClock;
+use base::metrics::Family;
 use classify::Schema;
 use meta::object;
 use meta::status::{Result, Status};
@@ -45,6 +46,25 @@ pub struct FlowControl {
     streams: Arc<Semaphore>,
     upgrades: Arc<Semaphore>,
     rejected: AtomicU64,
+    /// Requests that hold a place now: reading and changing ones.
+    inflight: [Arc<AtomicU64>; 2],
+    dispatched: Family,
+}
+
+/// A request that is counted as being served; no more when dropped.
+struct InFlight(Arc<AtomicU64>);
+
+impl InFlight {
+    fn new(count: &Arc<AtomicU64>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Schemas in the order in which they are tried, and levels by name.
@@ -71,6 +91,7 @@ struct Waiting {
 #[derive(Default)]
 pub struct Slot {
     seat: Option<Seat>,
+    inflight: Option<InFlight>,
     _stream: Option<OwnedSemaphorePermit>,
     /// A long-running request counts as such.
     pub running: Option<Arc<Running>>,
@@ -141,7 +162,11 @@ impl FlowControl {
         let or = |n: usize, default| if n == 0 { default } else { n };
         let seats = or(reading, READING_MAX) + or(mutating, MUTATING_MAX);
         let (levels, schemas) = classify::defaults();
-        let config = Config::new(seats, &levels, &schemas, None);
+        let dispatched = Family::counter(
+            "apiserver_flowcontrol_dispatched_requests_total",
+            "Number of requests executed by API Priority and Fairness subsystem",
+        );
+        let config = Config::new(seats, &levels, &schemas, None, &dispatched);
         Self {
             seats,
             clock,
@@ -149,13 +174,15 @@ impl FlowControl {
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             upgrades: Arc::new(Semaphore::new(UPGRADES_MAX)),
             rejected: AtomicU64::new(0),
+            inflight: Default::default(),
+            dispatched,
         }
     }
 
     /// Takes over the levels and schemas that are stored. Those of the defaults that must exist stay if they are missing.
     pub fn configure(&self, levels: &[Value], schemas: &[Value]) {
         let mut config = self.config.write();
-        *config = Arc::new(Config::new(self.seats, levels, schemas, Some(&config)));
+        *config = Arc::new(Config::new(self.seats, levels, schemas, Some(&config), &self.dispatched));
     }
 
     /// Waits for a place.
@@ -171,8 +198,11 @@ impl FlowControl {
         let Some(level) = config.levels.get(&schema.level) else { return Err(self.reject()) };
         let uids = Some((schema.uid.clone(), level.uid.clone()));
         let stream = if long { Some(self.stream()?) } else { None };
+        let changes = !matches!(info.verb.as_str(), "get" | "list" | "watch" | "head");
+        let inflight = || Some(InFlight::new(&self.inflight[usize::from(changes)]));
         let Some(queues) = &level.queues else {
-            return Ok(Slot { uids, _stream: stream, ..Slot::default() });
+            schema.dispatched.fetch_add(1, Ordering::Relaxed);
+            return Ok(Slot { uids, inflight: inflight(), _stream: stream, ..Slot::default() });
         };
         let flow = schema.flow(info, user);
         let (queue, waiting) = {
@@ -205,7 +235,8 @@ impl FlowControl {
         };
         let seat =
             Seat { level: level.clone(), queue, begun: self.clock.monotonic(), clock: self.clock.clone() };
-        Ok(Slot { seat: Some(seat), _stream: stream, uids, running: None })
+        schema.dispatched.fetch_add(1, Ordering::Relaxed);
+        Ok(Slot { seat: Some(seat), inflight: inflight(), _stream: stream, uids, running: None })
     }
 
     fn stream(&self) -> Result<OwnedSemaphorePermit> {
@@ -228,6 +259,7 @@ impl FlowControl {
         let mut out = String::from("# TYPE apiserver_flowcontrol_current_executing_requests gauge\n");
         let mut waiting = String::from("# TYPE apiserver_flowcontrol_current_inqueue_requests gauge\n");
         let mut seats = String::from("# TYPE apiserver_flowcontrol_nominal_limit_seats gauge\n");
+        let mut limits = String::from("# TYPE apiserver_flowcontrol_current_limit_seats gauge\n");
         for level in config.levels.values() {
             let Some(queues) = &level.queues else { continue };
             let (w, name) = (queues.lock(), &level.name);
@@ -246,10 +278,24 @@ impl FlowControl {
                 "apiserver_flowcontrol_nominal_limit_seats{{priority_level=\"{name}\"}} {}",
                 w.queues.limits().seats
             );
+            // Levels lend nothing to each other.
+            let _ = writeln!(
+                limits,
+                "apiserver_flowcontrol_current_limit_seats{{priority_level=\"{name}\"}} {}",
+                w.queues.limits().seats
+            );
         }
         let rejected = self.rejected.load(Ordering::Relaxed);
+        let name = "apiserver_current_inflight_requests";
+        let mut inflight = format!(
+            "# HELP {name} Requests that are being served now, per request kind.\n# TYPE {name} gauge\n"
+        );
+        for (kind, count) in ["readOnly", "mutating"].into_iter().zip(&self.inflight) {
+            let _ = writeln!(inflight, "{name}{{request_kind=\"{kind}\"}} {}", count.load(Ordering::Relaxed));
+        }
+        self.dispatched.render(&mut inflight);
         format!(
-            "{out}{waiting}{seats}# TYPE apiserver_flowcontrol_rejected_requests_total counter\napiserver_flowcontrol_rejected_requests_total {rejected}\n"
+            "{out}{waiting}{seats}{limits}{inflight}# TYPE apiserver_flowcontrol_rejected_requests_total counter\napiserver_flowcontrol_rejected_requests_total {rejected}\n"
         )
     }
 }
@@ -258,6 +304,7 @@ impl Slot {
     /// The request goes on as a stream: its seat is free for others.
     pub fn streams(&mut self) {
         self.seat = None;
+        self.inflight = None;
     }
 
     /// Whether a seat of a level with a bound is taken.
@@ -267,7 +314,13 @@ impl Slot {
 }
 
 impl Config {
-    fn new(total: usize, levels: &[Value], schemas: &[Value], before: Option<&Self>) -> Self {
+    fn new(
+        total: usize,
+        levels: &[Value],
+        schemas: &[Value],
+        before: Option<&Self>,
+        dispatched: &Family,
+    ) -> Self {
         let (default_levels, default_schemas) = classify::defaults();
         let mandatory = |v: &Value| matches!(object::name(v), "exempt" | "catch-all");
         let with = |all: &[Value], defaults: Vec<Value>| -> Vec<Value> {
@@ -285,7 +338,7 @@ impl Config {
                 before.and_then(|b| b.levels.get(&level.name)).filter(|old| old.becomes(&level)).cloned();
             (level.name.clone(), kept.unwrap_or_else(|| Arc::new(level)))
         });
-        let mut schemas: Vec<Schema> = schemas.iter().map(Schema::parse).collect();
+        let mut schemas: Vec<Schema> = schemas.iter().map(|v| Schema::parse(v, dispatched)).collect();
         schemas.sort_by(|a, b| (a.precedence, &a.name).cmp(&(b.precedence, &b.name)));
         Self { levels: made.collect(), schemas }
     }

@@ -49,6 +49,12 @@ impl Latencies {
         };
     }
 
+    /// How long it waited for others: webhooks, and its turn (upstream: `LatencyTrackers`).
+    pub fn waited(&self) -> Duration {
+        let layers = [Layer::FlowWait, Layer::MutatingWebhook, Layer::ValidatingWebhook];
+        Duration::from_nanos(layers.iter().map(|l| self.0[*l as usize].load(Ordering::Relaxed)).sum())
+    }
+
     /// What the record of a request that took `total` says.
     pub fn annotations(&self, total: Duration) -> Vec<(String, String)> {
         if total <= SLOW {

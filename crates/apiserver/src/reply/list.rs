@@ -350,8 +350,8 @@ impl Pieces {
     fn measure(&mut self) -> Result<usize> {
         if self.list.view == View::Object {
             // The messages of stored objects are kept already, and shared.
-            let messages: Result<Vec<Bytes>> = self.list.items.iter().map(|i| self.list.encoded(i)).collect();
-            self.messages = messages?;
+            let message = self.list.message().ok_or_else(|| Status::not_acceptable(OBJECT_TYPES))?;
+            self.messages = self.list.encoded.messages(message, &self.list.items)?;
             let length = |message: &Bytes| meta::proto::bytes_field_len(ITEMS_FIELD, message.len());
             return Ok(self.messages.iter().map(length).sum());
         }

@@ -8,8 +8,8 @@ use crate::negotiate::{Encoding, Format};
 use bytes::{Bytes, BytesMut};
 use client::{Body, BoxError};
 use flate2::Compression;
-use flate2::write::GzEncoder;
-use futures::stream;
+use flate2::write::{DeflateEncoder, GzEncoder};
+use futures::{StreamExt as _, stream};
 use http::{HeaderValue, Response, header};
 use std::io::Write as _;
 
@@ -104,12 +104,79 @@ pub fn pretty(json: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// Some bytes as a gzip stream of their own; such streams may follow each other in one body.
+/// Some bytes as a gzip stream.
 pub fn gzip(bytes: &[u8]) -> Bytes {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 2), Compression::fast());
-    // Writing to memory cannot fail.
-    let _ = encoder.write_all(bytes);
-    encoder.finish().unwrap_or_default().into()
+    let mut zip = GzipPieces::default();
+    [zip.piece(bytes), zip.end()].concat().into()
+}
+
+/// Pieces that come over a long time, as a gzip stream: each can be read as soon as it is there.
+pub fn gzip_stream(
+    pieces: impl stream::Stream<Item = Piece> + Send + 'static,
+) -> impl stream::Stream<Item = Piece> + Send {
+    let mut zip = Some(GzipPieces::default());
+    pieces.map(Some).chain(stream::iter([None])).filter_map(move |piece| {
+        let out = match (piece, &mut zip) {
+            (Some(Ok(piece)), Some(zip)) => Some(Ok(zip.piece(&piece))),
+            (Some(Err(e)), _) => {
+                // What was cut short has no end.
+                zip = None;
+                Some(Err(e))
+            }
+            (None, Some(zip)) => Some(Ok(zip.end())),
+            (_, None) => None,
+        };
+        std::future::ready(out)
+    })
+}
+
+/// A gzip stream of pieces that do not know of each other: between two of them nothing is kept but a checksum, where a
+/// compressor has hundreds of KiB (upstream ends a stream with each flush and begins another, for the same reason).
+#[derive(Default)]
+struct GzipPieces {
+    begun: bool,
+    checksum: flate2::Crc,
+}
+
+/// Smaller pieces, such as an event alone, are not worth a compressor: they are stored as they are.
+const DEFLATE_OVER_BYTES: usize = 16 << 10;
+/// A block without content, after which a reader has to give out what it has.
+const FLUSH: [u8; 5] = [0, 0, 0, 0xff, 0xff];
+
+impl GzipPieces {
+    fn piece(&mut self, bytes: &[u8]) -> Bytes {
+        let mut out = BytesMut::with_capacity(64 + bytes.len().min(2 * DEFLATE_OVER_BYTES));
+        if !std::mem::replace(&mut self.begun, true) {
+            // deflate, no flags, no time, the fastest way, no system
+            out.extend_from_slice(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff]);
+        }
+        self.checksum.update(bytes);
+        if bytes.len() > DEFLATE_OVER_BYTES {
+            let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
+            // Writing to memory cannot fail. A flush ends in a block without content, and the last block is not yet there.
+            let _ = encoder.write_all(bytes).and_then(|()| encoder.flush());
+            out.extend_from_slice(encoder.get_ref());
+        } else {
+            for block in bytes.chunks(usize::from(u16::MAX)) {
+                let length = block.len() as u16;
+                out.extend_from_slice(&[0]);
+                out.extend_from_slice(&length.to_le_bytes());
+                out.extend_from_slice(&(!length).to_le_bytes());
+                out.extend_from_slice(block);
+            }
+            out.extend_from_slice(&FLUSH);
+        }
+        out.freeze()
+    }
+
+    fn end(&mut self) -> Bytes {
+        let mut out = BytesMut::from(&self.piece(&[])[..]);
+        // the last block, without content
+        out.extend_from_slice(&[1, 0, 0, 0xff, 0xff]);
+        out.extend_from_slice(&self.checksum.sum().to_le_bytes());
+        out.extend_from_slice(&self.checksum.amount().to_le_bytes());
+        out.freeze()
+    }
 }
 
 /// Says in the headers that a body is compressed.
@@ -298,8 +365,20 @@ mod tests {
     }
 
     #[test]
-    fn streams_follow_each_other() {
-        let both = [gzip(b"one"), gzip(b"two")].concat();
-        assert_eq!(unzipped(&both), b"onetwo");
+    fn a_piece_can_be_read_before_the_next_one_is_there() {
+        let large = vec![b'x'; 3 * DEFLATE_OVER_BYTES];
+        let mut zip = GzipPieces::default();
+        let (mut sent, mut wanted) = (Vec::new(), Vec::new());
+        for piece in [&b"one"[..], &large, b"", b"two", &large[..DEFLATE_OVER_BYTES]] {
+            sent.extend_from_slice(&zip.piece(piece));
+            wanted.extend_from_slice(piece);
+            let mut read = vec![0; wanted.len()];
+            flate2::read::GzDecoder::new(&sent[..]).read_exact(&mut read).expect("all that was sent");
+            assert_eq!(read, wanted);
+        }
+        assert!(sent.len() < DEFLATE_OVER_BYTES + 1024, "{}", sent.len());
+        sent.extend_from_slice(&zip.end());
+        assert_eq!(unzipped(&sent), wanted);
+        assert_eq!((unzipped(&gzip(b"")), unzipped(&gzip(b"all"))), (vec![], b"all".to_vec()));
     }
 }

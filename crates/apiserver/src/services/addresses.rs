@@ -197,7 +197,24 @@ impl Addresses {
         served(&objects)
     }
 
-    fn ready(&self, v4: bool) -> impl Iterator<Item = Cidr> {
+    /// The range that an address is of: the narrowest ready one.
+    pub fn range_of(&self, ip: IpAddr) -> Option<Cidr> {
+        let ready = self.ready(ip.is_ipv4()).filter(|r| r.serves(ip));
+        ready.max_by_key(|r| r.bits)
+    }
+
+    /// Of each ready range, how many addresses are taken, and how many are not.
+    pub fn usage(&self) -> Vec<(Cidr, u64, u64)> {
+        let taken = self.taken();
+        let of = |range: Cidr| {
+            let used = taken.iter().filter(|ip| range.contains(**ip)).count() as u64;
+            let size = u64::try_from(usable(range)).unwrap_or(u64::MAX);
+            (range, used, size.saturating_sub(used))
+        };
+        self.ranges().into_iter().filter(|r| r.ready).map(|r| of(r.cidr)).collect()
+    }
+
+    pub fn ready(&self, v4: bool) -> impl Iterator<Item = Cidr> {
         self.ranges().into_iter().filter(move |r| r.ready && r.cidr.is_ipv4() == v4).map(|r| r.cidr)
     }
 }
@@ -225,12 +242,17 @@ fn is_ready(object: &Value) -> bool {
     conditions.iter().find(|c| text(c, "type") == "Ready").is_none_or(|c| text(c, "status") == "True")
 }
 
+/// How many addresses of a range Services may have.
+fn usable(range: Cidr) -> u128 {
+    let unusable = if range.is_ipv4() { 2 } else { 1 };
+    range.last_offset().saturating_add(1).saturating_sub(unusable)
+}
+
 /// All addresses of a range that a Service may have, each once: from anywhere in the upper part round, then from
 /// anywhere in the lower, which is for addresses that people choose (upstream: `allocateNextService`).
 fn walk(range: Cidr, below: impl Fn(u64) -> u64) -> impl Iterator<Item = IpAddr> {
     // offsets from the first usable address
-    let unusable = if range.is_ipv4() { 2 } else { 1 };
-    let size = range.last_offset().saturating_add(1).saturating_sub(unusable);
+    let size = usable(range);
     let low = reserved(range.last_offset().saturating_add(1)).min(size);
     let start = |count: u128| u128::from(below(u64::try_from(count).unwrap_or(u64::MAX).max(1)));
     let parts = [(low, size - low), (0, low)].map(|(from, count)| (from, count, start(count)));

@@ -4,6 +4,7 @@
 //! The pool lives in memory, is filled from the stored Services at start and follows the claims in the store
 //! ([`super::claims`]), which decide: it only says which ports are worth a try.
 
+use super::metrics::{Metrics, Scope};
 use base::rng::Rng;
 use parking_lot::Mutex;
 use std::collections::HashSet;
@@ -40,11 +41,18 @@ pub struct Ports {
     range: RangeInclusive<u16>,
     taken: Mutex<HashSet<u16>>,
     rng: Arc<Rng>,
+    metrics: Arc<Metrics>,
 }
 
 impl Ports {
-    pub fn new(range: RangeInclusive<u16>, rng: Arc<Rng>) -> Self {
-        Self { range, taken: Mutex::default(), rng }
+    pub fn new(range: RangeInclusive<u16>, rng: Arc<Rng>, metrics: Arc<Metrics>) -> Self {
+        Self { range, taken: Mutex::default(), rng, metrics }
+    }
+
+    /// How many ports are taken, and how many are not.
+    pub fn usage(&self) -> (u64, u64) {
+        let used = self.taken.lock().iter().filter(|p| self.range.contains(p)).count() as u64;
+        (used, (self.range.len() as u64).saturating_sub(used))
     }
 
     /// Marks ports that stored Services hold.
@@ -118,7 +126,9 @@ impl Operation {
                 return Err(Refused::Taken);
             }
         } else {
-            self.ports.take(number)?;
+            let taken = self.ports.take(number);
+            self.ports.metrics.port(Scope::Static, taken.is_ok());
+            taken?;
         }
         self.taken.push(number);
         Ok(())
@@ -127,7 +137,11 @@ impl Operation {
     pub fn take_any(&mut self) -> Result<u16, Refused> {
         let port = match self.dry_run {
             true => self.taken.iter().max().unwrap_or(&DRY_RUN_BASE).saturating_add(1),
-            false => self.ports.take_any()?,
+            false => {
+                let taken = self.ports.take_any();
+                self.ports.metrics.port(Scope::Dynamic, taken.is_ok());
+                taken?
+            }
         };
         self.taken.push(port);
         Ok(port)
@@ -158,7 +172,7 @@ mod tests {
     use super::*;
 
     fn ports(range: RangeInclusive<u16>) -> Arc<Ports> {
-        Arc::new(Ports::new(range, Arc::new(Rng::seeded(3))))
+        Arc::new(Ports::new(range, Arc::new(Rng::seeded(3)), Arc::default()))
     }
 
     #[test]

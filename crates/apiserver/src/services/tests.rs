@@ -166,3 +166,29 @@ async fn node_ports_are_of_all_protocols_and_a_dry_run_takes_none() {
     assert_eq!(balanced["spec"]["healthCheckNodePort"], number);
     assert_eq!(balanced["spec"]["ports"][0].get("nodePort"), None);
 }
+
+#[tokio::test]
+async fn what_is_given_out_is_told() {
+    let world = World::new(&["10.0.0.0/24"]).await;
+    world.make(service("a", json!({"type": "NodePort"}))).await.expect("made");
+    world
+        .make(service("b", json!({"clusterIPs": ["10.0.0.9"], "clusterIP": "10.0.0.9"})))
+        .await
+        .expect("made");
+    world
+        .make(service("c", json!({"clusterIPs": ["10.0.0.9"], "clusterIP": "10.0.0.9"})))
+        .await
+        .expect_err("taken");
+    let mut out = String::new();
+    world.services.metrics(&mut out);
+    let told =
+        |line: &str| assert!(out.lines().any(|l| l == format!("kube_apiserver_{line}")), "{line}\n{out}");
+    told("clusterip_allocator_allocation_total{cidr=\"10.0.0.0/24\",scope=\"dynamic\"} 1");
+    told("clusterip_allocator_allocation_total{cidr=\"10.0.0.0/24\",scope=\"static\"} 1");
+    told("clusterip_allocator_allocation_errors_total{cidr=\"10.0.0.0/24\",scope=\"static\"} 1");
+    // The objects of addresses are with the test's API, not in the store.
+    told("clusterip_allocator_available_ips{cidr=\"10.0.0.0/24\"} 254");
+    told("nodeport_allocator_allocation_total{scope=\"dynamic\"} 1");
+    told("nodeport_allocator_allocated_ports 1");
+    told("nodeport_allocator_available_ports 2");
+}

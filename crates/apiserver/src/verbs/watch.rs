@@ -7,7 +7,7 @@ use crate::codec;
 use crate::context::Context;
 use crate::encoded::Encoded;
 use crate::negotiate::{Accepted, Format, View};
-use crate::reply::{Reply, streaming};
+use crate::reply::{Reply, response, streaming, wire};
 use crate::table::{TableView, partial_bytes};
 use crate::websocket;
 use base::clock::SharedClock;
@@ -19,7 +19,7 @@ use meta::field::{Error, Path};
 use meta::status::{Result, Status};
 use registry::{WatchEvent, WatchQuery, Watching};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Watches end after this long at least, up to twice as long, so that clients spread over servers
@@ -75,6 +75,7 @@ pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         piece_bytes: if to_websocket { 0 } else { PIECE_BYTES },
         encoded: ctx.server.encoded.clone(),
         bursts: ctx.server.bursts.clone(),
+        sent: ctx.server.metrics.watch_events(&kind.group, &kind.version, &kind.plural),
     };
     let shutdown = ctx.server.draining.child_token();
     let pieces = events(watching, framing, bookmarks, timeout, shutdown);
@@ -82,7 +83,14 @@ pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         let text = accepted.encoding.format == Format::Json;
         return websocket::messages(ctx, streaming(pieces), text);
     }
-    Ok(Reply::Stream { content_type: accepted.encoding.format.watch_type(), body: streaming(pieces) })
+    let content_type = accepted.encoding.format.watch_type();
+    // The initial events may be many (upstream: `WatchListCompression`).
+    if accepted.encoding.gzip && initial_events == Some(true) && bookmarks {
+        let mut out = response(200, content_type, streaming(wire::gzip_stream(pieces)));
+        wire::mark_gzip(out.headers_mut());
+        return Ok(Reply::Raw(out));
+    }
+    Ok(Reply::Stream { content_type, body: streaming(pieces) })
 }
 
 /// Refuses a watch by its options.
@@ -134,6 +142,8 @@ struct Framing {
     piece_bytes: usize,
     encoded: Arc<Encoded>,
     bursts: Arc<Bursts>,
+    /// Events of the kind that were sent.
+    sent: Arc<AtomicU64>,
 }
 
 /// What is to be sent next.
@@ -151,6 +161,7 @@ impl Framing {
         }
         if let Some(piece) = self.alike(watching) {
             watching.skip(piece.events);
+            self.sent.fetch_add(piece.events as u64, Ordering::Relaxed);
             return Ok(Some(Next::Piece(piece.bytes)));
         }
         Ok(watching.next().await?.map(Next::Event))
@@ -264,6 +275,7 @@ fn events(
             }
             let mut out = BytesMut::new();
             while let Some(event) = next.take() {
+                framing.sent.fetch_add(1, Ordering::Relaxed);
                 if let Some(head) = framing.shared(&event) {
                     out.extend_from_slice(&head);
                     yield Ok(std::mem::take(&mut out).freeze());

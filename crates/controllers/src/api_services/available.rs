@@ -10,6 +10,7 @@ use crate::start::Setup;
 use async_trait::async_trait;
 use auth::identity::SYSTEM_MASTERS;
 use base::clock::SharedClock;
+use base::metrics::Family;
 use bytes::Bytes;
 use client::controller::{After, Controller, Error, Handle, ObjectKey, Queue, RateLimiter, Reconcile};
 use client::https::Wire;
@@ -40,6 +41,17 @@ pub struct Reach {
     pub resolve: Arc<dyn Resolve>,
     /// The front-proxy certificate.
     pub identity: Arc<Credentials>,
+    /// How often each was found unavailable, and why.
+    pub unavailable: Arc<Family>,
+}
+
+/// The metric of [`Reach::unavailable`].
+#[must_use]
+pub fn unavailable() -> Family {
+    Family::counter(
+        "aggregator_unavailable_apiservice_total",
+        "Counter of APIServices which are marked as unavailable broken down by APIService name and reason.",
+    )
 }
 
 impl std::fmt::Debug for Reach {
@@ -230,6 +242,9 @@ impl Reconcile for Availability {
         let mut changed = (*service).clone();
         if set(&mut changed, &verdict, self.clock.now()) {
             self.client.update_status(&changed).await?;
+            if let Some(reach) = self.reach.as_ref().filter(|_| verdict.status == "False") {
+                reach.unavailable.add(&[("name", &key.name), ("reason", verdict.reason)]);
+            }
         }
         match verdict.reason {
             // not only at the next round

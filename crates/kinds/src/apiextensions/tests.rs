@@ -159,10 +159,13 @@ fn formats_that_nobody_checks_are_warned_about() {
 #[test]
 fn the_first_deletion_marks() {
     let mut obj = definition(json!({"type": "object"}));
-    assert!(Definition.holds_deletion(&mut obj));
+    let now: jiff::Timestamp = "2026-01-02T03:04:05Z".parse().expect("a time");
+    assert!(Definition.holds_deletion(&mut obj, now));
     assert_eq!(obj["metadata"]["finalizers"], json!([CLEANUP_FINALIZER]));
-    assert_eq!(obj["status"]["conditions"][0]["reason"], "InstanceDeletionPending");
-    assert!(!Definition.holds_deletion(&mut obj));
+    let condition = &obj["status"]["conditions"][0];
+    assert_eq!(condition["reason"], "InstanceDeletionPending");
+    assert_eq!(condition["lastTransitionTime"], "2026-01-02T03:04:05Z");
+    assert!(!Definition.holds_deletion(&mut obj, now));
 }
 
 #[test]

@@ -110,7 +110,7 @@ impl Strategy for Namespace {
         vec![Error::invalid(&at, phase, detail)]
     }
 
-    fn holds_deletion(&self, obj: &mut Value) -> bool {
+    fn holds_deletion(&self, obj: &mut Value, _: jiff::Timestamp) -> bool {
         let held = !items(&obj["spec"], "finalizers").is_empty();
         if held {
             obj["status"]["phase"] = "Terminating".into();

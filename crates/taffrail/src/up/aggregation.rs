@@ -10,7 +10,7 @@ use auth::pki::{FRONT_PROXY_CLIENT, Pki};
 use base::clock::SharedClock;
 use base::rng::Rng;
 use client::outbound::Credentials;
-use controllers::api_services::available::Reach;
+use controllers::api_services::available::{self, Reach};
 use controllers::authentication_trust::Trust;
 use registry::Registry;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -50,6 +50,7 @@ pub fn reach(
             rng: rng.clone(),
         }),
         identity: Arc::new(identity),
+        unavailable: Arc::new(available::unavailable()),
     })
 }
 
@@ -94,7 +95,7 @@ pub fn webhooks(reach: &Reach) -> Arc<Caller> {
 
 /// Begins to follow the APIServices.
 pub fn start(registry: &Arc<Registry>, reach: &Reach, cancel: &CancellationToken) -> Arc<Aggregator> {
-    let Reach { outbound, resolve, identity } = reach.clone();
+    let Reach { outbound, resolve, identity, .. } = reach.clone();
     Aggregator::start(registry, outbound, resolve, identity, cancel.clone())
 }
 

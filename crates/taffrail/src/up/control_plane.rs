@@ -25,6 +25,7 @@ use auth::tokens::Signer;
 use base::clock::{SharedClock, SystemClock};
 use base::rng::Rng;
 use client::Client;
+use controllers::api_services::available::Reach;
 use meta::permit::PermitMaker;
 use registry::{Kinds, Registry};
 use rustls::server::WebPkiClientVerifier;
@@ -83,7 +84,8 @@ impl ControlPlane {
         let ranges = service_ranges(options)?;
         let cancel = CancellationToken::new();
         let loopback = admission::Loopback::default();
-        let registry = make_registry(options, &ranges, &store, &loopback, &clock, &rng, &cancel).await?;
+        let (registry, services) =
+            make_registry(options, &ranges, &store, &loopback, &clock, &rng, &cancel).await?;
 
         let (rbac, nodes) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::default()));
         feed::start(&registry, &rbac, &nodes, cancel.clone())?;
@@ -131,6 +133,7 @@ impl ControlPlane {
             },
             PermitMaker::take().ok_or("the permit maker is already taken")?,
         );
+        tell(&server, services, &reach);
         let system = Client::new(InProcess::new(
             server.clone(),
             Identity::system(APISERVER, &[SYSTEM_MASTERS]),
@@ -187,6 +190,13 @@ impl ControlPlane {
         self.trail.close();
         self.backend.store().close();
     }
+}
+
+/// What else is told with the server's metrics.
+fn tell(server: &Server, services: Arc<Services>, reach: &Reach) {
+    let unavailable = reach.unavailable.clone();
+    server.metrics.include(move |out| services.metrics(out));
+    server.metrics.include(move |out| unavailable.render(out));
 }
 
 /// Forgets what is old: history, and Events.
@@ -275,15 +285,15 @@ async fn make_registry(
     clock: &SharedClock,
     rng: &Arc<Rng>,
     cancel: &CancellationToken,
-) -> Result<Arc<Registry>, String> {
+) -> Result<(Arc<Registry>, Arc<Services>), String> {
     let ports = node_ports(options)?;
     let services = Arc::new(Services::new(ranges, ports, store.clone(), loopback.clone(), rng.clone()));
     let registry = Registry::new(store.clone(), clock.clone(), rng.clone(), Kinds::new(kinds::table()))
         .with_companion(meta::GroupResource::new("", "services"), services.clone());
     let registry = Arc::new(registry);
     restore_services(&registry, &services).await;
-    tokio::spawn(claims::follow(services, store.clone(), cancel.clone()));
-    Ok(registry)
+    tokio::spawn(claims::follow(services.clone(), store.clone(), cancel.clone()));
+    Ok((registry, services))
 }
 
 /// What every cluster has, made through the API; and the endpoint by which this server is reached, or the task that

@@ -9,6 +9,7 @@ use apiserver::inprocess::InProcess;
 use auth::identity::{CONTROLLER_MANAGER, Identity, SCHEDULER};
 use auth::pki::Pki;
 use base::clock::SharedClock;
+use base::metrics::Family;
 use base::rng::Rng;
 use client::Client;
 use client::events::{Flavor, Recorder};
@@ -49,35 +50,44 @@ impl Components {
         );
         let manager = Identity::system(CONTROLLER_MANAGER, &[]);
         let scheduler = Identity::system(SCHEDULER, &[]);
+        let masters = Arc::new(Family::gauge(
+            "leader_election_master_status",
+            "Gauge of if the reporting system is master of the relevant lease, 0 indicates backup, 1 indicates master.",
+        ));
+        let told = masters.clone();
+        self.server.metrics.include(move |out| told.render(out));
         let controllers = self.clone();
-        let controllers = self.elect("kube-controller-manager", &manager, &host, "", move |term| {
-            let (handles, informers) = controllers.controllers(&term);
-            async move {
-                term.cancelled().await;
-                handles.stopped().await;
-                // The next term has copies of its own.
-                informers.stop();
-            }
-        });
+        let controllers =
+            self.elect("kube-controller-manager", &manager, &host, ("", &masters), move |term| {
+                let (handles, informers) = controllers.controllers(&term);
+                async move {
+                    term.cancelled().await;
+                    handles.stopped().await;
+                    // The next term has copies of its own.
+                    informers.stop();
+                }
+            });
         let of_scheduler = self.clone();
-        let scheduler = self.elect("kube-scheduler", &scheduler, &host, "default-scheduler", move |term| {
-            let (running, informers) = of_scheduler.scheduler(term);
-            async move {
-                let _ = running.await;
-                informers.stop();
-            }
-        });
+        let scheduler =
+            self.elect("kube-scheduler", &scheduler, &host, ("default-scheduler", &masters), move |term| {
+                let (running, informers) = of_scheduler.scheduler(term);
+                async move {
+                    let _ = running.await;
+                    informers.stop();
+                }
+            });
         Ok(vec![tokio::spawn(own.stopped()), controllers, scheduler])
     }
 
     /// Runs work now, or whenever this server is elected for it. `source` is whom the events come from, when not from
-    /// the component (upstream's scheduler: `DeprecatedNewLegacyRecorder` with its first profile's name).
+    /// the component (upstream's scheduler: `DeprecatedNewLegacyRecorder` with its first profile's name); `masters` says
+    /// who leads.
     fn elect<W: Future<Output = ()> + Send + 'static>(
         &self,
         name: &str,
         identity: &Identity,
         host: &str,
-        source: &str,
+        (source, masters): (&str, &Family),
         mut work: impl FnMut(CancellationToken) -> W + Send + 'static,
     ) -> JoinHandle<()> {
         let cancel = self.cancel.clone();
@@ -91,6 +101,7 @@ impl Components {
         elector.times = times;
         elector.clock = self.clock.clone();
         elector.rng = self.rng.clone();
+        elector.leading = masters.of(&[("name", name)]);
         tokio::spawn(elector.run(cancel, work))
     }
 

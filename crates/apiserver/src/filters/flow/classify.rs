@@ -2,10 +2,12 @@
 
 use crate::request_info::RequestInfo;
 use auth::identity::{Identity, split_service_account};
+use base::metrics::Family;
 use meta::object;
 use serde_json::{Value, json};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::LazyLock;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, LazyLock};
 
 const ALL: &str = "*";
 
@@ -49,14 +51,19 @@ pub struct Schema {
     pub level: String,
     pub precedence: i64,
     pub distinguisher: Distinguisher,
+    /// Requests that were let through.
+    pub dispatched: Arc<AtomicU64>,
     rules: Vec<Rule>,
 }
 
 impl Schema {
-    pub fn parse(v: &Value) -> Self {
+    /// `dispatched` has the numbers of all schemas.
+    pub fn parse(v: &Value, dispatched: &Family) -> Self {
         let spec = &v["spec"];
         let text = |v: &Value| v.as_str().unwrap_or("").to_owned();
+        let level = spec["priorityLevelConfiguration"]["name"].as_str().unwrap_or("");
         Self {
+            dispatched: dispatched.of(&[("flow_schema", object::name(v)), ("priority_level", level)]),
             name: object::name(v).to_owned(),
             uid: object::uid(v).to_owned(),
             level: text(&spec["priorityLevelConfiguration"]["name"]),
@@ -252,7 +259,8 @@ mod tests {
     fn named(method: &str, uri: &str, user: &str, groups: &[&str]) -> String {
         let info = RequestInfo::parse(&method.parse().expect("a method"), &uri.parse().expect("a URI"));
         let user = Identity::new(user, groups);
-        let mut all: Vec<Schema> = defaults().1.iter().map(Schema::parse).collect();
+        let counts = Family::counter("x", "");
+        let mut all: Vec<Schema> = defaults().1.iter().map(|v| Schema::parse(v, &counts)).collect();
         all.sort_by_key(|s| s.precedence);
         all.into_iter().find(|s| s.matches(&info, &user)).map_or_else(String::new, |s| s.name)
     }
