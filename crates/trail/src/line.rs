@@ -6,11 +6,13 @@ use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::{self, Write};
 
-/// What is gathered before the disk gets it; most lines are shorter and cost one write.
+/// What is gathered before the disk gets it; most lines are shorter and cost at most one write.
 const BUFFER_BYTES: usize = 64 << 10;
 
 pub struct LineWriter<'a> {
     file: &'a File,
+    /// Lines before this one that the file does not have yet: it gets them first.
+    waiting: &'a mut Vec<u8>,
     hasher: Sha256,
     /// The whole line without its newline, when it was short.
     pub buffer: Vec<u8>,
@@ -20,15 +22,16 @@ pub struct LineWriter<'a> {
 
 impl<'a> LineWriter<'a> {
     /// `buffer` is one to use again.
-    pub fn new(file: &'a File, mut buffer: Vec<u8>) -> Self {
+    pub fn new(file: &'a File, waiting: &'a mut Vec<u8>, mut buffer: Vec<u8>) -> Self {
         buffer.clear();
-        Self { file, hasher: Sha256::new(), buffer, length: 0 }
+        Self { file, waiting, hasher: Sha256::new(), buffer, length: 0 }
     }
 
-    /// Writes the entry (see [`crate::chain::Entry`]) around an event; gives the line's hash.
+    /// Writes the entry (see [`crate::chain::Entry`]) around an event; gives the line's hash. The entry of a record may wait,
+    /// while there is little that does.
     ///
     /// # Errors
-    /// The disk did not take all of it: the file may end with a part of the line.
+    /// The disk did not take all of it: the file may end with a part of a line.
     pub fn entry(
         &mut self,
         seq: u64,
@@ -47,9 +50,25 @@ impl<'a> LineWriter<'a> {
         self.write_all(b"}")?;
         self.hasher.update(&self.buffer);
         self.buffer.push(b'\n');
-        self.file.write_all(&self.buffer)?;
+        let whole = self.buffer.len() as u64 == self.length + 1;
+        if record.is_some() && whole && self.waiting.len() + self.buffer.len() <= BUFFER_BYTES {
+            self.waiting.extend_from_slice(&self.buffer);
+        } else {
+            self.to_file()?;
+        }
         self.buffer.pop();
         Ok(hex(&std::mem::take(&mut self.hasher).finalize()))
+    }
+
+    /// Writes what waits and what is gathered.
+    fn to_file(&mut self) -> io::Result<()> {
+        if self.waiting.is_empty() {
+            return self.file.write_all(&self.buffer);
+        }
+        self.waiting.extend_from_slice(&self.buffer);
+        self.file.write_all(self.waiting)?;
+        self.waiting.clear();
+        Ok(())
     }
 }
 
@@ -58,7 +77,7 @@ impl Write for LineWriter<'_> {
         self.length += bytes.len() as u64;
         if self.buffer.len() + bytes.len() > BUFFER_BYTES {
             self.hasher.update(&self.buffer);
-            self.file.write_all(&self.buffer)?;
+            self.to_file()?;
             self.buffer.clear();
         }
         if bytes.len() > BUFFER_BYTES {

@@ -58,6 +58,14 @@ impl Recent {
         }
     }
 
+    /// Forgets lines that are not in the chain.
+    pub fn forget_after(&mut self, seq: u64) {
+        while self.lines.back().is_some_and(|(s, _)| *s > seq) {
+            let Some((_, line)) = self.lines.pop_back() else { return };
+            self.bytes -= line.kept_bytes();
+        }
+    }
+
     /// Lines after a sequence number.
     pub fn after(&self, seq: u64) -> Vec<(u64, Line)> {
         let from = self.lines.partition_point(|(s, _)| *s <= seq);

@@ -35,7 +35,8 @@ struct State {
     size: u64,
     seq: u64,
     prev: String,
-    /// Records in appended entries that are not synced yet.
+    waiting: Waiting,
+    /// Records in written entries that are not synced yet.
     unsynced: Vec<u64>,
     dirty: bool,
     /// The file has part of an entry behind `size`.
@@ -50,7 +51,17 @@ struct State {
     closed: bool,
 }
 
-/// An open trail. Appends are one write each; durability follows within [`SYNC_EVERY`].
+/// Entries that are gathered for one write: those of the store's records, which the store still has when a crash takes them.
+#[derive(Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    records: Vec<u64>,
+    /// Size, newest number and its hash as the file has them.
+    before: Option<(u64, u64, String)>,
+}
+
+/// An open trail. Durability follows within [`SYNC_EVERY`]; an entry that nothing else has a copy of is in the file, which
+/// outlives the process, when its append returns.
 pub struct Trail {
     dir: PathBuf,
     clock: SharedClock,
@@ -79,6 +90,7 @@ impl Trail {
             size,
             seq: tail.seq,
             prev: tail.prev,
+            waiting: Waiting::default(),
             unsynced: Vec::new(),
             dirty: false,
             torn: false,
@@ -169,27 +181,41 @@ impl Trail {
     ) -> io::Result<u64> {
         let seq = s.seq + 1;
         if s.size > SEGMENT_BYTES {
+            s.flush()?;
             s.file.sync_data()?;
             s.file = open_segment(&segment_path(&self.dir, seq))?;
             (s.size, s.segment) = (0, seq);
         }
-        let mut line = LineWriter::new(&s.file, std::mem::take(&mut s.buffer));
+        let mut line = LineWriter::new(&s.file, &mut s.waiting.bytes, std::mem::take(&mut s.buffer));
         let written = line.entry(seq, &s.prev, received, record, event);
         let (buffer, length) = (line.buffer, line.length);
         match written {
             Ok(link) => {
                 s.recent.push(seq, Place { segment: s.segment, offset: s.size, length }, &buffer);
+                s.waiting.records.extend(record);
+                if s.waiting.bytes.is_empty() {
+                    s.is_written();
+                } else if s.waiting.before.is_none() {
+                    s.waiting.before = Some((s.size, s.seq, s.prev.clone()));
+                }
                 s.size += length + 1;
-                (s.seq, s.prev, s.dirty) = (seq, link, true);
-                s.unsynced.extend(record);
+                (s.seq, s.prev) = (seq, link);
                 s.buffer = buffer;
                 Ok(seq)
             }
             Err(e) => {
-                s.torn = true;
+                s.give_up();
                 Err(e)
             }
         }
+    }
+
+    /// Gives the file what waits for it, before it is read.
+    ///
+    /// # Errors
+    /// The disk did not take it; the next entry will say that it is missing.
+    pub fn flush(&self) -> io::Result<()> {
+        self.state.lock().flush()
     }
 
     /// Lines after a sequence number; waits up to `wait` when there are none. A follower that fell behind goes on at the
@@ -239,6 +265,8 @@ impl Trail {
     fn sync(&self) {
         let (file, records) = {
             let mut s = self.state.lock();
+            // What it did not take is counted, and told of by the next entry.
+            let _ = s.flush();
             if !std::mem::take(&mut s.dirty) {
                 return;
             }
@@ -247,6 +275,40 @@ impl Trail {
         // Records stay unfinished when the disk fails: they are completed at the next start.
         if file.and_then(|f| f.sync_data()).is_ok() {
             records.into_iter().for_each(|r| (self.finished)(r));
+        }
+    }
+}
+
+impl State {
+    fn flush(&mut self) -> io::Result<()> {
+        if self.waiting.bytes.is_empty() {
+            return Ok(());
+        }
+        let written = self.file.write_all(&self.waiting.bytes);
+        match &written {
+            Ok(()) => self.is_written(),
+            Err(_) => self.give_up(),
+        }
+        written
+    }
+
+    /// The file has all entries.
+    fn is_written(&mut self) {
+        self.waiting.bytes.clear();
+        self.waiting.before = None;
+        self.unsynced.append(&mut self.waiting.records);
+        self.dirty = true;
+    }
+
+    /// The file has none of the waiting entries, or a part of them: the chain goes on before them. Their records stay
+    /// unfinished, and are completed at the next start.
+    fn give_up(&mut self) {
+        self.torn = true;
+        let waiting = std::mem::take(&mut self.waiting);
+        if let Some((size, seq, prev)) = waiting.before {
+            self.lost += self.seq - seq;
+            (self.size, self.seq, self.prev) = (size, seq, prev);
+            self.recent.forget_after(seq);
         }
     }
 }
@@ -331,6 +393,7 @@ mod tests {
         add(&trail, 2);
         {
             let mut s = trail.state.lock();
+            s.flush().expect("written");
             s.file.write_all(b"{\"seq\":3,\"pr").expect("torn");
             (s.torn, s.lost) = (true, 1);
         }
@@ -338,6 +401,57 @@ mod tests {
         trail.close();
         let report = verify(dir.path()).expect("whole");
         assert_eq!((report.entries, report.gaps, report.last), (4, 1, 4));
+    }
+
+    #[test]
+    fn only_what_the_store_has_too_waits_for_the_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let trail = open(dir.path());
+        let lines =
+            || fs::read_to_string(&segments(dir.path()).expect("listed")[0]).expect("read").lines().count();
+        add(&trail, 3);
+        assert_eq!((lines(), trail.last(), trail.follow(0, Duration::ZERO).len()), (0, 3, 3));
+        trail.append_with(None, &mut |out| out.write_all(b"{}")).expect("appended");
+        assert_eq!(lines(), 4);
+        add(&trail, 1);
+        trail.flush().expect("written");
+        assert_eq!(lines(), 5);
+        // A line that is longer than what is gathered goes behind what waits.
+        add(&trail, 1);
+        let long = format!("\"{}\"", "x".repeat(100_000));
+        trail.append_with(Some(9), &mut |out| out.write_all(long.as_bytes())).expect("appended");
+        assert_eq!(lines(), 7);
+        trail.close();
+        assert_eq!(verify(dir.path()).expect("whole").entries, 7);
+    }
+
+    #[test]
+    fn what_waited_for_a_disk_that_failed_is_counted_and_its_records_stay_unfinished() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let done: Arc<Mutex<Vec<u64>>> = Arc::default();
+        let sink = done.clone();
+        let trail = Trail::open(dir.path(), SystemClock::shared(), Box::new(move |r| sink.lock().push(r)))
+            .expect("opened");
+        let path = segments(dir.path()).expect("listed").remove(0);
+        trail.append_with(Some(7), &mut |out| out.write_all(b"{}")).expect("appended");
+        trail.flush().expect("written");
+        {
+            // One that takes nothing, before its thread can look again.
+            let mut s = trail.state.lock();
+            s.file = File::open(&path).expect("opened");
+            drop(s);
+            add(&trail, 2);
+            assert!(trail.append_with(None, &mut |out| out.write_all(b"{}")).is_err());
+            trail.state.lock().file = open_segment(&path).expect("opened");
+        }
+        assert_eq!((trail.last(), trail.follow(0, Duration::ZERO).len()), (1, 1));
+        add(&trail, 1);
+        trail.close();
+        let report = verify(dir.path()).expect("whole");
+        assert_eq!((report.entries, report.gaps, report.last), (3, 1, 3));
+        let told = fs::read_to_string(&path).expect("read");
+        assert!(told.contains("3 events could not be written"), "{told}");
+        assert_eq!(*done.lock(), [7, 0]);
     }
 
     #[test]

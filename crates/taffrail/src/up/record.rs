@@ -150,6 +150,9 @@ impl Extension for Queries {
 
     async fn serve(&self, ctx: &Context) -> ApiResult<Reply> {
         let dir = self.trail.dir().to_owned();
+        if let Err(error) = self.trail.flush() {
+            tracing::warn!(%error, "audit events could not be written");
+        }
         match ctx.info.path.strip_prefix(PREFIX).unwrap_or("") {
             "events" => {
                 let filter = filter(ctx)?;
