@@ -1,4 +1,5 @@
-//! Each API server says by a Lease that it is there; Leases of servers that are not go.
+//! Each API server says by a Lease that it is there; Leases of servers that are not go. A server that has its store to
+//! itself does both here; who shares one has more to say with its lease, and does it together with that.
 //!
 //! upstream: `pkg/controlplane/apiserver/server.go`, `pkg/controlplane/controller/apiserverleasegc`, component-helpers
 //! `apimachinery/lease`
@@ -12,6 +13,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use meta::Status;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -32,21 +34,16 @@ pub(crate) fn start(setup: &Setup) -> Vec<Handle> {
     if hostname.is_empty() {
         return Vec::new();
     }
-    let identity = Identity {
-        client: setup.system.clone(),
-        name: name(&hostname),
-        holder: format!("{}_{}", name(&hostname), holder(setup)),
-        hostname,
-        clock: setup.clock.clone(),
-    };
+    let (name, run) = (name(&hostname), run(setup));
+    let identity = Identity::new(setup.system.clone(), setup.clock.clone(), name, hostname, &run);
     let (client, clock, cancel) = (setup.system.clone(), setup.clock.clone(), setup.cancel.clone());
-    let own = tokio::spawn(identity.run(setup.cancel.clone()));
-    let others = tokio::spawn(collect(client, clock, cancel));
+    let own = tokio::spawn(alone(identity, setup.cancel.clone()));
+    let others = tokio::spawn(collect_all(client, clock, cancel));
     vec![Handle::of_task("apiserver-lease", own), Handle::of_task("apiserver-lease-gc", others)]
 }
 
 /// A text that no other run has.
-fn holder(setup: &Setup) -> String {
+fn run(setup: &Setup) -> String {
     let [a, b] = [setup.rng.below(u64::MAX), setup.rng.below(u64::MAX)];
     // the bits that say that it is a random uuid
     let (a, b) = (a & !0xf000 | 0x4000, b >> 2 | 1 << 63);
@@ -88,51 +85,54 @@ fn base32(bytes: &[u8]) -> String {
     out
 }
 
-/// One server.
-struct Identity {
+/// One server's lease.
+pub struct Identity {
     client: Client,
+    clock: SharedClock,
     name: String,
     holder: String,
     hostname: String,
-    clock: SharedClock,
+    /// What else the lease says of the server.
+    pub annotations: BTreeMap<String, String>,
+    /// The lease as it was last written.
+    latest: Option<Lease>,
 }
 
 impl Identity {
-    async fn run(self, cancel: CancellationToken) {
-        // what an earlier run left says nothing of this one
-        self.end().await;
-        let mut latest: Option<Lease> = None;
-        loop {
-            match self.renew(latest.take()).await {
-                Ok(lease) => latest = Some(lease),
-                Err(e) => tracing::warn!(target: "controllers", lease = self.name, "lease not renewed: {e}"),
-            }
-            tokio::select! {
-                () = cancel.cancelled() => break,
-                () = tokio::time::sleep(RENEW_EVERY) => {}
-            }
-        }
-        let _ = tokio::time::timeout(FAREWELL, self.end()).await;
+    /// `run` is a text that no other run of the server has.
+    #[must_use]
+    pub fn new(client: Client, clock: SharedClock, name: String, hostname: String, run: &str) -> Self {
+        let holder = format!("{name}_{run}");
+        Self { client, clock, name, holder, hostname, annotations: BTreeMap::new(), latest: None }
     }
 
-    async fn end(&self) {
+    /// Says that the server is not there any more.
+    ///
+    /// # Errors
+    /// The lease is not deleted.
+    pub async fn end(&self) -> Result<(), Status> {
         let gone = self.client.delete::<Lease>(NAMESPACE, &self.name, &DeleteOptions::default()).await;
-        if let Err(e) = gone.or_else(|e| if e.is_not_found() { Ok(()) } else { Err(e) }) {
-            tracing::warn!(target: "controllers", lease = self.name, "old lease not deleted: {e}");
-        }
+        gone.or_else(|e| if e.is_not_found() { Ok(()) } else { Err(e) })
     }
 
-    async fn renew(&self, latest: Option<Lease>) -> Result<Lease, Status> {
-        if let Some(latest) = latest
+    /// Says that the server is there.
+    ///
+    /// # Errors
+    /// The lease is not written.
+    pub async fn renew(&mut self) -> Result<(), Status> {
+        if let Some(latest) = self.latest.take()
             && let Ok(renewed) = self.client.update(&self.lease(latest)).await
         {
-            return Ok(renewed);
+            self.latest = Some(renewed);
+            return Ok(());
         }
-        match self.client.get::<Lease>(NAMESPACE, &self.name).await {
+        let renewed = match self.client.get::<Lease>(NAMESPACE, &self.name).await {
             Err(e) if e.is_not_found() => self.client.create(&self.lease(Lease::default())).await,
             Err(e) => Err(e),
             Ok(there) => self.client.update(&self.lease(there)).await,
-        }
+        };
+        self.latest = Some(renewed?);
+        Ok(())
     }
 
     /// The lease as of now, on what it was.
@@ -140,17 +140,40 @@ impl Identity {
         if lease.metadata.name.is_none() {
             let (namespace, name) = (Some(NAMESPACE.into()), Some(self.name.clone()));
             lease.metadata = ObjectMeta { namespace, name, ..ObjectMeta::default() };
-            lease.spec =
-                Some(LeaseSpec { holder_identity: Some(self.holder.clone()), ..LeaseSpec::default() });
         }
-        let spec = lease.spec.get_or_insert_default();
+        let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
+        spec.holder_identity = Some(self.holder.clone());
         spec.lease_duration_seconds = Some(DURATION_SECONDS);
         spec.renew_time = Some(MicroTime(self.clock.now()));
         let labels = lease.metadata.labels.get_or_insert_default();
         labels.insert(LABEL.into(), COMPONENT.into());
         labels.insert(HOSTNAME.into(), self.hostname.clone());
+        if !self.annotations.is_empty() {
+            lease.metadata.annotations.get_or_insert_default().extend(self.annotations.clone());
+        }
         lease
     }
+}
+
+/// Renews the lease of a server that has its store to itself until cancelled, and then ends it.
+async fn alone(mut identity: Identity, cancel: CancellationToken) {
+    let end = async |identity: &Identity| {
+        if let Err(e) = identity.end().await {
+            tracing::warn!(target: "controllers", lease = identity.name, "old lease not deleted: {e}");
+        }
+    };
+    // what an earlier run left says nothing of this one
+    end(&identity).await;
+    loop {
+        if let Err(e) = identity.renew().await {
+            tracing::warn!(target: "controllers", lease = identity.name, "lease not renewed: {e}");
+        }
+        tokio::select! {
+            () = cancel.cancelled() => break,
+            () = tokio::time::sleep(RENEW_EVERY) => {}
+        }
+    }
+    let _ = tokio::time::timeout(FAREWELL, end(&identity)).await;
 }
 
 /// Whether nobody holds a lease any more; one that does not say how long it lasts is nobody's.
@@ -165,9 +188,13 @@ fn has_expired(lease: &Lease, now: Timestamp) -> bool {
 }
 
 /// Deletes leases of servers that are gone, until cancelled.
-async fn collect(client: Client, clock: SharedClock, cancel: CancellationToken) {
+async fn collect_all(client: Client, clock: SharedClock, cancel: CancellationToken) {
     loop {
-        if let Err(e) = collect_once(&client, clock.now()).await {
+        let done = match all(&client).await {
+            Ok(leases) => collect(&client, &leases, clock.now()).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = done {
             tracing::warn!(target: "controllers", "leases not collected: {e}");
         }
         tokio::select! {
@@ -177,12 +204,21 @@ async fn collect(client: Client, clock: SharedClock, cancel: CancellationToken) 
     }
 }
 
-async fn collect_once(client: &Client, now: Timestamp) -> Result<(), Status> {
+/// The leases of all servers.
+///
+/// # Errors
+/// They are not known.
+pub async fn all(client: &Client) -> Result<Vec<Lease>, Status> {
     let ours = ListOptions::labels(format!("{LABEL}={COMPONENT}"));
-    for lease in client.list::<Lease>(Some(NAMESPACE), &ours).await?.items {
-        if !has_expired(&lease, now) {
-            continue;
-        }
+    Ok(client.list::<Lease>(Some(NAMESPACE), &ours).await?.items)
+}
+
+/// Deletes those of servers that are long gone.
+///
+/// # Errors
+/// One is not deleted.
+pub async fn collect(client: &Client, leases: &[Lease], now: Timestamp) -> Result<(), Status> {
+    for lease in leases.iter().filter(|l| has_expired(l, now)) {
         match client.delete::<Lease>(NAMESPACE, lease.name(), &DeleteOptions::default()).await {
             Err(e) if !e.is_not_found() => return Err(e),
             _ => {}

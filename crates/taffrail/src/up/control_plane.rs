@@ -26,6 +26,7 @@ use base::clock::{SharedClock, SystemClock};
 use base::rng::Rng;
 use client::Client;
 use controllers::api_services::available::Reach;
+use controllers::apiserver_lease;
 use meta::permit::PermitMaker;
 use registry::{Kinds, Registry};
 use rustls::server::WebPkiClientVerifier;
@@ -429,10 +430,11 @@ fn presence(
 ) -> Result<Option<Presence>, String> {
     let Some(identity) = backend.identity() else { return Ok(None) };
     let host = super::nodes::host_name()?;
-    let mut presence = Presence::new(system.clone(), clock.clone(), identity.to_owned(), host);
-    presence.addresses = addresses.to_vec();
-    presence.port = options.secure_port;
-    presence.v4 = ranges.first().is_none_or(Range::is_ipv4);
+    let name = format!("apiserver-{identity}");
+    let run = uuid::Uuid::new_v4().to_string();
+    let lease = apiserver_lease::Identity::new(system.clone(), clock.clone(), name, host, &run);
+    let (at, v4) = ((addresses, options.secure_port), ranges.first().is_none_or(Range::is_ipv4));
+    let presence = Presence::new(system.clone(), clock.clone(), lease, at, v4);
     Ok(Some(presence))
 }
 

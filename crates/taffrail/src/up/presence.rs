@@ -8,26 +8,21 @@
 
 use super::bootstrap;
 use base::clock::SharedClock;
-use client::{Client, DeleteOptions, ListOptions};
+use client::Client;
+use controllers::apiserver_lease::{self, Identity};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::api::coordination::v1::Lease;
 use meta::Status;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-const NAMESPACE: &str = "kube-system";
-/// upstream: `IdentityLeaseComponentLabelKey` and its value.
-const LABEL: (&str, &str) = ("apiserver.kubernetes.io/identity", "kube-apiserver");
 const ADDRESSES: &str = "taffrail.io/advertise-addresses";
 /// upstream: `IdentityLeaseRenewIntervalPeriod`, and `DefaultEndpointReconcilerInterval`.
 const EVERY: Duration = Duration::from_secs(10);
 /// upstream: `DefaultEndpointReconcilerTTL`.
 const GONE_AFTER: Duration = Duration::from_secs(15);
-/// upstream: `IdentityLeaseDurationSeconds`: what is older is removed.
-const LEASE_SECONDS: i32 = 3600;
 /// By how much clocks may differ for a lease to count at the first look.
 const CLOCKS_DIFFER_MAX: SignedDuration = SignedDuration::from_secs(60);
 
@@ -41,23 +36,27 @@ struct Seen {
 
 /// This server among the others.
 pub struct Presence {
-    pub client: Client,
-    pub clock: SharedClock,
-    /// This server's name among those on the store.
-    pub identity: String,
-    pub host: String,
-    /// Where it is reached, the primary family first.
-    pub addresses: Vec<IpAddr>,
-    pub port: u16,
+    client: Client,
+    clock: SharedClock,
+    lease: Identity,
+    port: u16,
     /// The family of the Service's address.
-    pub v4: bool,
+    v4: bool,
     seen: BTreeMap<String, Seen>,
 }
 
 impl Presence {
-    pub fn new(client: Client, clock: SharedClock, identity: String, host: String) -> Self {
-        let (addresses, seen) = (Vec::new(), BTreeMap::new());
-        Self { client, clock, identity, host, addresses, port: 0, v4: true, seen }
+    /// `lease` is this server's, `addresses` are where it is reached, the primary family first.
+    pub fn new(
+        client: Client,
+        clock: SharedClock,
+        mut lease: Identity,
+        (addresses, port): (&[IpAddr], u16),
+        v4: bool,
+    ) -> Self {
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        lease.annotations.insert(ADDRESSES.to_owned(), addresses.join(","));
+        Self { client, clock, lease, port, v4, seen: BTreeMap::new() }
     }
 
     /// Renews and looks until cancelled, and then takes this server out.
@@ -71,8 +70,7 @@ impl Presence {
                 tracing::warn!(%error, "the endpoints of the Service kubernetes were not looked after");
             }
         }
-        let gone = self.client.delete::<Lease>(NAMESPACE, &self.name(), &DeleteOptions::default()).await;
-        let done = match gone {
+        let done = match self.lease.end().await {
             Ok(()) => self.reconcile().await,
             Err(error) => Err(error),
         };
@@ -83,57 +81,15 @@ impl Presence {
 
     /// Says that this server is there, and brings the endpoints to those that are.
     pub async fn round(&mut self) -> Result<(), Status> {
-        self.renew().await?;
+        self.lease.renew().await?;
         self.reconcile().await
     }
 
-    fn name(&self) -> String {
-        format!("apiserver-{}", self.identity)
-    }
-
-    async fn renew(&self) -> Result<(), Status> {
-        let name = self.name();
-        let spec = LeaseSpec {
-            holder_identity: Some(format!("{name}_{}", std::process::id())),
-            lease_duration_seconds: Some(LEASE_SECONDS),
-            renew_time: Some(MicroTime(self.clock.now())),
-            ..LeaseSpec::default()
-        };
-        let labels = [(LABEL.0, LABEL.1), ("kubernetes.io/hostname", self.host.as_str())];
-        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
-        let annotations = [(ADDRESSES.to_owned(), addresses.join(","))].into();
-        match self.client.get::<Lease>(NAMESPACE, &name).await {
-            Ok(mut lease) => {
-                lease.spec = Some(spec);
-                lease.metadata.annotations = Some(annotations);
-                self.client.update(&lease).await.map(drop)
-            }
-            Err(e) if e.is_not_found() => {
-                let metadata = ObjectMeta {
-                    name: Some(name),
-                    namespace: Some(NAMESPACE.to_owned()),
-                    labels: Some(labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into()),
-                    annotations: Some(annotations),
-                    ..ObjectMeta::default()
-                };
-                self.client.create(&Lease { metadata, spec: Some(spec) }).await.map(drop)
-            }
-            Err(e) => Err(e),
-        }
-    }
-
     async fn reconcile(&mut self) -> Result<(), Status> {
-        let options = ListOptions::labels(format!("{}={}", LABEL.0, LABEL.1));
-        let leases = self.client.list::<Lease>(Some(NAMESPACE), &options).await?.items;
+        let leases = apiserver_lease::all(&self.client).await?;
         let (now, wall) = (self.clock.monotonic(), self.clock.now());
         let there = live(&mut self.seen, &leases, now, wall);
-        for lease in leases.iter().filter(|l| is_expired(l, wall)) {
-            let name = lease.metadata.name.as_deref().unwrap_or("");
-            match self.client.delete::<Lease>(NAMESPACE, name, &DeleteOptions::default()).await {
-                Err(e) if !e.is_not_found() => return Err(e),
-                _ => {}
-            }
-        }
+        apiserver_lease::collect(&self.client, &leases, wall).await?;
         let there: BTreeSet<IpAddr> = there.into_iter().filter(|ip| ip.is_ipv4() == self.v4).collect();
         // An endpoint may not be a loopback address: a machine with no other has none.
         let mut there: Vec<IpAddr> = there.into_iter().filter(|ip| !ip.is_loopback()).collect();
@@ -171,16 +127,11 @@ fn renewed(lease: &Lease) -> Option<Timestamp> {
     lease.spec.as_ref()?.renew_time.as_ref().map(|t| t.0)
 }
 
-/// Whether a lease is one of a server that is long gone (upstream: `apiserverleasegc`).
-fn is_expired(lease: &Lease, now: Timestamp) -> bool {
-    let seconds = lease.spec.as_ref().and_then(|s| s.lease_duration_seconds).unwrap_or(LEASE_SECONDS);
-    let lasts = SignedDuration::from_secs(i64::from(seconds));
-    renewed(lease).is_some_and(|r| now.duration_since(r) > lasts)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::api::coordination::v1::LeaseSpec;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 
     fn lease(name: &str, address: &str, renewed: i64) -> Lease {
         let metadata = ObjectMeta {
@@ -210,6 +161,5 @@ mod tests {
         assert_eq!(look(&[a.clone(), b.clone()], 10, 15), ["10.0.0.1", "fd00::1", "10.0.0.2"]);
         assert_eq!(look(&[a.clone(), b.clone()], 20, 25), ["10.0.0.2"], "a is gone");
         assert_eq!(look(&[lease("a", "10.0.0.1", 30), b], 30, 35), ["10.0.0.1"], "a is back, b gone");
-        assert!(is_expired(&a, at(3601)) && !is_expired(&a, at(3599)));
     }
 }
