@@ -17,20 +17,24 @@ pub use proxy::Forward;
 pub use specs::Specs;
 pub use table::{Backend, Group, Served, Table};
 
+use async_trait::async_trait;
 use auth::identity::Identity;
 use base::clock::SharedClock;
 use bytes::Bytes;
-use client::controller::{Controller, Handle, Queue, RateLimiter, Reconcile};
+use client::controller::{After, Controller, Error, Handle, Queue, RateLimiter, Reconcile};
 use client::https::Wire;
 use client::outbound::{self, Credentials, Outbound, Resolve};
 use http::{HeaderMap, Request, header};
 use registry::Registry;
 use registry::snapshot::Snapshot;
 use std::collections::HashMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+/// How often a server is asked (upstream: `discoveryRefreshInterval`, `successfulUpdateDelay`).
+const REFRESH: Duration = Duration::from_secs(60);
 /// The longest wait before a server that did not answer is asked again.
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
@@ -148,10 +152,8 @@ impl Aggregator {
 
 /// Keeps what other servers say of themselves up to date: their discovery and their OpenAPI documents.
 pub fn follow(aggregator: &Arc<Aggregator>, clock: &SharedClock, cancel: &CancellationToken) -> Vec<Handle> {
-    let discovery = Arc::new(discovery::Refresh(aggregator.clone()));
-    let specs = Arc::new(specs::Refresh(aggregator.clone()));
-    let discovery = controller("aggregated-discovery", discovery, discovery::RETRY, clock);
-    let specs = controller("aggregated-openapi", specs, specs::RETRY, clock);
+    let discovery = controller::<discovery::Discovery>("aggregated-discovery", aggregator, clock);
+    let specs = controller::<specs::OpenApi>("aggregated-openapi", aggregator, clock);
     let queues = [discovery.queue().clone(), specs.queue().clone()];
     let feed = tokio::spawn(feed(aggregator.clone(), queues, cancel.clone()));
     vec![
@@ -182,13 +184,48 @@ async fn feed(aggregator: Arc<Aggregator>, queues: [Arc<Queue<String>>; 2], canc
     }
 }
 
-fn controller<R: Reconcile<Key = String>>(
+fn controller<Q: Question>(
     name: &'static str,
-    reconciler: Arc<R>,
-    retry: Duration,
+    aggregator: &Arc<Aggregator>,
     clock: &SharedClock,
-) -> Controller<R> {
-    let limiter = RateLimiter { base: retry, max: RETRY_MAX, ..RateLimiter::default() };
+) -> Controller<Refresh<Q>> {
+    let limiter = RateLimiter { base: Q::RETRY, max: RETRY_MAX, ..RateLimiter::default() };
     let queue = Arc::new(Queue::new(clock.clone(), limiter));
-    Controller::new(name, reconciler, clock.clone()).with_queue(queue).workers(2)
+    let refresh = Arc::new(Refresh(aggregator.clone(), PhantomData));
+    Controller::new(name, refresh, clock.clone()).with_queue(queue).workers(2)
+}
+
+/// What every other server is asked again and again.
+#[async_trait]
+trait Question: Send + Sync + 'static {
+    /// As errors name it.
+    const WHAT: &'static str;
+    /// The first wait after a failure.
+    const RETRY: Duration;
+
+    /// There is no such APIService any more.
+    fn forget(aggregator: &Aggregator, name: &str);
+
+    /// Asks a server, and keeps what it says.
+    async fn ask(aggregator: &Aggregator, backend: &Backend) -> Result<(), String>;
+}
+
+/// Asks one APIService's server, by its name.
+struct Refresh<Q>(Arc<Aggregator>, PhantomData<Q>);
+
+#[async_trait]
+impl<Q: Question> Reconcile for Refresh<Q> {
+    type Key = String;
+
+    async fn reconcile(&self, name: &String) -> Result<After, Error> {
+        let table = self.0.table();
+        let Some(backend) = table.backend(name) else {
+            Q::forget(&self.0, name);
+            return Ok(After::Done);
+        };
+        match Q::ask(&self.0, backend).await {
+            Ok(()) => Ok(After::Again(REFRESH)),
+            Err(why) => Err(format!("{} of {name}: {why}", Q::WHAT).into()),
+        }
+    }
 }

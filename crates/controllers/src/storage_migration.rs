@@ -10,7 +10,9 @@ mod version;
 
 use crate::common::time;
 use crate::start::Setup;
+use base::clock::SharedClock;
 use client::controller::Handle;
+use client::informer::Informer;
 use client::{ApiResource, Client};
 use jiff::Timestamp;
 use k8s_openapi::api::storagemigration::v1::StorageVersionMigration;
@@ -27,6 +29,20 @@ const RUNNING_REASON: &str = "MigrationRunning";
 const FAILED_REASON: &str = "StorageVersionMigrationFailed";
 /// How long a resource may be unknown: its definition may be new.
 const UNKNOWN_MAX: Duration = Duration::from_secs(60);
+
+/// What each of the three works with.
+struct Parts {
+    client: Client,
+    migrations: Informer<StorageVersionMigration>,
+    clock: SharedClock,
+}
+
+impl Parts {
+    fn of(setup: &Setup) -> Self {
+        let (client, clock) = (setup.client(NAME), setup.clock.clone());
+        Self { client, migrations: setup.informers.of(), clock }
+    }
+}
 
 /// Starts the three.
 pub(crate) fn start(setup: &Setup) -> [Handle; 3] {

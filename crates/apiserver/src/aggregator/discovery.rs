@@ -4,21 +4,15 @@
 //! Invariant: a group version of an APIService is always listed; when its server does not answer, with what it last
 //! told, marked as stale.
 
-use super::{Aggregator, Answer, Backend};
+use super::{Aggregator, Answer, Backend, Question};
 use async_trait::async_trait;
 use auth::identity::{Identity, SYSTEM_MASTERS};
-use client::controller::{After, Error, Reconcile};
 use http::header;
 use parking_lot::RwLock;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-/// How often a server is asked (upstream: `discoveryRefreshInterval`).
-const REFRESH: Duration = Duration::from_secs(60);
-/// The first wait after a failure.
-pub(super) const RETRY: Duration = Duration::from_millis(500);
 const TIMEOUT: Duration = Duration::from_secs(5);
 const ACCEPT: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
@@ -48,31 +42,26 @@ impl Discovered {
     }
 }
 
-/// Asks one APIService's server.
-pub(super) struct Refresh(pub(super) Arc<Aggregator>);
+/// What a server serves.
+pub(super) struct Discovery;
 
 #[async_trait]
-impl Reconcile for Refresh {
-    type Key = String;
+impl Question for Discovery {
+    const WHAT: &'static str = "discovery";
+    const RETRY: Duration = Duration::from_millis(500);
 
-    async fn reconcile(&self, name: &String) -> Result<After, Error> {
-        let table = self.0.table();
-        let Some(backend) = table.backend(name) else {
-            self.0.discovered.0.write().remove(name);
-            return Ok(After::Done);
+    fn forget(aggregator: &Aggregator, name: &str) {
+        aggregator.discovered.0.write().remove(name);
+    }
+
+    async fn ask(aggregator: &Aggregator, backend: &Backend) -> Result<(), String> {
+        let before = aggregator.discovered.0.read().get(&backend.name).cloned().unwrap_or_default();
+        let (known, failed) = match aggregator.discover(backend, &before).await {
+            Ok(known) => (known, Ok(())),
+            Err(why) => (Known { stale: true, ..before }, Err(why)),
         };
-        let before = self.0.discovered.0.read().get(name).cloned().unwrap_or_default();
-        match self.0.discover(backend, &before).await {
-            Ok(known) => {
-                self.0.discovered.0.write().insert(name.clone(), known);
-                Ok(After::Again(REFRESH))
-            }
-            Err(why) => {
-                let known = Known { stale: true, ..before };
-                self.0.discovered.0.write().insert(name.clone(), known);
-                Err(format!("discovery of {name}: {why}").into())
-            }
-        }
+        aggregator.discovered.0.write().insert(backend.name.clone(), known);
+        failed
     }
 }
 

@@ -3,11 +3,10 @@
 //!
 //! Invariant: a document of another server says something of its own group versions only; its size is bounded.
 
-use super::{Aggregator, Backend, v2};
+use super::{Aggregator, Backend, Question, v2};
 use async_trait::async_trait;
 use auth::identity::Identity;
 use bytes::Bytes;
-use client::controller::{After, Error, Reconcile};
 use http::header;
 use parking_lot::RwLock;
 use serde_json::{Map, Value, json};
@@ -15,10 +14,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often a server is asked (upstream: `successfulUpdateDelay`).
-const REFRESH: Duration = Duration::from_secs(60);
-/// The first wait after a failure.
-pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// Upstream: `specDownloadTimeout`.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -101,29 +96,26 @@ impl Specs {
     }
 }
 
-/// Asks one APIService's server.
-pub(super) struct Refresh(pub(super) Arc<Aggregator>);
+/// The OpenAPI documents of a server.
+pub(super) struct OpenApi;
 
 #[async_trait]
-impl Reconcile for Refresh {
-    type Key = String;
+impl Question for OpenApi {
+    const WHAT: &'static str = "OpenAPI";
+    const RETRY: Duration = Duration::from_secs(1);
 
-    async fn reconcile(&self, name: &String) -> Result<After, Error> {
-        let table = self.0.table();
-        let Some(backend) = table.backend(name) else {
-            self.0.specs.put(name, None);
-            return Ok(After::Done);
-        };
+    fn forget(aggregator: &Aggregator, name: &str) {
+        aggregator.specs.put(name, None);
+    }
+
+    async fn ask(aggregator: &Aggregator, backend: &Backend) -> Result<(), String> {
         if !backend.available {
             // Its condition will change the object, and so bring it here again.
-            return Ok(After::Again(REFRESH));
+            return Ok(());
         }
-        let (known, failed) = self.0.documents(backend, self.0.specs.get(name)).await;
-        self.0.specs.put(name, Some(known));
-        match failed {
-            Some(why) => Err(format!("OpenAPI of {name}: {why}").into()),
-            None => Ok(After::Again(REFRESH)),
-        }
+        let (known, failed) = aggregator.documents(backend, aggregator.specs.get(&backend.name)).await;
+        aggregator.specs.put(&backend.name, Some(known));
+        failed.map_or(Ok(()), Err)
     }
 }
 

@@ -4,15 +4,13 @@
 //! upstream: `pkg/controller/storageversionmigrator/storageversionmigrator.go`
 
 use super::{
-    FAILED, FAILED_REASON, NAME, RUNNING, RUNNING_REASON, SUCCEEDED, find, has_ended, is_young, resource_of,
-    running_message, set, version_of,
+    FAILED, FAILED_REASON, NAME, Parts, RUNNING, RUNNING_REASON, SUCCEEDED, find, has_ended, is_young,
+    resource_of, running_message, set, version_of,
 };
 use crate::start::Setup;
 use async_trait::async_trait;
-use base::clock::SharedClock;
 use client::controller::{After, Controller, Error, Handle, Reconcile};
-use client::informer::Informer;
-use client::{ApiResource, Client, Kind, ListOptions, Patch};
+use client::{ApiResource, Kind, ListOptions, Patch};
 use k8s_openapi::api::storagemigration::v1::StorageVersionMigration;
 use meta::{Reason, Status, object};
 use serde_json::json;
@@ -25,9 +23,7 @@ const WORKERS: usize = 5;
 const PAGE: u32 = 500;
 
 struct Migrator {
-    client: Client,
-    migrations: Informer<StorageVersionMigration>,
-    clock: SharedClock,
+    parts: Parts,
     cancel: CancellationToken,
 }
 
@@ -47,13 +43,8 @@ enum Outcome {
 }
 
 pub(super) fn start(setup: &Setup) -> Handle {
-    let migrations = setup.informers.of::<StorageVersionMigration>();
-    let this = Migrator {
-        client: setup.client(NAME),
-        migrations: migrations.clone(),
-        clock: setup.clock.clone(),
-        cancel: setup.cancel.clone(),
-    };
+    let this = Migrator { parts: Parts::of(setup), cancel: setup.cancel.clone() };
+    let migrations = this.parts.migrations.clone();
     Controller::new(NAME, Arc::new(this), setup.clock.clone())
         .workers(WORKERS)
         .watches(&migrations, |c, q| c.new.iter().for_each(|m| q.add(m.name().to_owned())))
@@ -82,7 +73,7 @@ impl Migrator {
         let (mut out, mut all) = (Vec::new(), 0);
         let mut options = ListOptions { limit: Some(PAGE), ..ListOptions::default() };
         loop {
-            let page = self.client.dynamic(resource).list("", &options).await?;
+            let page = self.parts.client.dynamic(resource).list("", &options).await?;
             all += page.items.len();
             for item in &page.items {
                 let version = object::resource_version(item);
@@ -100,7 +91,7 @@ impl Migrator {
 
     /// Patches all; `left` counts down.
     async fn patch(&self, resource: &ApiResource, all: &[Candidate], left: &mut usize) -> Outcome {
-        let dynamic = self.client.dynamic(resource);
+        let dynamic = self.parts.client.dynamic(resource);
         for c in all {
             if self.cancel.is_cancelled() {
                 return Outcome::Later(Status::unavailable("the controller is stopping"));
@@ -123,8 +114,8 @@ impl Migrator {
     async fn fail(&self, migration: &StorageVersionMigration, why: &str) -> Result<After, Error> {
         let mut new = migration.clone();
         let text = format!("migration encountered unhandled error: {why}");
-        if set(&mut new, (FAILED, true), (FAILED_REASON, text), self.clock.now()) {
-            self.client.update_status(&new).await?;
+        if set(&mut new, (FAILED, true), (FAILED_REASON, text), self.parts.clock.now()) {
+            self.parts.client.update_status(&new).await?;
         }
         Ok(After::Done)
     }
@@ -138,7 +129,7 @@ impl Migrator {
         let (all, total) = self.candidates(resource, until).await?;
         let mut left = all.len();
         let outcome = self.patch(resource, &all, &mut left).await;
-        let (mut new, now) = (migration.clone(), self.clock.now());
+        let (mut new, now) = (migration.clone(), self.parts.clock.now());
         let obstacle = match &outcome {
             Outcome::Later(e) => Some(e.message.as_str()),
             _ => None,
@@ -160,7 +151,7 @@ impl Migrator {
             }
         }
         if changed {
-            self.client.update_status(&new).await?;
+            self.parts.client.update_status(&new).await?;
         }
         match outcome {
             Outcome::Later(e) => Err(e.into()),
@@ -174,12 +165,12 @@ impl Reconcile for Migrator {
     type Key = String;
 
     async fn reconcile(&self, name: &String) -> Result<After, Error> {
-        let Some(migration) = self.migrations.store().get("", name) else { return Ok(After::Done) };
+        let Some(migration) = self.parts.migrations.store().get("", name) else { return Ok(After::Done) };
         if has_ended(&migration) || version_of(&migration).is_empty() {
             return Ok(After::Done);
         }
-        let Some(resource) = find(&self.client, &resource_of(&migration)).await? else {
-            if is_young(&migration, self.clock.now()) {
+        let Some(resource) = find(&self.parts.client, &resource_of(&migration)).await? else {
+            if is_young(&migration, self.parts.clock.now()) {
                 return Err("resource does not exist in rest mapper, requeuing to attempt again".into());
             }
             return self.fail(&migration, "unable to obtain GVR from discovery").await;

@@ -4,15 +4,13 @@
 //! upstream: `pkg/controller/storageversionmigrator/migrationrunner.go`
 
 use super::{
-    NAME, RUNNING, RUNNING_REASON, SUCCEEDED, has_ended, is_true, resource_of, running_message, set,
+    Parts, RUNNING, RUNNING_REASON, SUCCEEDED, has_ended, is_true, resource_of, running_message, set,
 };
 use crate::common::time;
 use crate::start::Setup;
 use async_trait::async_trait;
-use base::clock::SharedClock;
 use client::controller::{After, Controller, Error, Handle, Reconcile};
-use client::informer::Informer;
-use client::{Client, Kind, Patch};
+use client::{Kind, Patch};
 use jiff::Timestamp;
 use k8s_openapi::api::storagemigration::v1::StorageVersionMigration;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -23,16 +21,11 @@ use std::sync::Arc;
 const RUNNER: &str = "migration-runner-controller";
 const MIGRATING: &str = "StorageMigrating";
 
-struct Runner {
-    client: Client,
-    migrations: Informer<StorageVersionMigration>,
-    clock: SharedClock,
-}
+struct Runner(Parts);
 
 pub(super) fn start(setup: &Setup) -> Handle {
-    let migrations = setup.informers.of::<StorageVersionMigration>();
-    let this =
-        Runner { client: setup.client(NAME), migrations: migrations.clone(), clock: setup.clock.clone() };
+    let this = Runner(Parts::of(setup));
+    let migrations = this.0.migrations.clone();
     Controller::new(RUNNER, Arc::new(this), setup.clock.clone())
         .watches(&migrations, |c, q| {
             if let Some(migration) = c.latest() {
@@ -86,7 +79,7 @@ impl Runner {
         status: impl Fn(&Value, Timestamp) -> Value + Send + Sync,
     ) -> Result<(), Error> {
         let name = format!("{}.{}", resource.resource, resource.group);
-        let crd = match self.client.get::<CustomResourceDefinition>("", &name).await {
+        let crd = match self.0.client.get::<CustomResourceDefinition>("", &name).await {
             Err(e) if e.is_not_found() => return Ok(()),
             other => serde_json::to_value(other?)?,
         };
@@ -94,10 +87,10 @@ impl Runner {
         let object = json!({
             "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
             "metadata": {"name": name, "resourceVersion": version},
-            "status": status(&crd, self.clock.now()),
+            "status": status(&crd, self.0.clock.now()),
         });
         let patch = Patch::Apply { manager: RUNNER, object };
-        self.client.patch::<CustomResourceDefinition>("", &name, Some("status"), patch).await?;
+        self.0.client.patch::<CustomResourceDefinition>("", &name, Some("status"), patch).await?;
         Ok(())
     }
 
@@ -117,9 +110,9 @@ impl Runner {
             &mut new,
             (RUNNING, false),
             ("MigrationCompleted", "Migration completed".into()),
-            self.clock.now(),
+            self.0.clock.now(),
         );
-        self.client.update_status(&new).await?;
+        self.0.client.update_status(&new).await?;
         Ok(())
     }
 
@@ -129,8 +122,8 @@ impl Runner {
             |crd: &Value, now| json!({"conditions": [condition(crd, "True", RUNNING_REASON, &text, now)]});
         self.tell(&resource_of(migration), status).await?;
         let mut new = migration.clone();
-        set(&mut new, (RUNNING, true), (RUNNING_REASON, running_message(None, None)), self.clock.now());
-        self.client.update_status(&new).await?;
+        set(&mut new, (RUNNING, true), (RUNNING_REASON, running_message(None, None)), self.0.clock.now());
+        self.0.client.update_status(&new).await?;
         Ok(())
     }
 }
@@ -148,7 +141,7 @@ impl Reconcile for Runner {
     type Key = (String, String);
 
     async fn reconcile(&self, (group, plural): &(String, String)) -> Result<After, Error> {
-        let mut all = self.migrations.store().list();
+        let mut all = self.0.migrations.store().list();
         all.retain(|m| {
             let r = resource_of(m);
             (&r.group, &r.resource) == (group, plural)

@@ -3,29 +3,21 @@
 //! upstream: `pkg/controller/storageversionmigrator/resourceversion.go`
 
 use super::{
-    FAILED, FAILED_REASON, NAME, RUNNING, find, has_ended, is_true, is_young, resource_of, set, version_of,
+    FAILED, FAILED_REASON, Parts, RUNNING, find, has_ended, is_true, is_young, resource_of, set, version_of,
 };
 use crate::start::Setup;
 use async_trait::async_trait;
-use base::clock::SharedClock;
 use client::controller::{After, Controller, Error, Handle, Reconcile};
-use client::informer::Informer;
-use client::{ApiResource, Client, Kind, ListOptions};
-use k8s_openapi::api::storagemigration::v1::StorageVersionMigration;
+use client::{ApiResource, Kind, ListOptions};
 use std::sync::Arc;
 
 const NEEDED: [&str; 3] = ["update", "patch", "list"];
 
-struct Versions {
-    client: Client,
-    migrations: Informer<StorageVersionMigration>,
-    clock: SharedClock,
-}
+struct Versions(Parts);
 
 pub(super) fn start(setup: &Setup) -> Handle {
-    let migrations = setup.informers.of::<StorageVersionMigration>();
-    let this =
-        Versions { client: setup.client(NAME), migrations: migrations.clone(), clock: setup.clock.clone() };
+    let this = Versions(Parts::of(setup));
+    let migrations = this.0.migrations.clone();
     Controller::new("resource-version-controller", Arc::new(this), setup.clock.clone())
         .watches(&migrations, |c, q| c.new.iter().for_each(|m| q.add(m.name().to_owned())))
         .start(setup.cancel.clone())
@@ -45,26 +37,26 @@ impl Reconcile for Versions {
     type Key = String;
 
     async fn reconcile(&self, name: &String) -> Result<After, Error> {
-        let Some(migration) = self.migrations.store().get("", name) else { return Ok(After::Done) };
+        let Some(migration) = self.0.migrations.store().get("", name) else { return Ok(After::Done) };
         if !is_true(&migration, RUNNING) || has_ended(&migration) || !version_of(&migration).is_empty() {
             return Ok(After::Done);
         }
-        let resource = find(&self.client, &resource_of(&migration)).await?;
-        if resource.is_none() && is_young(&migration, self.clock.now()) {
+        let resource = find(&self.0.client, &resource_of(&migration)).await?;
+        if resource.is_none() && is_young(&migration, self.0.clock.now()) {
             return Err("resource does not exist in our rest mapper, requeuing to attempt again".into());
         }
         let mut new = (*migration).clone();
         match (obstacle(resource.as_ref()), &resource) {
             (None, Some(resource)) => {
                 let one = ListOptions { limit: Some(1), ..ListOptions::default() };
-                let list = self.client.dynamic(resource).list("", &one).await?;
+                let list = self.0.client.dynamic(resource).list("", &one).await?;
                 new.status.get_or_insert_default().resource_version = Some(list.resource_version);
             }
             (why, _) => {
-                set(&mut new, (FAILED, true), (FAILED_REASON, why.unwrap_or_default()), self.clock.now());
+                set(&mut new, (FAILED, true), (FAILED_REASON, why.unwrap_or_default()), self.0.clock.now());
             }
         }
-        self.client.update_status(&new).await?;
+        self.0.client.update_status(&new).await?;
         Ok(After::Done)
     }
 }
