@@ -103,6 +103,9 @@ impl Objects for Stored {
     }
 }
 
+/// How long a token is good when nothing is asked (upstream: `SetDefaults_TokenRequestSpec`).
+const EXPIRATION_SECONDS: i64 = 60 * 60;
+
 /// Answers a TokenRequest for an account.
 pub async fn request(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let (server, info) = (&ctx.server, &ctx.info);
@@ -116,6 +119,7 @@ pub async fn request(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         schema: SCHEMA.into(),
         ..kinds::KindDef::BASE
     };
+    object::default_at(&mut asked, &["spec"], "expirationSeconds", EXPIRATION_SECONDS);
     crate::verbs::track(ctx, &row, &mut asked);
     if asked["spec"]["attestations"].as_object().is_some_and(|all| !all.is_empty()) {
         let at = Path::new("spec").child("attestations");

@@ -32,7 +32,8 @@ static MANAGED: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&["met
 /// Sets `metadata.managedFields` of an object about to be stored: what differs from `live` is the writer's, other
 /// managers lose what changed or went. `live` is `None` for a creation. Without a change the entries stay as they are.
 /// Entries sent with the object count if they can be read (a subresource's are ignored); an empty list, or one empty
-/// entry, clears them. Where what changed has no fields, all stays as it was (upstream: apimachinery `managedfields/internal/fieldmanager.go#Update`).
+/// entry, clears them. Where what changed has no fields, all stays as it was (upstream: apimachinery
+/// `managedfields/internal/fieldmanager.go#Update`).
 pub fn update(live: Option<&Value>, new: &mut Value, o: &Options<'_>) {
     let sent = take_managed(new);
     let stored = live.and_then(managed_of);

@@ -15,9 +15,16 @@ const FOREGROUND: &str = "foregroundDeletion";
 
 /// Errors of the metadata of an object about to be stored, by the rules of its kind.
 pub fn validate(kind: &KindDef, obj: &Value) -> ErrorList {
-    let names = |name: &str, prefix| match prefix && !kind.strategy.checks_generate_name() {
-        true => Vec::new(),
-        false => kind.strategy.name_errors(name, prefix),
+    let names = |name: &str, prefix| match (prefix, kind.strategy.checks_generate_name()) {
+        (_, true) => kind.strategy.name_errors(name, prefix),
+        (true, false) => Vec::new(),
+        // these kinds have the declared check of a name, which counts in its own words
+        (false, false) => {
+            let messages = kind.strategy.name_errors(name, prefix).into_iter();
+            messages
+                .map(|m| m.strip_suffix(" characters").map(|h| format!("{h} bytes")).unwrap_or(m))
+                .collect()
+        }
     };
     let mut errors = check(kind, obj, &names);
     if !kind.is_custom() && !CHECKED_BY_LIBRARY_ALONE.contains(&&*kind.group) {

@@ -194,7 +194,9 @@ impl Registry {
         self.consistent().await?;
         for _ in 0..CONFLICT_RETRIES_MAX {
             let Some(entry) = self.store.get(&key) else {
-                if !(r.kind.strategy.create_on_update() || force_create) {
+                // a part of an object makes no whole
+                let creates = r.kind.strategy.create_on_update() && r.subresource.is_empty();
+                if !(creates || force_create) {
                     return Err(Status::not_found(&r.kind.group_resource(), r.name));
                 }
                 let obj = transform(None)?;

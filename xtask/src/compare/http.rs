@@ -86,7 +86,13 @@ impl<'a> Connection<'a> {
 
     async fn send_once(&mut self, ask: &Ask) -> Result<Answer, String> {
         let failed = |why: String| format!("{} {}: {why}", ask.method, ask.path);
-        let answer = tokio::time::timeout(TIMEOUT, self.exchange(ask)).await;
+        let kept = self.sender.is_some() && ask.method == "GET";
+        let mut answer = tokio::time::timeout(TIMEOUT, self.exchange(ask)).await;
+        if kept && matches!(answer, Ok(Err(_))) {
+            // the server closed a connection that nothing was asked on for a while
+            self.sender = None;
+            answer = tokio::time::timeout(TIMEOUT, self.exchange(ask)).await;
+        }
         match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(why)) => {

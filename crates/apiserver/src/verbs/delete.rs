@@ -36,7 +36,8 @@ pub async fn delete(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
 }
 
 pub async fn delete_collection(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
-    let selectors = read::query(ctx, kind)?.selectors;
+    let selectors = read::query_without_cursor(ctx)?.selectors;
+    selectors.fields.keys().try_for_each(|field| kind.check_field(field)).map_err(Status::bad_request)?;
     let options = options(ctx)?;
     if options.ignore_read_errors {
         let text = "is not allowed with DELETECOLLECTION, try again after removing the option";
@@ -44,6 +45,7 @@ pub async fn delete_collection(ctx: &Context, kind: &Arc<KindDef>) -> Result<Rep
         let gk = meta::GroupKind { group: "meta.k8s.io".into(), kind: "DeleteOptions".into() };
         return Err(Status::invalid(&gk, "", &vec![error]));
     }
+    read::query(ctx, kind)?;
     warn(ctx, kind, &options);
     let admit = Admission { ctx, kind, dry_run: options.dry_run };
     let request = ctx.write(kind, "", &admit);
