@@ -107,8 +107,18 @@ impl Tree {
 
     /// Visits items in key order from a key on, until told to stop.
     pub fn walk<'a>(&'a self, from: &[u8], visit: &mut dyn FnMut(&'a Arc<Item>) -> ControlFlow<()>) {
+        self.walk_prefix(b"", from, visit);
+    }
+
+    /// As [`Self::walk`], of the keys that start with a prefix; `from` is not before it.
+    pub fn walk_prefix<'a>(
+        &'a self,
+        prefix: &[u8],
+        from: &[u8],
+        visit: &mut dyn FnMut(&'a Arc<Item>) -> ControlFlow<()>,
+    ) {
         if let Some(root) = &self.root {
-            let _ = walk(root, from, visit);
+            let _ = walk(root, prefix, Some(from), visit);
         }
     }
 }
@@ -220,19 +230,29 @@ fn join(children: &mut Vec<Child>, at: usize) {
     }
 }
 
+/// `from` is `None` behind the first leaf. A key is looked at only where keys with the prefix may end: it is seldom in a cache.
 fn walk<'a>(
     node: &'a Node,
-    from: &[u8],
+    prefix: &[u8],
+    from: Option<&[u8]>,
     visit: &mut dyn FnMut(&'a Arc<Item>) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
     match node {
         Node::Leaf(items) => {
-            let first = items.partition_point(|i| i.key.as_bytes() < from);
-            items[first..].iter().try_for_each(visit)
+            let first = from.map_or(0, |from| items.partition_point(|i| i.key.as_bytes() < from));
+            let items = &items[first..];
+            let within = |item: &&Arc<Item>| item.key.as_bytes().starts_with(prefix);
+            if items.last().is_some_and(|last| within(&last)) {
+                return items.iter().try_for_each(visit);
+            }
+            items.iter().take_while(within).try_for_each(visit)?;
+            if items.is_empty() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         }
         Node::Inner(children) => {
-            let first = route(children, from);
-            children[first..].iter().try_for_each(|c| walk(&c.node, from, visit))
+            let first = from.map_or(0, |from| route(children, from));
+            let from = |at| if at == 0 { from } else { None };
+            let mut children = children[first..].iter().enumerate();
+            children.try_for_each(|(at, c)| walk(&c.node, prefix, from(at), visit))
         }
     }
 }

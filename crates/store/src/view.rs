@@ -40,13 +40,10 @@ impl View {
         let limit = if range.limit == 0 { usize::MAX } else { range.limit };
         let mut entries = Vec::new();
         let mut remaining = 0;
-        self.tree.walk(after.unwrap_or(prefix).as_bytes(), &mut |item| {
-            if after == Some(&*item.key) {
-                return ControlFlow::Continue(());
-            }
-            if !item.key.starts_with(prefix) {
-                return ControlFlow::Break(());
-            }
+        // The first key that is greater.
+        let from = after.map(|after| [after.as_bytes(), &[0]].concat());
+        let from = from.as_deref().unwrap_or(prefix.as_bytes());
+        self.tree.walk_prefix(prefix.as_bytes(), from, &mut |item| {
             if entries.len() < limit {
                 entries.extend(item.entry_where(at, keep));
                 return ControlFlow::Continue(());

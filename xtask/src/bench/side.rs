@@ -128,13 +128,8 @@ impl Side {
 
     /// CPU time that the server has used.
     pub fn cpu(&self) -> Duration {
-        let of = |pid: &u32| -> Option<u64> {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11);
-            Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
-        };
-        // The kernel counts in hundredths of a second.
-        Duration::from_millis(self.processes().iter().filter_map(of).sum::<u64>() * 10)
+        let of = |pid: &u32| sys::process::cpu_time(i32::try_from(*pid).ok()?).ok();
+        self.processes().iter().filter_map(of).sum()
     }
 
     /// Resident and proportional memory in MB of the server and of every process that it started (shims).
