@@ -24,7 +24,8 @@ fn verify_reads_everything_and_finds_nothing() {
     let report = tools::verify(&disk, dir, dir).unwrap();
     assert_eq!(report.problems, Vec::<String>::new());
     assert_eq!((report.revision, report.keys, report.unfinished_records), (150, 23, 1));
-    assert_eq!(report.snapshots.len(), 2);
+    // How many were written until the store closed is up to the keeper's thread.
+    assert!((1..=2).contains(&report.snapshots.len()), "{:?}", report.snapshots);
     assert!(report.segments.len() > 2);
     assert_eq!(disk.operations(), before, "verify wrote something");
     let nothing = tools::repair(&disk, dir, dir, &clock(), 2048).unwrap();
