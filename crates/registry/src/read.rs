@@ -12,6 +12,7 @@ use meta::status::{Result, Status};
 use serde::Deserialize;
 use serde_json::Value;
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use store::{Range, ReadError, Revision};
@@ -57,8 +58,6 @@ pub struct Listed {
 
 /// Where an object's metadata begins, and what is read of it.
 static METADATA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"metadata\":"));
-static NAME: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"name\":\""));
-static LABELS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"labels\":{"));
 
 #[derive(Deserialize)]
 struct Head<'a> {
@@ -131,21 +130,91 @@ fn may_have(bytes: &[u8], labels: &LabelSelector) -> bool {
     if wanted.peek().is_none() {
         return true;
     }
-    // The first that stand in an object are its own, or it has none; labels have nothing in them that JSON escapes.
-    let Some(at) = LABELS.find(bytes) else { return false };
-    let own = &bytes[at + LABELS.needle().len()..];
-    let own = &own[..memchr::memchr(b'}', own).unwrap_or(own.len())];
-    wanted.all(|value| memmem::find(own, value.as_bytes()).is_some())
+    match labels_of(bytes) {
+        Labels::Text(own) => wanted.all(|value| memmem::find(own, value.as_bytes()).is_some()),
+        Labels::None => false,
+        Labels::Unknown => true,
+    }
 }
 
-/// The labels of an object that surely are its own, without reading what else there is: members of its metadata stand in
-/// the order of their names, so what comes before the first `name` and is called `labels` is no other object's.
+/// The labels of an object, when they can be told without reading what else there is.
 fn own_labels(bytes: &[u8]) -> Option<BTreeMap<Cow<'_, str>, Cow<'_, str>>> {
-    let begin = LABELS.find(bytes)?;
-    let name = NAME.find(bytes)?;
-    // Without the opening brace, which is part of what was looked for.
-    let at = begin + LABELS.needle().len() - 1;
-    (begin < name).then(|| serde_json::Deserializer::from_slice(&bytes[at..]).into_iter().next()?.ok())?
+    match labels_of(bytes) {
+        Labels::Text(text) => serde_json::Deserializer::from_slice(text).into_iter().next()?.ok(),
+        Labels::None => Some(BTreeMap::new()),
+        Labels::Unknown => None,
+    }
+}
+
+/// Where an object's labels stand.
+enum Labels<'a> {
+    /// With their braces.
+    Text(&'a [u8]),
+    None,
+    Unknown,
+}
+
+/// Looks for labels where they stand in what [`crate::encode`] writes: among members of the metadata in the order of their
+/// names. No more of the object is looked at, as most of it is in no cache.
+fn labels_of(bytes: &[u8]) -> Labels<'_> {
+    let Some(at) = METADATA.find(bytes) else { return Labels::Unknown };
+    let Some(mut rest) = bytes[at + METADATA.needle().len()..].strip_prefix(b"{") else {
+        return Labels::Unknown;
+    };
+    let mut before: &[u8] = b"";
+    loop {
+        let Some((name, value)) = member(rest) else { return Labels::Unknown };
+        match name.cmp(b"labels") {
+            Ordering::Equal => {
+                // Labels have nothing in them that JSON escapes, and no braces.
+                let end = memchr::memchr(b'}', value).filter(|_| value.starts_with(b"{"));
+                return end.map_or(Labels::Unknown, |end| Labels::Text(&value[..=end]));
+            }
+            // Only where the members are in order.
+            Ordering::Greater if !before.is_empty() => return Labels::None,
+            Ordering::Less if before < name => {}
+            _ => return Labels::Unknown,
+        }
+        before = name;
+        match value_end(value).map(|end| value.split_at(end).1) {
+            Some([b',', next @ ..]) => rest = next,
+            Some([b'}', ..]) => return Labels::None,
+            _ => return Labels::Unknown,
+        }
+    }
+}
+
+/// A member's name and what comes after its colon.
+fn member(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let rest = bytes.strip_prefix(b"\"")?;
+    let (name, rest) = rest.split_at(memchr::memchr(b'"', rest)?);
+    Some((name, rest.strip_prefix(b"\":")?))
+}
+
+/// Where a value of compact JSON ends.
+fn value_end(bytes: &[u8]) -> Option<usize> {
+    let (mut depth, mut at) = (0_usize, 0);
+    loop {
+        match bytes.get(at)? {
+            b'"' => at = string_end(bytes, at + 1)?,
+            b'{' | b'[' => (depth, at) = (depth + 1, at + 1),
+            // The end of what the value stands in.
+            b'}' | b']' | b',' if depth == 0 => return Some(at),
+            b'}' | b']' => (depth, at) = (depth - 1, at + 1),
+            _ => at += 1,
+        }
+    }
+}
+
+/// What comes after the closing quote of a text that begins here.
+fn string_end(bytes: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += memchr::memchr2(b'"', b'\\', bytes.get(at..)?)?;
+        if bytes[at] == b'"' {
+            return Some(at + 1);
+        }
+        at += 2;
+    }
 }
 
 fn is_meta_field(field: &str) -> bool {
@@ -386,6 +455,8 @@ mod tests {
     fn labels_are_those_of_the_object_and_of_nothing_in_it() {
         let own = r#"{"kind":"Pod","apiVersion":"v1","metadata":{"annotations":{"a":"\"labels\":{\"app\":\"db\"}"},"labels":{"app":"web","tier":"x"},"name":"n"},"spec":{}}"#;
         let inner = r#"{"kind":"D","apiVersion":"v1","metadata":{"name":"n"},"spec":{"template":{"metadata":{"labels":{"app":"web"}}}}}"#;
+        let none = r#"{"kind":"Pod","apiVersion":"v1","metadata":{"creationTimestamp":"x","generation":1,"managedFields":[{"f":{"labels":{"app":"web"}}}],"name":"n"}}"#;
+        let unordered = r#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"n","labels":{"app":"web"}}}"#;
         for (labels, bytes, expected) in [
             ("app=web", own, true),
             ("app=web,tier in (x)", own, true),
@@ -394,6 +465,10 @@ mod tests {
             ("tier=web", own, false),
             ("app=db", own, false),
             ("app=web", inner, false),
+            ("app=web", none, false),
+            ("!app", none, true),
+            ("app=web", unordered, true),
+            ("app=db", unordered, false),
             ("app!=web", inner, true),
             ("!app", inner, true),
             ("app", own, true),
