@@ -54,14 +54,14 @@ impl<'a> LineWriter<'a> {
         if record.is_some() && whole && self.waiting.len() + self.buffer.len() <= BUFFER_BYTES {
             self.waiting.extend_from_slice(&self.buffer);
         } else {
-            self.to_file()?;
+            self.spill()?;
         }
         self.buffer.pop();
         Ok(hex(&std::mem::take(&mut self.hasher).finalize()))
     }
 
     /// Writes what waits and what is gathered.
-    fn to_file(&mut self) -> io::Result<()> {
+    fn spill(&mut self) -> io::Result<()> {
         if self.waiting.is_empty() {
             return self.file.write_all(&self.buffer);
         }
@@ -77,7 +77,7 @@ impl Write for LineWriter<'_> {
         self.length += bytes.len() as u64;
         if self.buffer.len() + bytes.len() > BUFFER_BYTES {
             self.hasher.update(&self.buffer);
-            self.to_file()?;
+            self.spill()?;
             self.buffer.clear();
         }
         if bytes.len() > BUFFER_BYTES {
