@@ -112,6 +112,22 @@ impl Histogram {
     }
 }
 
+/// One more of something that is counted while it lasts; one fewer when dropped.
+pub(crate) struct Counted(Arc<AtomicU64>);
+
+impl Counted {
+    pub fn of(count: &Arc<AtomicU64>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Which requests are counted while they run: labels, and how many there are.
 type RunningSeries = BTreeMap<String, u64>;
 

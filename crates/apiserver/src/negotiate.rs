@@ -156,8 +156,7 @@ fn is_human(headers: &HeaderMap, query: &Query) -> bool {
     ["curl", "Wget", "Mozilla/5.0"].iter().any(|known| agent.starts_with(known))
 }
 
-/// Upstream: `responsewriters.ContentEncodingSupported`.
-/// Whether the client takes compressed bodies.
+/// Whether the client takes compressed bodies (upstream: `responsewriters.ContentEncodingSupported`).
 pub fn takes_gzip(headers: &HeaderMap) -> bool {
     let encodings = headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or("");
     encodings.split(',').any(|token| token.trim() == "gzip")

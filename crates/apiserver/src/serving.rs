@@ -5,12 +5,13 @@
 //!
 //! Invariant: nothing on these threads waits but by `await`, except for the disk and strict audit backends.
 
+use crate::metrics::Counted;
 use std::future::Future;
 use std::io;
 use std::net::TcpStream;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
@@ -28,7 +29,7 @@ type Start = Box<dyn FnOnce(TcpStream) -> Task + Send>;
 
 struct Thread {
     connections: mpsc::Sender<(TcpStream, Start)>,
-    open: Arc<AtomicUsize>,
+    open: Arc<AtomicU64>,
 }
 
 /// Dropping it lets the threads end after their connections.
@@ -59,7 +60,7 @@ impl ServingThreads {
         let stream = stream.into_std()?;
         let thread = self.0.iter().min_by_key(|t| t.open.load(Ordering::Relaxed));
         let thread = thread.ok_or_else(|| io::Error::other("no thread serves"))?;
-        let open = Open::of(&thread.open);
+        let open = Counted::of(&thread.open);
         let start: Start = Box::new(move |stream| {
             let task = serve(stream);
             Box::pin(async move {
@@ -91,22 +92,6 @@ impl Thread {
             });
         })?;
         Ok(Self { connections, open: Arc::default() })
-    }
-}
-
-/// Counts a connection while it lives.
-struct Open(Arc<AtomicUsize>);
-
-impl Open {
-    fn of(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -193,15 +193,10 @@ impl ImageStore {
     }
 
     /// Stores what a reader gives; the digest, when given, must come out. Returns digest and size in bytes.
-    pub fn put_blob(&self, mut from: impl Read, wanted: Option<&str>) -> Result<(String, u64)> {
+    pub fn put_blob(&self, from: impl Read, wanted: Option<&str>) -> Result<(String, u64)> {
         self.write_blob(wanted, |blob| {
-            let mut buffer = vec![0; COPY_BYTES];
-            loop {
-                match from.read(&mut buffer)? {
-                    0 => return Ok(()),
-                    n => blob.write_all(&buffer[..n])?,
-                }
-            }
+            // Copying takes the reader's buffer.
+            io::copy(&mut BufReader::with_capacity(COPY_BYTES, from), blob).map(drop)
         })
     }
 

@@ -26,11 +26,7 @@ pub fn validate(kind: &KindDef, obj: &Value) -> ErrorList {
                 .collect()
         }
     };
-    let mut errors = check(kind, obj, &names);
-    if !kind.is_custom() && !CHECKED_BY_LIBRARY_ALONE.contains(&&*kind.group) {
-        kube_finalizers(obj, &Path::new("metadata").child("finalizers"), &mut errors);
-    }
-    errors
+    by_kind(kind, obj, &names)
 }
 
 /// As [`validate`], of an object that was there before: that its name fits a key is looked at in any case (upstream:
@@ -44,7 +40,11 @@ pub fn validate_changed(kind: &KindDef, obj: &Value) -> ErrorList {
         }
         messages
     };
-    let mut errors = check(kind, obj, &names);
+    by_kind(kind, obj, &names)
+}
+
+fn by_kind(kind: &KindDef, obj: &Value, names: &dyn Fn(&str, bool) -> Vec<String>) -> ErrorList {
+    let mut errors = check(kind, obj, names);
     if !kind.is_custom() && !CHECKED_BY_LIBRARY_ALONE.contains(&&*kind.group) {
         kube_finalizers(obj, &Path::new("metadata").child("finalizers"), &mut errors);
     }

@@ -7,7 +7,7 @@
 pub mod classify;
 pub mod queues;
 
-use crate::metrics::Running;
+use crate::metrics::{Counted, Running};
 use crate::request_info::RequestInfo;
 use auth::identity::Identity;
 use base::clock::SharedClock;
@@ -51,22 +51,6 @@ pub struct FlowControl {
     dispatched: Family,
 }
 
-/// A request that is counted as being served; no more when dropped.
-struct InFlight(Arc<AtomicU64>);
-
-impl InFlight {
-    fn new(count: &Arc<AtomicU64>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count.clone())
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Schemas in the order in which they are tried, and levels by name.
 struct Config {
     schemas: Vec<Schema>,
@@ -91,7 +75,7 @@ struct Waiting {
 #[derive(Default)]
 pub struct Slot {
     seat: Option<Seat>,
-    inflight: Option<InFlight>,
+    inflight: Option<Counted>,
     _stream: Option<OwnedSemaphorePermit>,
     /// A long-running request counts as such.
     pub running: Option<Arc<Running>>,
@@ -199,7 +183,7 @@ impl FlowControl {
         let uids = Some((schema.uid.clone(), level.uid.clone()));
         let stream = if long { Some(self.stream()?) } else { None };
         let changes = !matches!(info.verb.as_str(), "get" | "list" | "watch" | "head");
-        let inflight = || Some(InFlight::new(&self.inflight[usize::from(changes)]));
+        let inflight = || Some(Counted::of(&self.inflight[usize::from(changes)]));
         let Some(queues) = &level.queues else {
             schema.dispatched.fetch_add(1, Ordering::Relaxed);
             return Ok(Slot { uids, inflight: inflight(), _stream: stream, ..Slot::default() });

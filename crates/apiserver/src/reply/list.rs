@@ -151,12 +151,9 @@ impl List {
         kinds::schema::schema().types.contains_key(name).then_some(name)
     }
 
-    /// An item as a protobuf message.
+    /// An item as a protobuf message; those of stored objects are kept (see [`Pieces::measure`]).
     fn encoded(&self, bytes: &Bytes) -> Result<Bytes> {
         let message = self.message().ok_or_else(|| Status::not_acceptable(OBJECT_TYPES))?;
-        if self.view == View::Object {
-            return self.encoded.message(message, bytes);
-        }
         let value: Value = serde_json::from_slice(bytes).map_err(Status::internal)?;
         let encoded = meta::proto::encode(kinds::schema::schema(), message, &value);
         encoded.map(Bytes::from).map_err(Status::internal)
