@@ -110,11 +110,23 @@ pub fn protobuf(value: &Value) -> Result<Option<Vec<u8>>> {
 
 /// A stored object of a row in its protobuf envelope; `None` when the row has no such form.
 pub fn stored_protobuf(kind: &KindDef, object: &Bytes, encoded: &Encoded) -> Result<Option<Vec<u8>>> {
-    if kind.custom.is_some() || !kinds::schema::schema().types.contains_key(&*kind.schema) {
+    if !has_message(kind) {
         return Ok(None);
     }
     let message = encoded.message(&kind.schema, object)?;
     Ok(Some(meta::proto::envelope(&kind.api_version(), &kind.kind, &message)))
+}
+
+/// Makes what [`stored_protobuf`] will look for, of an object that is at hand as a tree too.
+pub fn keep_message(kind: &KindDef, object: &Bytes, tree: &Value, encoded: &Encoded) -> Result<()> {
+    if has_message(kind) {
+        encoded.make_of(&kind.schema, object, tree)?;
+    }
+    Ok(())
+}
+
+fn has_message(kind: &KindDef) -> bool {
+    kind.custom.is_none() && kinds::schema::schema().types.contains_key(&*kind.schema)
 }
 
 /// The definition of a kind in the type table.

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use meta::status::{Result, Status};
 use parking_lot::Mutex;
+use serde_json::Value;
 use std::collections::HashMap;
 
 /// Bytes of messages after which the older generation goes.
@@ -66,7 +67,15 @@ impl Encoded {
 
     fn make(&self, schema: &str, object: &Bytes) -> Result<Bytes> {
         let value = serde_json::from_slice(object).map_err(Status::internal)?;
-        let message = meta::proto::encode(kinds::schema::schema(), schema, &value);
+        self.make_of(schema, object, &value)
+    }
+
+    /// Makes the message of an object that is at hand as a tree too.
+    ///
+    /// # Errors
+    /// The object does not fit its definition.
+    pub fn make_of(&self, schema: &str, object: &Bytes, tree: &Value) -> Result<Bytes> {
+        let message = meta::proto::encode(kinds::schema::schema(), schema, tree);
         let message = Bytes::from(message.map_err(Status::internal)?);
         self.0.lock().keep(object, message.clone());
         Ok(message)

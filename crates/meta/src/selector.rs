@@ -137,10 +137,13 @@ pub struct LabelSelector {
 }
 
 impl LabelSelector {
-    /// Values that a label of every selected object has.
-    pub fn values_asked_for(&self) -> impl Iterator<Item = &str> {
-        let one = |r: &&Requirement| r.operator.is_equality() && r.values.len() == 1;
-        self.requirements.iter().filter(one).map(|r| r.values[0].as_str())
+    /// Labels that every selected object has, with their value where there can be but one.
+    pub fn asked_for(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.requirements.iter().filter_map(|r| match (r.operator, &*r.values) {
+            (op, [value]) if op.is_equality() => Some((&*r.key, Some(&**value))),
+            (Operator::NotIn | Operator::NotEquals | Operator::DoesNotExist, _) => None,
+            _ => Some((&*r.key, None)),
+        })
     }
 
     /// Selects every object.

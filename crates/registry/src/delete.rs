@@ -161,7 +161,7 @@ impl Registry {
                     }
                     let value = self.stamped(r.kind, &new).await?;
                     let op = Op::Put { key: key.clone(), value, expect: Expect::At(entry.modified) };
-                    if let Ok(bytes) = self.commit(r, op, Vec::new()).await? {
+                    if let Ok((bytes, _)) = self.commit(r, op, Vec::new()).await? {
                         return Ok(Deleted::Pending(bytes));
                     }
                 }
@@ -234,7 +234,7 @@ impl Registry {
         let companion = self.companion(r.kind);
         // what is claimed is what was stored
         let claims = companion.map(|c| c.claims(None, Some(old))).unwrap_or_default();
-        let removed = self.commit(r, op, claims).await?.ok();
+        let removed = self.commit(r, op, claims).await?.ok().map(|(bytes, _)| bytes);
         if let (Some(_), Some(c)) = (&removed, companion) {
             c.deleted(last).await;
         }

@@ -8,6 +8,7 @@ pub mod cursor;
 mod delete;
 mod encode;
 pub mod kinds_index;
+pub mod labels;
 pub mod object_meta;
 mod read;
 pub mod snapshot;

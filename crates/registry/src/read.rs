@@ -3,18 +3,16 @@
 
 use crate::Registry;
 use crate::cursor::Cursor;
+use crate::labels::{self, Labels, METADATA};
 use bytes::Bytes;
 use kinds::KindDef;
-use memchr::memmem::{self, Finder};
 use meta::permit::Permit;
 use meta::selector::{FieldSelector, LabelSelector};
 use meta::status::{Result, Status};
 use serde::Deserialize;
 use serde_json::Value;
 use std::borrow::Cow;
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
 use store::{Range, ReadError, Revision};
 
 /// Keys read at a time while a selector thins them out.
@@ -56,9 +54,7 @@ pub struct Listed {
     pub remaining: Option<u64>,
 }
 
-/// Where an object's metadata begins, and what is read of it.
-static METADATA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"metadata\":"));
-
+/// What is read of an object's metadata.
 #[derive(Deserialize)]
 struct Head<'a> {
     #[serde(borrow, default)]
@@ -87,13 +83,10 @@ impl Selectors {
         if self.is_empty() {
             return true;
         }
-        if !may_have(bytes, &self.labels) {
-            return false;
-        }
         if self.fields.is_empty()
-            && let Some(labels) = own_labels(bytes)
+            && let Some(own) = Labels::of(bytes)
         {
-            return self.labels.matches(|key| labels.get(key).map(|v| &**v));
+            return self.labels.matches(|key| own.get(key));
         }
         let Some(head) = Head::read(bytes) else { return false };
         if !self.labels.matches(|key| head.labels.get(key).map(|v| &**v)) {
@@ -120,100 +113,6 @@ impl Selectors {
     /// Refuses fields that the kind cannot select by (upstream: the kind's field label conversion function).
     pub fn check(&self, kind: &KindDef) -> Result<()> {
         self.fields.keys().try_for_each(|field| kind.check_field(field).map_err(Status::bad_request))
-    }
-}
-
-/// Whether an object's bytes can have the labels that a selector asks for by their values. Most objects that a selector
-/// leaves out are left out by this, at a fraction of what reading them costs.
-fn may_have(bytes: &[u8], labels: &LabelSelector) -> bool {
-    let mut wanted = labels.values_asked_for().peekable();
-    if wanted.peek().is_none() {
-        return true;
-    }
-    match labels_of(bytes) {
-        Labels::Text(own) => wanted.all(|value| memmem::find(own, value.as_bytes()).is_some()),
-        Labels::None => false,
-        Labels::Unknown => true,
-    }
-}
-
-/// The labels of an object, when they can be told without reading what else there is.
-fn own_labels(bytes: &[u8]) -> Option<BTreeMap<Cow<'_, str>, Cow<'_, str>>> {
-    match labels_of(bytes) {
-        Labels::Text(text) => serde_json::Deserializer::from_slice(text).into_iter().next()?.ok(),
-        Labels::None => Some(BTreeMap::new()),
-        Labels::Unknown => None,
-    }
-}
-
-/// Where an object's labels stand.
-enum Labels<'a> {
-    /// With their braces.
-    Text(&'a [u8]),
-    None,
-    Unknown,
-}
-
-/// Looks for labels where they stand in what [`crate::encode`] writes: among members of the metadata in the order of their
-/// names. No more of the object is looked at, as most of it is in no cache.
-fn labels_of(bytes: &[u8]) -> Labels<'_> {
-    let Some(at) = METADATA.find(bytes) else { return Labels::Unknown };
-    let Some(mut rest) = bytes[at + METADATA.needle().len()..].strip_prefix(b"{") else {
-        return Labels::Unknown;
-    };
-    let mut before: &[u8] = b"";
-    loop {
-        let Some((name, value)) = member(rest) else { return Labels::Unknown };
-        match name.cmp(b"labels") {
-            Ordering::Equal => {
-                // Labels have nothing in them that JSON escapes, and no braces.
-                let end = memchr::memchr(b'}', value).filter(|_| value.starts_with(b"{"));
-                return end.map_or(Labels::Unknown, |end| Labels::Text(&value[..=end]));
-            }
-            // Only where the members are in order.
-            Ordering::Greater if !before.is_empty() => return Labels::None,
-            Ordering::Less if before < name => {}
-            _ => return Labels::Unknown,
-        }
-        before = name;
-        match value_end(value).map(|end| value.split_at(end).1) {
-            Some([b',', next @ ..]) => rest = next,
-            Some([b'}', ..]) => return Labels::None,
-            _ => return Labels::Unknown,
-        }
-    }
-}
-
-/// A member's name and what comes after its colon.
-fn member(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let rest = bytes.strip_prefix(b"\"")?;
-    let (name, rest) = rest.split_at(memchr::memchr(b'"', rest)?);
-    Some((name, rest.strip_prefix(b"\":")?))
-}
-
-/// Where a value of compact JSON ends.
-fn value_end(bytes: &[u8]) -> Option<usize> {
-    let (mut depth, mut at) = (0_usize, 0);
-    loop {
-        match bytes.get(at)? {
-            b'"' => at = string_end(bytes, at + 1)?,
-            b'{' | b'[' => (depth, at) = (depth + 1, at + 1),
-            // The end of what the value stands in.
-            b'}' | b']' | b',' if depth == 0 => return Some(at),
-            b'}' | b']' => (depth, at) = (depth - 1, at + 1),
-            _ => at += 1,
-        }
-    }
-}
-
-/// What comes after the closing quote of a text that begins here.
-fn string_end(bytes: &[u8], mut at: usize) -> Option<usize> {
-    loop {
-        at += memchr::memchr2(b'"', b'\\', bytes.get(at..)?)?;
-        if bytes[at] == b'"' {
-            return Some(at + 1);
-        }
-        at += 2;
     }
 }
 
@@ -298,33 +197,44 @@ impl Registry {
         let selective = !query.selectors.is_empty();
         // A conversion may change labels; and where there is a limit, keys that are left out count as keys that follow.
         let early = selective && query.limit == 0 && !kind.reads_through && kind.convert.is_none();
-        let keep = |bytes: &[u8]| !early || may_have(bytes, &query.selectors.labels);
+        let bloom = if early { labels::bloom_of(&query.selectors.labels) } else { 0 };
         let mut out = Listed { items: Vec::new(), revision: 0, next: None, remaining: None };
         loop {
             let limit = if selective { SCAN_PAGE } else { query.limit };
-            let range = Range { prefix, after: after.as_deref(), limit, at };
-            let page = self.store.list_where(&range, &keep);
+            let range = Range { prefix, after: after.as_deref(), limit, at, bloom };
+            let (mut keys, mut values) = (Vec::new(), Vec::new());
+            let page = self.store.visit(&range, &mut |entry| {
+                values.push(entry.value.clone());
+                // Where the list is cut is known only when it is known what is selected.
+                if selective && query.limit > 0 {
+                    keys.push(entry.key.clone());
+                }
+            });
             let page = page.map_err(|e| read_failure(&e, query, prefix, after.as_deref()))?;
             out.revision = page.revision;
             // Later pages of one answer show the same revision as its first.
             at = Some(page.revision);
-            let total = page.entries.len();
-            let (keys, values): (Vec<_>, Vec<_>) = page.entries.into_iter().map(|e| (e.key, e.value)).unzip();
             let values = self.all_in_version(kind, values).await?;
-            for (i, (key, value)) in keys.iter().zip(values).enumerate() {
-                if selective && !query.selectors.matches(kind, &value) {
+            if !selective {
+                out.items = values;
+                if let Some(last) = page.last.filter(|_| page.more) {
+                    out.next = Some(next_cursor(prefix, &last, page.revision));
+                    out.remaining = Some(page.remaining);
+                }
+                return Ok(out);
+            }
+            let total = values.len();
+            for (i, value) in values.into_iter().enumerate() {
+                if !query.selectors.matches(kind, &value) {
                     continue;
                 }
                 out.items.push(value);
-                let more = i + 1 < total || page.more;
-                if query.limit > 0 && out.items.len() == query.limit && more {
-                    out.next = Some(next_cursor(prefix, key, page.revision));
-                    let following = page.remaining + (total - i - 1) as u64;
-                    out.remaining = (!selective).then_some(following);
+                if query.limit > 0 && out.items.len() == query.limit && (i + 1 < total || page.more) {
+                    out.next = Some(next_cursor(prefix, &keys[i], page.revision));
                     return Ok(out);
                 }
             }
-            match keys.last() {
+            match page.last {
                 Some(last) if page.more => after = Some(last.to_string()),
                 _ => return Ok(out),
             }
@@ -437,43 +347,6 @@ fn read_failure(e: &ReadError, query: &ListQuery, prefix: &str, after: Option<&s
         }
         ReadError::Future { asked, current } => {
             Status::timeout(format!("Too large resource version: {asked}, current: {current}"), 1)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn selected(labels: &str, bytes: &str) -> bool {
-        let labels = LabelSelector::parse(labels).expect("a selector");
-        let kind = KindDef { plural: "pods".into(), ..KindDef::BASE };
-        Selectors { labels, fields: FieldSelector::default() }.matches(&kind, bytes.as_bytes())
-    }
-
-    #[test]
-    fn labels_are_those_of_the_object_and_of_nothing_in_it() {
-        let own = r#"{"kind":"Pod","apiVersion":"v1","metadata":{"annotations":{"a":"\"labels\":{\"app\":\"db\"}"},"labels":{"app":"web","tier":"x"},"name":"n"},"spec":{}}"#;
-        let inner = r#"{"kind":"D","apiVersion":"v1","metadata":{"name":"n"},"spec":{"template":{"metadata":{"labels":{"app":"web"}}}}}"#;
-        let none = r#"{"kind":"Pod","apiVersion":"v1","metadata":{"creationTimestamp":"x","generation":1,"managedFields":[{"f":{"labels":{"app":"web"}}}],"name":"n"}}"#;
-        let unordered = r#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"n","labels":{"app":"web"}}}"#;
-        for (labels, bytes, expected) in [
-            ("app=web", own, true),
-            ("app=web,tier in (x)", own, true),
-            ("app in (web,db)", own, true),
-            ("app=we", own, false),
-            ("tier=web", own, false),
-            ("app=db", own, false),
-            ("app=web", inner, false),
-            ("app=web", none, false),
-            ("!app", none, true),
-            ("app=web", unordered, true),
-            ("app=db", unordered, false),
-            ("app!=web", inner, true),
-            ("!app", inner, true),
-            ("app", own, true),
-        ] {
-            assert_eq!(selected(labels, bytes), expected, "{labels} {bytes}");
         }
     }
 }

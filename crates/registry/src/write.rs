@@ -10,7 +10,7 @@ use meta::permit::Permit;
 use meta::status::{Result, Status};
 use serde_json::Value;
 use std::borrow::Cow;
-use store::{CommitError, Expect, Op, Txn};
+use store::{CommitError, Expect, Op, Revision, Txn};
 
 /// How often an update without a resourceVersion is tried against a changing object before the client is told.
 const CONFLICT_RETRIES_MAX: usize = 64;
@@ -42,9 +42,11 @@ pub struct Request<'a> {
 }
 
 /// A finished write: the object's bytes in the storage encoding, revision included.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Written {
     pub bytes: Bytes,
+    /// The same as a tree, where that was stored in the row's own version.
+    pub tree: Option<Value>,
     pub created: bool,
     /// The update emptied the finalizers of a terminating object, which is gone now.
     pub deleted: bool,
@@ -65,18 +67,17 @@ pub type Transform<'a> = dyn Fn(Option<&Value>) -> Result<Value> + Send + Sync +
 impl Registry {
     /// Stores a new object. `obj` is decoded, normalised and defaulted.
     pub async fn create(&self, r: &Request<'_>, obj: Value) -> Result<Written> {
+        if !object::name(&obj).is_empty() || object::meta_str(&obj, "generateName").is_empty() {
+            return self.create_once(r, obj).await;
+        }
         let mut tries = 0;
         loop {
-            let outcome = self.create_once(r, obj.clone()).await;
-            let generated =
-                object::name(&obj).is_empty() && !object::meta_str(&obj, "generateName").is_empty();
             tries += 1;
-            match outcome {
-                Err(e) if generated && e.is_already_exists() => {
-                    if tries >= GENERATE_NAME_TRIES {
-                        return Err(generated_name_exhausted(r.kind, &e));
-                    }
+            match self.create_once(r, obj.clone()).await {
+                Err(e) if e.is_already_exists() && tries >= GENERATE_NAME_TRIES => {
+                    return Err(generated_name_exhausted(r.kind, &e));
                 }
+                Err(e) if e.is_already_exists() => {}
                 other => return other,
             }
         }
@@ -99,73 +100,77 @@ impl Registry {
             object::set_meta(&mut obj, "generation", 1);
         }
         let Some(companion) = self.companion(r.kind) else {
-            return match self.store_new(r, &obj, None).await? {
+            return match self.store_new(r, obj, None).await? {
                 Ok(written) => Ok(written),
-                Err(_) => Err(self.exists(r, &obj).await),
+                Err((_, obj)) => Err(self.exists(r, &obj).await),
             };
         };
         for _ in 0..CLAIM_TRIES_MAX {
             let mut full = obj.clone();
             // as upstream's `BeginCreate`, before the validation
             let taking = companion.begin(&mut full, None, r.dry_run).await?;
-            let result = self.store_new(r, &full, Some(companion)).await;
+            let result = self.store_new(r, full, Some(companion)).await;
             taking.end(matches!(result, Ok(Ok(_)))).await;
             match result? {
                 Ok(written) => return Ok(written),
-                Err(Lost::Claim(key)) => companion.contended(&key),
-                Err(Lost::Object) => return Err(self.exists(r, &obj).await),
+                Err((Lost::Claim(key), _)) => companion.contended(&key),
+                Err((Lost::Object, _)) => return Err(self.exists(r, &obj).await),
             }
         }
         Err(Status::too_many_requests("others claimed what this object would have got; try again", 1))
     }
 
-    /// Validates and commits a new object.
+    /// Validates and commits a new object; gives it back when it cannot be.
     async fn store_new(
         &self,
         r: &Request<'_>,
-        obj: &Value,
+        mut obj: Value,
         companion: Option<&dyn Companion>,
-    ) -> Result<std::result::Result<Written, Lost>> {
+    ) -> Result<std::result::Result<Written, (Lost, Value)>> {
         let mut errors = match r.kind.strategy.checks_metadata() {
-            true => object_meta::validate(r.kind, obj),
+            true => object_meta::validate(r.kind, &obj),
             false => Vec::new(),
         };
-        errors.extend(r.kind.strategy.validate(obj));
-        errors.extend(self.namespace_error(r, obj, None).await?);
+        errors.extend(r.kind.strategy.validate(&obj));
+        errors.extend(self.namespace_error(r, &obj, None).await?);
         if errors.is_empty() {
-            errors = object_meta::validate_common(r.kind, obj);
+            errors = object_meta::validate_common(r.kind, &obj);
         }
+        let name = object::name(&obj);
         if !errors.is_empty() {
-            return Err(Status::invalid(&told_kind(r.kind), object::name(obj), &errors));
+            return Err(Status::invalid(&told_kind(r.kind), name, &errors));
         }
-        let name = object::name(obj);
-        r.admit.validate(Operation::Create, name, Some(obj), None).await?;
-        let warnings = r.kind.strategy.warnings(obj, None);
-        let key = r.kind.key(object::namespace(obj), name);
-        let mut obj = Cow::Borrowed(obj);
+        r.admit.validate(Operation::Create, name, Some(&obj), None).await?;
+        let warnings = r.kind.strategy.warnings(&obj, None);
+        let key = r.kind.key(object::namespace(&obj), name);
         if !r.kind.is_custom() {
             // upstream reads what it keeps with its defaults
-            r.kind.strategy.default(obj.to_mut());
+            r.kind.strategy.default(&mut obj);
         }
-        let obj = &*r.kind.as_kept(&obj);
+        if let Cow::Owned(kept) = r.kind.as_kept(&obj) {
+            obj = kept;
+        }
+        let written = Written { created: true, warnings, ..Written::default() };
         if r.dry_run {
             self.consistent().await?;
             if self.store.get(&key).is_some() {
-                return Ok(Err(Lost::Object));
+                return Ok(Err((Lost::Object, obj)));
             }
             // Only a store minds a revision, and a dry run does not come to it: the client gets back what it sent.
-            let bytes = encode::reencode(r.kind, obj).into();
-            return Ok(Ok(Written { bytes, created: true, deleted: false, warnings }));
+            let bytes = encode::reencode(r.kind, &obj).into();
+            return Ok(Ok(Written { bytes, ..written }));
         }
-        if object::resource_version(obj).parse::<u64>().is_ok_and(|revision| revision > 0) {
+        if object::resource_version(&obj).parse::<u64>().is_ok_and(|revision| revision > 0) {
             let text = "resourceVersion should not be set on objects to be created";
             return Err(Status::new(500, meta::Reason::Unknown, text));
         }
-        let value = self.stamped(r.kind, obj).await?;
+        let value = self.stamped(r.kind, &obj).await?;
         let op = Op::Put { key, value, expect: Expect::Absent };
-        let claims = companion.map(|c| c.claims(Some(obj), None)).unwrap_or_default();
-        let done = self.commit(r, op, claims).await?;
-        Ok(done.map(|bytes| Written { bytes, created: true, deleted: false, warnings }))
+        let claims = companion.map(|c| c.claims(Some(&obj), None)).unwrap_or_default();
+        Ok(match self.commit(r, op, claims).await? {
+            Ok((bytes, revision)) => Ok(Written { bytes, tree: own_tree(r.kind, obj, revision), ..written }),
+            Err(lost) => Err((lost, obj)),
+        })
     }
 
     /// The error for an object whose name is taken (upstream: registry `store.go#create`).
@@ -272,7 +277,7 @@ impl Registry {
         let warnings = r.kind.strategy.warnings(&new, Some(old));
         if let Some(expect_delete) = self.emptied(r.kind, &new, old) {
             let bytes = self.remove(r, key, entry, old, &expect_delete).await?;
-            let written = |bytes| Written { bytes, created: false, deleted: true, warnings };
+            let written = |bytes| Written { bytes, deleted: true, warnings, ..Written::default() };
             return Ok(bytes.map(written).ok_or(Lost::Object));
         }
         if !r.subresource.is_empty() && !r.kind.is_custom() {
@@ -285,18 +290,23 @@ impl Registry {
         // one that is stored in an old version is written again, as upstream's store does with stale bytes
         if same(&new, old) && encode::is_stored_form(r.kind, &entry.value) {
             let bytes = entry.value.clone();
-            return Ok(Ok(Written { bytes, created: false, deleted: false, warnings }));
+            return Ok(Ok(Written { bytes, warnings, ..Written::default() }));
         }
         if r.dry_run {
             object::set_meta(&mut new, "resourceVersion", object::resource_version(old));
             let bytes = encode::reencode(r.kind, &new).into();
-            return Ok(Ok(Written { bytes, created: false, deleted: false, warnings }));
+            return Ok(Ok(Written { bytes, warnings, ..Written::default() }));
         }
         let value = self.stamped(r.kind, &new).await?;
         let op = Op::Put { key: key.to_owned(), value, expect: Expect::At(entry.modified) };
         let claims = companion.map(|c| c.claims(Some(&new), Some(old))).unwrap_or_default();
         let done = self.commit(r, op, claims).await?;
-        Ok(done.map(|bytes| Written { bytes, created: false, deleted: false, warnings }))
+        Ok(done.map(|(bytes, revision)| Written {
+            bytes,
+            tree: own_tree(r.kind, new, revision),
+            warnings,
+            ..Written::default()
+        }))
     }
 
     /// A field of the object that its namespace does not allow.
@@ -348,7 +358,7 @@ impl Registry {
         r: &Request<'_>,
         op: Op,
         claims: Vec<Op>,
-    ) -> Result<std::result::Result<Bytes, Lost>> {
+    ) -> Result<std::result::Result<(Bytes, Revision), Lost>> {
         let ops = std::iter::once(op).chain(claims).collect();
         let txn = Txn { ops, record: r.recorder.core() };
         let begun = tokio::time::Instant::now();
@@ -359,7 +369,7 @@ impl Registry {
                 if let Some(record) = done.record {
                     r.recorder.committed(record);
                 }
-                Ok(Ok(done.values.into_iter().next().unwrap_or_default()))
+                Ok(Ok((done.values.into_iter().next().unwrap_or_default(), done.revision)))
             }
             Err(CommitError::Conflict { op: 0, .. }) => Ok(Err(Lost::Object)),
             Err(CommitError::Conflict { key, .. }) => Ok(Err(Lost::Claim(key))),
@@ -452,6 +462,12 @@ fn pinned_version(r: &Request<'_>, new: &Value, old: &Value) -> Result<bool> {
         return Err(Status::modified(&r.kind.group_resource(), r.name));
     }
     Ok(!r.is_patch)
+}
+
+/// What was stored, when that is the form in which the row shows it.
+fn own_tree(kind: &KindDef, mut obj: Value, revision: Revision) -> Option<Value> {
+    object::set_meta(&mut obj, "resourceVersion", revision.to_string());
+    (kind.stored_as.is_none() && kind.convert.is_none() && !kind.reads_through).then_some(obj)
 }
 
 /// Refuses what is no revision, in upstream's words and with its code.

@@ -128,6 +128,35 @@ pub struct Page {
     pub remaining: u64,
 }
 
+/// What a page of a listing is beside its entries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub revision: Revision,
+    /// The last key.
+    pub last: Option<Arc<str>>,
+    pub more: bool,
+    pub remaining: u64,
+}
+
+/// An entry where it is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct EntryRef<'a> {
+    pub key: &'a Arc<str>,
+    pub value: &'a Bytes,
+    pub created: Revision,
+    pub modified: Revision,
+}
+
+impl EntryRef<'_> {
+    pub fn cloned(self) -> Entry {
+        let Self { key, value, created, modified } = self;
+        Entry { key: key.clone(), value: value.clone(), created, modified }
+    }
+}
+
+/// Is shown the entries of a listing.
+pub type Visit<'a> = dyn FnMut(EntryRef<'_>) + 'a;
+
 /// What to list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Range<'a> {
@@ -139,7 +168,13 @@ pub struct Range<'a> {
     pub limit: usize,
     /// The past revision to show; `None` is now.
     pub at: Option<Revision>,
+    /// Values that lack one of these bits (see [`Bloom`]) may be left out. What is said of keys that follow is said of all keys.
+    pub bloom: u64,
 }
+
+/// What a value may have in it, as bits of a Bloom filter: kept beside its key, so that a read can leave values out without
+/// looking at them. All bits are the answer of who does not know.
+pub type Bloom = fn(&[u8]) -> u64;
 
 /// One change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -225,12 +260,14 @@ pub trait Store: Send + Sync + 'static {
     fn get_at(&self, key: &str, at: Revision) -> Result<Option<Entry>, ReadError>;
 
     fn list(&self, range: &Range) -> Result<Page, ReadError> {
-        self.list_where(range, &|_| true)
+        let mut entries = Vec::new();
+        let shown = self.visit(range, &mut |e| entries.push(e.cloned()))?;
+        let Shown { revision, more, remaining, .. } = shown;
+        Ok(Page { entries, revision, more, remaining })
     }
 
-    /// As [`Store::list`], of the entries whose values `keep` is true of. The limit is one of kept entries; what is said of
-    /// keys that follow is said of all keys.
-    fn list_where(&self, range: &Range, keep: &dyn Fn(&[u8]) -> bool) -> Result<Page, ReadError>;
+    /// As [`Store::list`], of which `visit` takes what it needs.
+    fn visit(&self, range: &Range, visit: &mut Visit) -> Result<Shown, ReadError>;
 
     /// Number of keys under a prefix.
     fn count(&self, prefix: &str) -> u64;

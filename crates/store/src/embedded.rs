@@ -40,9 +40,10 @@ pub(crate) const FREE_FILES_MAX: usize = 2;
 /// Watchers woken by the committer itself; more are left to a thread of their own, so that commits do not wait.
 const INLINE_WAKES_MAX: usize = 16;
 /// The time between two rounds of that thread, for each watcher of the last one: what many watchers are to see in a burst,
-/// each gets in few pieces. A change after a pause waits for nothing.
+/// each gets in few pieces. A change after a pause waits for nothing; those that follow it sooner than the shortest time
+/// between rounds are the thread's too, as to wake somebody costs more than to show him one change more.
 const WAKE_EACH: Duration = Duration::from_micros(100);
-const WAKE_EVERY_MIN: Duration = Duration::from_millis(5);
+const WAKE_EVERY_MIN: Duration = Duration::from_millis(2);
 const WAKE_EVERY_MAX: Duration = Duration::from_millis(100);
 /// The first segment of a new store is small: a start does not wait until a large one has been written.
 const FIRST_SEGMENT_BYTES_MAX: u64 = 4 << 20;
@@ -72,6 +73,8 @@ pub struct Options {
     pub snapshot_every_bytes: u64,
     /// Which values the files hold encrypted, and the keys that open them.
     pub seal: Arc<Seal>,
+    /// Tells values by bits, for reads that ask for some.
+    pub bloom: Bloom,
     pub fatal: Fatal,
     /// Names a new store.
     pub rng: Arc<Rng>,
@@ -91,6 +94,7 @@ impl Options {
             history_bytes_max: 128 << 20,
             snapshot_every_bytes: 64 << 20,
             seal: Arc::new(Seal::none()),
+            bloom: |_| u64::MAX,
             fatal: Arc::new(|reason| {
                 eprintln!(
                     "the store cannot go on: {reason}. Stopping at once; a restart recovers all that was acknowledged."
@@ -222,7 +226,8 @@ impl Embedded {
         let wal =
             Writer::resume(disk.clone(), &options.dir, options.segment_bytes, free.clone(), loaded.resume)
                 .map_err(|e| place.io("open the log in", &options.dir, e))?;
-        let revision = loaded.view.revision;
+        let View { tree, revision, compacted, used_bytes } = loaded.view;
+        let view = View { tree: tree.with_bloom(options.bloom), revision, compacted, used_bytes };
         let history = History::new(
             loaded.events,
             loaded.events_after,
@@ -234,7 +239,7 @@ impl Embedded {
         let shared = Arc::new(Shared {
             disk,
             clock,
-            view: ArcSwap::from_pointee(loaded.view),
+            view: ArcSwap::from_pointee(view),
             queue: Mutex::new(Queue::new(revision + 1, loaded.next_record)),
             work: Condvar::new(),
             superseded: Mutex::new(loaded.superseded),
@@ -341,8 +346,8 @@ impl Store for Embedded {
         self.shared.view.load().get_at(key, at)
     }
 
-    fn list_where(&self, range: &Range, keep: &dyn Fn(&[u8]) -> bool) -> Result<Page, ReadError> {
-        self.shared.view.load_full().list(range, keep)
+    fn visit(&self, range: &Range, visit: &mut Visit) -> Result<Shown, ReadError> {
+        self.shared.view.load_full().visit(range, visit)
     }
 
     fn count(&self, prefix: &str) -> u64 {
@@ -437,19 +442,35 @@ impl Shared {
         self.records.lock().kept.iter().map(|(n, (r, b))| (*n, *r, b.clone())).collect()
     }
 
-    /// Wakes the watchers of buckets: a few here, many in the thread for it.
+    /// Wakes the watchers of buckets: a few here; many, and those that were woken just now, in the thread for it.
     pub fn wake(&self, buckets: Vec<Arc<Bucket>>) {
-        let wakers: Vec<Waker> = buckets.iter().flat_map(|b| b.sleepers().into_values()).collect();
-        if wakers.len() <= INLINE_WAKES_MAX || !self.keeper.has_thread() {
-            wakers.into_iter().for_each(Waker::wake);
+        let now = self.clock.monotonic();
+        let (mut here, mut there) = (Vec::new(), Vec::new());
+        for bucket in buckets {
+            let sleepers = bucket.sleepers();
+            if sleepers.is_empty() {
+                continue;
+            }
+            let list = if bucket.woken(now) < WAKE_EVERY_MIN { &mut there } else { &mut here };
+            list.extend(sleepers.into_values());
+        }
+        if here.len() > INLINE_WAKES_MAX {
+            there.append(&mut here);
+        }
+        if self.keeper.has_thread() {
+            here.into_iter().for_each(Waker::wake);
+            self.wakers.add(there);
         } else {
-            self.wakers.add(wakers);
+            here.into_iter().chain(there).for_each(Waker::wake);
         }
     }
 }
 
 impl WakeList {
     fn add(&self, wakers: Vec<Waker>) {
+        if wakers.is_empty() {
+            return;
+        }
         self.list.lock().0.extend(wakers);
         self.work.notify_one();
     }

@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 /// Events that one call gives a watcher, but for the rest of the last revision.
 const BATCH_EVENTS_MAX: usize = 1000;
@@ -54,6 +55,8 @@ pub struct Bucket {
     /// The newest bursts that were made, when there are watchers to share them.
     bursts: Mutex<VecDeque<(Revision, Burst)>>,
     wakers: Mutex<HashMap<u64, Waker>>,
+    /// When there were watchers to wake, in microseconds of a monotonic clock.
+    woken_us: AtomicU64,
     /// Changed only under the ring's lock.
     watchers: AtomicU64,
 }
@@ -201,6 +204,7 @@ impl History {
                     log: RwLock::new(log),
                     bursts: Mutex::default(),
                     wakers: Mutex::new(HashMap::new()),
+                    woken_us: AtomicU64::new(0),
                     watchers: AtomicU64::new(0),
                 });
                 ring.buckets.entry(parent(prefix).into()).or_default().push(bucket.clone());
@@ -235,6 +239,13 @@ impl Bucket {
     /// Takes out the wakers of all watchers that sleep.
     pub fn sleepers(&self) -> HashMap<u64, Waker> {
         std::mem::take(&mut *self.wakers.lock())
+    }
+
+    /// How long ago there were watchers to wake; they are to be woken now.
+    pub fn woken(&self, now: Duration) -> Duration {
+        let now_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        let before_us = self.woken_us.swap(now_us, Ordering::Relaxed);
+        Duration::from_micros(now_us.saturating_sub(before_us))
     }
 
     fn read(&self, after: Revision) -> Option<Watched> {

@@ -3,7 +3,7 @@
 //! Invariant: versions are in falling revision order, the newest in the item itself; a chain never ends with a
 //! deletion, because nothing and a deletion read the same.
 
-use crate::{Entry, Revision};
+use crate::{EntryRef, Revision};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -49,31 +49,18 @@ impl Item {
     }
 
     /// The newest version, when it is not a deletion.
-    pub fn entry(&self) -> Option<Entry> {
+    pub fn entry(&self) -> Option<EntryRef<'_>> {
         self.entry_of(&self.newest)
     }
 
     /// What the key was at a revision.
-    pub fn entry_at(&self, at: Revision) -> Option<Entry> {
+    pub fn entry_at(&self, at: Revision) -> Option<EntryRef<'_>> {
         self.entry_of(self.version_at(at)?)
     }
 
-    /// As [`Self::entry_at`], unless its value is to be left out.
-    pub fn entry_where(&self, at: Revision, keep: &dyn Fn(&[u8]) -> bool) -> Option<Entry> {
-        let version = self.version_at(at)?;
-        if !version.value.as_deref().is_some_and(keep) {
-            return None;
-        }
-        self.entry_of(version)
-    }
-
-    pub fn is_live_at(&self, at: Revision) -> bool {
-        self.version_at(at).is_some_and(|v| v.value.is_some())
-    }
-
-    fn entry_of(&self, version: &Version) -> Option<Entry> {
-        let value = version.value.clone()?;
-        Some(Entry { key: self.key.clone(), value, created: version.created, modified: version.modified })
+    fn entry_of<'a>(&'a self, version: &'a Version) -> Option<EntryRef<'a>> {
+        let value = version.value.as_ref()?;
+        Some(EntryRef { key: &self.key, value, created: version.created, modified: version.modified })
     }
 
     fn version_at(&self, at: Revision) -> Option<&Version> {
@@ -146,7 +133,7 @@ mod tests {
     }
 
     fn shown(item: &Item, at: Revision) -> Option<String> {
-        item.entry_at(at).map(|e| format!("{}:{}", e.created, String::from_utf8_lossy(&e.value)))
+        item.entry_at(at).map(|e| format!("{}:{}", e.created, String::from_utf8_lossy(e.value)))
     }
 
     #[test]

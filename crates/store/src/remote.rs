@@ -77,6 +77,8 @@ pub struct EtcdOptions {
     pub compact_every: Option<Duration>,
     /// Which values etcd holds encrypted, and the keys that open them.
     pub seal: Arc<Seal>,
+    /// Tells values by bits, for reads that ask for some.
+    pub bloom: Bloom,
     /// What this server must have in common with the others on the same etcd.
     pub marks: Vec<Mark>,
     /// What is done when etcd's history turns out to be another one than was shown: by default the process ends.
@@ -101,6 +103,7 @@ impl EtcdOptions {
             // upstream: apiserver `pkg/storage/storagebackend#DefaultCompactInterval`
             compact_every: Some(Duration::from_secs(300)),
             seal: Arc::new(Seal::none()),
+            bloom: |_| u64::MAX,
             marks: Vec::new(),
             fatal: Arc::new(|reason| {
                 eprintln!(
@@ -313,8 +316,8 @@ impl Store for Etcd {
         self.shared.view.load().get_at(key, at)
     }
 
-    fn list_where(&self, range: &Range, keep: &dyn Fn(&[u8]) -> bool) -> Result<Page, ReadError> {
-        self.shared.view.load_full().list(range, keep)
+    fn visit(&self, range: &Range, visit: &mut Visit) -> Result<Shown, ReadError> {
+        self.shared.view.load_full().visit(range, visit)
     }
 
     fn count(&self, prefix: &str) -> u64 {

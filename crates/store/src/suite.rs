@@ -204,7 +204,7 @@ fn past_pages(factory: Factory) {
     let mut seen = Vec::new();
     let mut after: Option<String> = None;
     loop {
-        let page = s.list(&Range { prefix: "/k/", after: after.as_deref(), limit: 3, at }).unwrap();
+        let page = s.list(&Range { prefix: "/k/", after: after.as_deref(), limit: 3, at, bloom: 0 }).unwrap();
         assert_eq!(page.revision, b + 10);
         assert_eq!(page.remaining, 10 - seen.len() as u64 - page.entries.len() as u64);
         seen.extend(page.entries.iter().map(|e| format!("{}={}", e.key, text(&e.value))));

@@ -2,8 +2,10 @@
 //!
 //! Invariants: a clone is a constant-time snapshot that later changes never touch (nodes are copied when shared);
 //! all leaves are at the same depth; a child's `low` is at most each of its keys and greater than each key before it
-//! (the first child's bounds nothing); `live` is the number of its keys whose newest version is not a deletion.
+//! (the first child's bounds nothing); `live` is the number of its keys whose newest version is not a deletion; a slot's
+//! bits are at least those of each version of its item.
 
+use crate::Bloom;
 use crate::item::Item;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -14,16 +16,39 @@ const NODE_SLOTS_MAX: usize = 32;
 const NODE_SLOTS_MIN: usize = NODE_SLOTS_MAX / 4;
 
 /// The tree.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Tree {
     root: Option<Arc<Node>>,
     live: u64,
+    bloom: Bloom,
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        Self { root: None, live: 0, bloom: |_| u64::MAX }
+    }
 }
 
 #[derive(Clone, Debug)]
 enum Node {
-    Leaf(Vec<Arc<Item>>),
+    Leaf(Vec<Slot>),
     Inner(Vec<Child>),
+}
+
+/// An item with its key, and what its values may have in them: told here, as the item itself is seldom in a cache.
+#[derive(Clone, Debug)]
+struct Slot {
+    key: Arc<str>,
+    bloom: u64,
+    item: Arc<Item>,
+}
+
+impl Slot {
+    /// The slot after its item got a new version.
+    fn replaced(&self, new: Slot) -> Slot {
+        let history = if new.item.newest.older.is_some() { self.bloom } else { 0 };
+        Slot { bloom: new.bloom | history, ..new }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -34,6 +59,15 @@ struct Child {
 }
 
 impl Tree {
+    /// The same tree, whose values are told by these bits from now on.
+    pub fn with_bloom(mut self, bloom: Bloom) -> Self {
+        self.bloom = bloom;
+        if let Some(root) = &mut self.root {
+            tell(root, bloom);
+        }
+        self
+    }
+
     /// Keys whose newest version is not a deletion.
     pub fn live(&self) -> u64 {
         self.live
@@ -43,24 +77,26 @@ impl Tree {
         let mut node = self.root.as_ref()?;
         loop {
             match &**node {
-                Node::Leaf(items) => {
-                    let found = items.binary_search_by(|i| (*i.key).cmp(key)).ok()?;
-                    return items.get(found);
+                Node::Leaf(slots) => {
+                    let found = slots.binary_search_by(|s| (*s.key).cmp(key)).ok()?;
+                    return slots.get(found).map(|s| &s.item);
                 }
                 Node::Inner(children) => node = &children[route(children, key.as_bytes())].node,
             }
         }
     }
 
-    /// Adds an item or replaces the one with its key.
+    /// Adds an item, or replaces the one with its key; one with history replaces the one that has the rest of it.
     pub fn put(&mut self, item: Arc<Item>) {
+        let bloom = item.newest.value.as_deref().map_or(0, self.bloom);
+        let slot = Slot { key: item.key.clone(), bloom, item };
         let Some(root) = &mut self.root else {
-            self.live = live(&item);
-            self.root = Some(Arc::new(Node::Leaf(vec![item])));
+            self.live = live(&slot);
+            self.root = Some(Arc::new(Node::Leaf(vec![slot])));
             return;
         };
-        let low = item.key.clone();
-        let (change, split) = put(root, item);
+        let low = slot.key.clone();
+        let (change, split) = put(root, slot);
         self.live = self.live.wrapping_add_signed(change);
         if let Some(right) = split {
             let left = Child { low, live: self.live - right.live, node: root.clone() };
@@ -89,9 +125,9 @@ impl Tree {
         let mut rank = 0;
         loop {
             match &**node {
-                Node::Leaf(items) => {
-                    let below = items.iter().take_while(|i| {
-                        let k = i.key.as_bytes();
+                Node::Leaf(slots) => {
+                    let below = slots.iter().take_while(|s| {
+                        let k = s.key.as_bytes();
                         k < key || (inclusive && k == key)
                     });
                     return rank + below.map(live).sum::<u64>();
@@ -107,24 +143,43 @@ impl Tree {
 
     /// Visits items in key order from a key on, until told to stop.
     pub fn walk<'a>(&'a self, from: &[u8], visit: &mut dyn FnMut(&'a Arc<Item>) -> ControlFlow<()>) {
-        self.walk_prefix(b"", from, visit);
+        self.walk_where(b"", from, 0, visit);
     }
 
-    /// As [`Self::walk`], of the keys that start with a prefix; `from` is not before it.
-    pub fn walk_prefix<'a>(
+    /// As [`Self::walk`], of the keys that start with a prefix and have a version with all bits of `bloom`, as far as bits
+    /// tell; `from` is not before the prefix.
+    pub fn walk_where<'a>(
         &'a self,
         prefix: &[u8],
         from: &[u8],
+        bloom: u64,
         visit: &mut dyn FnMut(&'a Arc<Item>) -> ControlFlow<()>,
     ) {
         if let Some(root) = &self.root {
-            let _ = walk(root, prefix, Some(from), visit);
+            let _ = walk(root, (prefix, bloom), Some(from), visit);
         }
     }
 }
 
-fn live(item: &Arc<Item>) -> u64 {
-    u64::from(item.is_live())
+fn live(slot: &Slot) -> u64 {
+    u64::from(slot.item.is_live())
+}
+
+/// Tells all values anew, those of the past too.
+fn tell(node: &mut Arc<Node>, bloom: Bloom) {
+    match Arc::make_mut(node) {
+        Node::Leaf(slots) => {
+            for slot in slots {
+                let mut next = Some(&slot.item.newest);
+                slot.bloom = 0;
+                while let Some(version) = next {
+                    slot.bloom |= version.value.as_deref().map_or(0, bloom);
+                    next = version.older.as_deref();
+                }
+            }
+        }
+        Node::Inner(children) => children.iter_mut().for_each(|c| tell(&mut c.node, bloom)),
+    }
 }
 
 /// The child in which a key is, if it is anywhere.
@@ -133,23 +188,23 @@ fn route(children: &[Child], key: &[u8]) -> usize {
 }
 
 /// The change in live keys, and the right half when the node had to be split.
-fn put(node: &mut Arc<Node>, item: Arc<Item>) -> (i64, Option<Child>) {
+fn put(node: &mut Arc<Node>, slot: Slot) -> (i64, Option<Child>) {
     match Arc::make_mut(node) {
-        Node::Leaf(items) => {
-            let mut change = live(&item) as i64;
-            match items.binary_search_by(|i| i.key.cmp(&item.key)) {
+        Node::Leaf(slots) => {
+            let mut change = live(&slot) as i64;
+            match slots.binary_search_by(|s| s.key.cmp(&slot.key)) {
                 Ok(at) => {
-                    change -= live(&items[at]) as i64;
-                    items[at] = item;
+                    change -= live(&slots[at]) as i64;
+                    slots[at] = slots[at].replaced(slot);
                 }
-                Err(at) => items.insert(at, item),
+                Err(at) => slots.insert(at, slot),
             }
-            (change, split_leaf(items))
+            (change, split_leaf(slots))
         }
         Node::Inner(children) => {
-            let at = route(children, item.key.as_bytes());
+            let at = route(children, slot.key.as_bytes());
             let child = &mut children[at];
-            let (change, split) = put(&mut child.node, item);
+            let (change, split) = put(&mut child.node, slot);
             child.live = child.live.wrapping_add_signed(change);
             if let Some(right) = split {
                 child.live -= right.live;
@@ -160,11 +215,11 @@ fn put(node: &mut Arc<Node>, item: Arc<Item>) -> (i64, Option<Child>) {
     }
 }
 
-fn split_leaf(items: &mut Vec<Arc<Item>>) -> Option<Child> {
-    if items.len() <= NODE_SLOTS_MAX {
+fn split_leaf(slots: &mut Vec<Slot>) -> Option<Child> {
+    if slots.len() <= NODE_SLOTS_MAX {
         return None;
     }
-    let right = items.split_off(items.len() / 2);
+    let right = slots.split_off(slots.len() / 2);
     Some(Child {
         low: right[0].key.clone(),
         live: right.iter().map(live).sum(),
@@ -187,8 +242,8 @@ fn split_inner(children: &mut Vec<Child>) -> Option<Child> {
 /// Takes out a key that is there; gives how many live keys that were.
 fn remove(node: &mut Arc<Node>, key: &str) -> u64 {
     match Arc::make_mut(node) {
-        Node::Leaf(items) => match items.binary_search_by(|i| (*i.key).cmp(key)) {
-            Ok(at) => live(&items.remove(at)),
+        Node::Leaf(slots) => match slots.binary_search_by(|s| (*s.key).cmp(key)) {
+            Ok(at) => live(&slots.remove(at)),
             Err(_) => 0,
         },
         Node::Inner(children) => {
@@ -233,26 +288,28 @@ fn join(children: &mut Vec<Child>, at: usize) {
 /// `from` is `None` behind the first leaf. A key is looked at only where keys with the prefix may end: it is seldom in a cache.
 fn walk<'a>(
     node: &'a Node,
-    prefix: &[u8],
+    (prefix, bloom): (&[u8], u64),
     from: Option<&[u8]>,
     visit: &mut dyn FnMut(&'a Arc<Item>) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
     match node {
-        Node::Leaf(items) => {
-            let first = from.map_or(0, |from| items.partition_point(|i| i.key.as_bytes() < from));
-            let items = &items[first..];
-            let within = |item: &&Arc<Item>| item.key.as_bytes().starts_with(prefix);
-            if items.last().is_some_and(|last| within(&last)) {
-                return items.iter().try_for_each(visit);
+        Node::Leaf(slots) => {
+            let first = from.map_or(0, |from| slots.partition_point(|s| s.key.as_bytes() < from));
+            let slots = &slots[first..];
+            let within = |slot: &&Slot| slot.key.as_bytes().starts_with(prefix);
+            let may_have = |slot: &&Slot| slot.bloom & bloom == bloom;
+            if slots.last().is_some_and(|last| within(&last)) {
+                return slots.iter().filter(may_have).try_for_each(|slot| visit(&slot.item));
             }
-            items.iter().take_while(within).try_for_each(visit)?;
-            if items.is_empty() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            let mut last = slots.iter().take_while(within).filter(may_have);
+            last.try_for_each(|slot| visit(&slot.item))?;
+            if slots.is_empty() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         }
         Node::Inner(children) => {
             let first = from.map_or(0, |from| route(children, from));
             let from = |at| if at == 0 { from } else { None };
             let mut children = children[first..].iter().enumerate();
-            children.try_for_each(|(at, c)| walk(&c.node, prefix, from(at), visit))
+            children.try_for_each(|(at, c)| walk(&c.node, (prefix, bloom), from(at), visit))
         }
     }
 }
@@ -260,7 +317,7 @@ fn walk<'a>(
 impl Node {
     fn slots(&self) -> usize {
         match self {
-            Node::Leaf(items) => items.len(),
+            Node::Leaf(slots) => slots.len(),
             Node::Inner(children) => children.len(),
         }
     }
@@ -297,6 +354,41 @@ mod tests {
                 (total, deep.unwrap_or(depth))
             }
         }
+    }
+
+    /// Bits of a value of digits: one for each.
+    fn digits(value: &[u8]) -> u64 {
+        value.iter().map(|d| 1 << (d - b'0')).fold(0, |a, b| a | b)
+    }
+
+    #[test]
+    fn bits_are_those_of_every_version() {
+        let value = |text: &'static str| Some(Bytes::from_static(text.as_bytes()));
+        let mut tree = Tree::default().with_bloom(digits);
+        for i in 0..100 {
+            tree.put(Arc::new(Item::new(format!("/k/{i:02}").into(), 1, Bytes::from((i % 10).to_string()))));
+        }
+        let item = |tree: &Tree| tree.get("/k/07").cloned().expect("it is there");
+        let found = |tree: &Tree, bloom: u64| {
+            let mut keys = Vec::new();
+            tree.walk_where(b"/k/", b"/k/", bloom, &mut |i| {
+                keys.push(i.key.to_string());
+                ControlFlow::Continue(())
+            });
+            keys
+        };
+        assert_eq!(found(&tree, 1 << 7).len(), 10);
+        assert_eq!(found(&tree, 1 << 7 | 1 << 6), [""; 0]);
+        tree.put(Arc::new(item(&tree).with(3, None)));
+        assert_eq!(found(&tree, 1 << 7).len(), 10, "its past still has the bit");
+        tree.put(Arc::new(item(&tree).with(4, value("13"))));
+        tree.put(Arc::new(item(&tree).with(5, value("2"))));
+        assert_eq!(found(&tree, 1 << 1 | 1 << 3), ["/k/07"]);
+        let told = tree.clone().with_bloom(digits);
+        assert_eq!(found(&told, 1 << 1 | 1 << 3), ["/k/07"]);
+        tree.put(Arc::new(item(&tree).compacted(5).0.expect("it is live")));
+        assert_eq!(found(&tree, 1 << 7).len(), 9, "nothing is left of its past");
+        assert_eq!(found(&tree, 0).len(), 100);
     }
 
     proptest! {

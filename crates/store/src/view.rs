@@ -3,7 +3,7 @@
 //! Invariant: a view never changes, so a listing is consistent without a lock, and shows only durable commits.
 
 use crate::tree::Tree;
-use crate::{Entry, Page, Range, ReadError, Revision};
+use crate::{Entry, EntryRef, Range, ReadError, Revision, Shown, Visit};
 use std::ops::ControlFlow;
 
 /// The tree at a revision.
@@ -19,46 +19,48 @@ pub struct View {
 
 impl View {
     pub fn get(&self, key: &str) -> Option<Entry> {
-        self.tree.get(key)?.entry()
+        self.tree.get(key)?.entry().map(EntryRef::cloned)
     }
 
     pub fn get_at(&self, key: &str, at: Revision) -> Result<Option<Entry>, ReadError> {
         self.check(at)?;
-        Ok(self.tree.get(key).and_then(|i| i.entry_at(at)))
+        Ok(self.tree.get(key).and_then(|i| i.entry_at(at)).map(EntryRef::cloned))
     }
 
     pub fn count(&self, prefix: &str) -> u64 {
         self.rank_of_end(prefix) - self.tree.rank(prefix.as_bytes(), false)
     }
 
-    pub fn list(&self, range: &Range, keep: &dyn Fn(&[u8]) -> bool) -> Result<Page, ReadError> {
+    pub fn visit(&self, range: &Range, visit: &mut Visit) -> Result<Shown, ReadError> {
         let at = range.at.unwrap_or(self.revision);
         self.check(at)?;
         let now = at == self.revision;
         let prefix = range.prefix;
         let after = range.after.filter(|a| *a >= prefix);
         let limit = if range.limit == 0 { usize::MAX } else { range.limit };
-        let mut entries = Vec::new();
-        let mut remaining = 0;
+        let (mut count, mut last, mut remaining) = (0, None, 0);
         // The first key that is greater.
         let from = after.map(|after| [after.as_bytes(), &[0]].concat());
         let from = from.as_deref().unwrap_or(prefix.as_bytes());
-        self.tree.walk_prefix(prefix.as_bytes(), from, &mut |item| {
-            if entries.len() < limit {
-                entries.extend(item.entry_where(at, keep));
+        self.tree.walk_where(prefix.as_bytes(), from, range.bloom, &mut |item| {
+            if count < limit {
+                if let Some(entry) = item.entry_at(at) {
+                    (count, last) = (count + 1, Some(entry.key));
+                    visit(entry);
+                }
                 return ControlFlow::Continue(());
             }
             // The tree counts the rest for the newest revision; for a past one they have to be looked at.
             if now {
                 return ControlFlow::Break(());
             }
-            remaining += u64::from(item.is_live_at(at));
+            remaining += u64::from(item.entry_at(at).is_some());
             ControlFlow::Continue(())
         });
-        if now && let Some(last) = entries.last().filter(|_| entries.len() >= limit) {
-            remaining = self.rank_of_end(prefix) - self.tree.rank(last.key.as_bytes(), true);
+        if now && let Some(last) = last.filter(|_| count >= limit) {
+            remaining = self.rank_of_end(prefix) - self.tree.rank(last.as_bytes(), true);
         }
-        Ok(Page { entries, revision: at, more: remaining > 0, remaining })
+        Ok(Shown { revision: at, last: last.cloned(), more: remaining > 0, remaining })
     }
 
     fn check(&self, at: Revision) -> Result<(), ReadError> {

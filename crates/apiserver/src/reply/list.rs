@@ -181,7 +181,7 @@ impl List {
             (Format::Json, View::Object) if self.kind.custom.is_some() => out.extend_from_slice(bytes),
             (Format::Json, View::Object) => {
                 out.put_u8(b'{');
-                out.extend_from_slice(&item_slice(&self.kind, bytes));
+                out.extend_from_slice(item_slice(&self.kind, bytes));
             }
             (Format::Json, View::Partial | View::PartialList) => {
                 out.extend_from_slice(&partial_bytes(bytes, self.version)?);

@@ -1,7 +1,9 @@
 //! Create and update.
 
 use super::{body, fields, owners};
+use crate::codec;
 use crate::context::{Admission, Context};
+use crate::negotiate::{Format, View};
 use crate::reply::Reply;
 use kinds::KindDef;
 use meta::object;
@@ -88,6 +90,12 @@ pub async fn reply(ctx: &Context, kind: &Arc<KindDef>, written: Written) -> Resu
     }
     let code = if written.created { 201 } else { 200 };
     let mut bytes = ctx.server.registry.in_version(kind, written.bytes).await?;
+    if ctx.accepted.view == View::Object
+        && ctx.accepted.encoding.format == Format::Protobuf
+        && let Some(tree) = &written.tree
+    {
+        codec::keep_message(kind, &bytes, tree, &ctx.server.encoded)?;
+    }
     if written.created && ctx.dry_run() {
         // what was not stored has no revision, if not that which was sent
         let mut shown: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;

@@ -8,6 +8,7 @@ use super::keys::{Layout, Name};
 use super::records::Records;
 use super::*;
 use crate::item::{Item, Version};
+use crate::tree::Tree;
 use ::etcd::Error;
 use ::etcd::proto::{KeyValue, RangeRequest};
 use std::collections::VecDeque;
@@ -138,7 +139,8 @@ impl Loading<'_> {
     }
 
     async fn list(&self, at: Option<Revision>, old: Option<&View>) -> Result<View, Error> {
-        let mut view = View::default();
+        let tree = Tree::default().with_bloom(self.options.bloom);
+        let mut view = View { tree, ..View::default() };
         let mut at = at.map_or(0, signed);
         let (mut key, range_end) = self.layout.watched();
         let mut limit = PAGE_KEYS_MAX;

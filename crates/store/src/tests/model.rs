@@ -113,7 +113,7 @@ fn check_page(
     limit: usize,
     at: u64,
 ) -> Result<(), TestCaseError> {
-    let result = store.list(&Range { prefix: "/r/", after: Some(after), limit, at: Some(at) });
+    let result = store.list(&Range { prefix: "/r/", after: Some(after), limit, at: Some(at), bloom: 0 });
     if at < model.compacted {
         prop_assert!(matches!(result, Err(ReadError::Compacted { .. })), "not compacted");
         return Ok(());

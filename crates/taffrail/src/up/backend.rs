@@ -55,6 +55,7 @@ impl Backend {
         settings.quota_bytes = options.quota_backend_bytes;
         settings.rng = rng.clone();
         settings.seal = encryption.seal.clone();
+        settings.bloom = registry::labels::bloom;
         let dir = settings.dir.clone();
         let store = Embedded::open(settings, Arc::new(store::disk::RealDisk), clock.clone()).map_err(text)?;
         tracing::info!(target: "store", dir = %dir.display(), revision = store.revision(), "opened");
@@ -108,6 +109,7 @@ fn etcd(
     let mut settings = EtcdOptions::new(config, identity(options, rng)?);
     settings.rng = rng.clone();
     settings.seal = encryption.seal.clone();
+    settings.bloom = registry::labels::bloom;
     settings.marks = marks;
     let store = Etcd::open(settings).map_err(text)?;
     tracing::info!(target: "store", etcd = options.store, revision = store.revision(), "opened");

@@ -57,7 +57,7 @@ pub async fn run(
 async fn sweep(store: &dyn Store, prefix: &str, until: Revision) {
     let mut after: Option<String> = None;
     loop {
-        let range = Range { prefix, after: after.as_deref(), limit: PAGE, at: None };
+        let range = Range { prefix, after: after.as_deref(), limit: PAGE, ..Range::default() };
         let Ok(page) = store.list(&range) else { return };
         let old = |e: &&Entry| e.modified <= until;
         let ops = page.entries.iter().filter(old).map(|e| Op::Delete {
