@@ -171,7 +171,9 @@ impl AuditContext {
         {
             return None;
         }
-        serde_json::to_vec(&CoreOf { event: &self.event }).ok()
+        let mut out = Vec::with_capacity(self.event.bytes_without_answer());
+        serde_json::to_writer(&mut out, &CoreOf { event: &self.event }).ok()?;
+        Some(out)
     }
 
     pub fn event(&self) -> &Event {

@@ -217,10 +217,19 @@ struct Tail<'a> {
 impl Event {
     /// The event as one line of JSON, without the newline, escaped as Go escapes (`&`, `<`, `>` and line separators).
     pub fn to_line(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(1024);
+        let answer = match &self.response_object {
+            Some(Answer::Whole(bytes)) => bytes.len(),
+            _ => 0,
+        };
+        let mut out = Vec::with_capacity(self.bytes_without_answer() + answer);
         // Writing into memory cannot fail.
         let _ = self.write_line(&mut out);
         out
+    }
+
+    /// About how long the event is without its answer.
+    pub(crate) fn bytes_without_answer(&self) -> usize {
+        1024 + self.request_object.as_ref().map_or(0, |o| o.0.get().len())
     }
 
     /// As [`Event::to_line`], without holding an answer that comes in parts.
@@ -228,7 +237,8 @@ impl Event {
     /// # Errors
     /// What `out` fails with.
     pub fn write_line(&self, out: &mut impl Write) -> io::Result<()> {
-        let whole = serde_json::to_vec(self)?;
+        let mut whole = Vec::with_capacity(self.bytes_without_answer());
+        serde_json::to_writer(&mut whole, self)?;
         let Some(answer) = &self.response_object else { return write_escaped(out, &whole) };
         let tail = serde_json::to_vec(&Tail {
             request_received_timestamp: self.request_received_timestamp,

@@ -11,28 +11,47 @@ const BUFFER_BYTES: usize = 64 << 10;
 
 pub struct LineWriter<'a> {
     file: &'a File,
-    /// Lines before this one that the file does not have yet: it gets them first.
-    waiting: &'a mut Vec<u8>,
+    /// Lines that the file does not have yet, then what is gathered of this one.
+    gathered: &'a mut Vec<u8>,
+    /// Where in `gathered` this line begins.
+    begin: usize,
+    /// How much of `gathered` is hashed, or is none of this line.
+    hashed: usize,
     hasher: Sha256,
-    /// The whole line without its newline, when it was short.
-    pub buffer: Vec<u8>,
+    /// The file has what was gathered, or a part of it.
+    pub spilled: bool,
     /// Bytes of the line, without its newline.
     pub length: u64,
 }
 
 impl<'a> LineWriter<'a> {
-    /// `buffer` is one to use again.
-    pub fn new(file: &'a File, waiting: &'a mut Vec<u8>, mut buffer: Vec<u8>) -> Self {
-        buffer.clear();
-        Self { file, waiting, hasher: Sha256::new(), buffer, length: 0 }
+    pub fn new(file: &'a File, gathered: &'a mut Vec<u8>) -> Self {
+        let begin = gathered.len();
+        Self { file, gathered, begin, hashed: begin, hasher: Sha256::new(), spilled: false, length: 0 }
     }
 
     /// Writes the entry (see [`crate::chain::Entry`]) around an event; gives the line's hash. The entry of a record may wait,
     /// while there is little that does.
     ///
     /// # Errors
-    /// The disk did not take all of it: the file may end with a part of a line.
+    /// The event cannot be told: nothing of it is left, unless something is spilled. Then the disk may not have taken all of
+    /// it, and the file may end with a part of a line.
     pub fn entry(
+        &mut self,
+        seq: u64,
+        prev: &str,
+        received: &str,
+        record: Option<u64>,
+        event: &mut dyn FnMut(&mut Self) -> io::Result<()>,
+    ) -> io::Result<String> {
+        let written = self.write_around(seq, prev, received, record, event);
+        if written.is_err() && !self.spilled {
+            self.gathered.truncate(self.begin);
+        }
+        written
+    }
+
+    fn write_around(
         &mut self,
         seq: u64,
         prev: &str,
@@ -48,26 +67,20 @@ impl<'a> LineWriter<'a> {
         self.write_all(b",\"event\":")?;
         event(self)?;
         self.write_all(b"}")?;
-        self.hasher.update(&self.buffer);
-        self.buffer.push(b'\n');
-        let whole = self.buffer.len() as u64 == self.length + 1;
-        if record.is_some() && whole && self.waiting.len() + self.buffer.len() <= BUFFER_BYTES {
-            self.waiting.extend_from_slice(&self.buffer);
-        } else {
+        self.hasher.update(&self.gathered[self.hashed..]);
+        self.gathered.push(b'\n');
+        if record.is_none() || self.spilled || self.gathered.len() > BUFFER_BYTES {
             self.spill()?;
         }
-        self.buffer.pop();
         Ok(hex(&std::mem::take(&mut self.hasher).finalize()))
     }
 
-    /// Writes what waits and what is gathered.
+    /// Writes what is gathered.
     fn spill(&mut self) -> io::Result<()> {
-        if self.waiting.is_empty() {
-            return self.file.write_all(&self.buffer);
-        }
-        self.waiting.extend_from_slice(&self.buffer);
-        self.file.write_all(self.waiting)?;
-        self.waiting.clear();
+        self.spilled = true;
+        self.file.write_all(self.gathered)?;
+        self.gathered.clear();
+        self.hashed = 0;
         Ok(())
     }
 }
@@ -75,16 +88,15 @@ impl<'a> LineWriter<'a> {
 impl Write for LineWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.length += bytes.len() as u64;
-        if self.buffer.len() + bytes.len() > BUFFER_BYTES {
-            self.hasher.update(&self.buffer);
+        if self.gathered.len() + bytes.len() > BUFFER_BYTES {
+            self.hasher.update(&self.gathered[self.hashed..]);
             self.spill()?;
-            self.buffer.clear();
         }
         if bytes.len() > BUFFER_BYTES {
             self.hasher.update(bytes);
             self.file.write_all(bytes)?;
         } else {
-            self.buffer.extend_from_slice(bytes);
+            self.gathered.extend_from_slice(bytes);
         }
         Ok(bytes.len())
     }

@@ -1,6 +1,6 @@
-//! The newest lines, for followers: short ones in memory, long ones by their place on the disk.
+//! Where the newest lines stand, for followers.
 //!
-//! Invariant: at most [`LINES_MAX`] lines and [`KEPT_BYTES_MAX`] bytes are remembered, whatever events hold.
+//! Invariant: the places of at most [`LINES_MAX`] lines are remembered, and none of what they say.
 
 use crate::trail::segment_path;
 use std::collections::VecDeque;
@@ -11,23 +11,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 const LINES_MAX: usize = 4096;
-const KEPT_BYTES_MAX: usize = 8 << 20;
-const KEPT_LINE_BYTES_MAX: usize = 32 << 10;
+/// Bytes of lines that a follower gets at once, but for the last line.
+const READ_BYTES_MAX: u64 = 8 << 20;
 
 #[derive(Default)]
-pub struct Recent {
-    lines: VecDeque<(u64, Line)>,
-    bytes: usize,
-}
-
-#[derive(Clone)]
-pub enum Line {
-    Kept(Arc<[u8]>),
-    OnDisk(Place),
-}
+pub struct Recent(VecDeque<(u64, Place)>);
 
 /// Where a line stands, and its bytes without the newline.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The first sequence number of its segment.
     pub segment: u64,
@@ -35,51 +26,47 @@ pub struct Place {
     pub length: u64,
 }
 
-impl Place {
-    /// # Errors
-    /// The segment is gone or cannot be read.
-    pub fn read(&self, dir: &Path) -> io::Result<Arc<[u8]>> {
-        let mut line = vec![0; usize::try_from(self.length).map_err(io::Error::other)?];
-        File::open(segment_path(dir, self.segment))?.read_exact_at(&mut line, self.offset)?;
-        Ok(line.into())
-    }
-}
-
 impl Recent {
-    /// `line` is the whole line when it is as long as its place says.
-    pub fn push(&mut self, seq: u64, place: Place, line: &[u8]) {
-        let whole = line.len() as u64 == place.length && line.len() <= KEPT_LINE_BYTES_MAX;
-        let line = if whole { Line::Kept(line.into()) } else { Line::OnDisk(place) };
-        self.bytes += line.kept_bytes();
-        self.lines.push_back((seq, line));
-        while self.lines.len() > LINES_MAX || self.bytes > KEPT_BYTES_MAX {
-            let Some((_, oldest)) = self.lines.pop_front() else { return };
-            self.bytes -= oldest.kept_bytes();
+    pub fn push(&mut self, seq: u64, place: Place) {
+        self.0.push_back((seq, place));
+        if self.0.len() > LINES_MAX {
+            self.0.pop_front();
         }
     }
 
     /// Forgets lines that are not in the chain.
     pub fn forget_after(&mut self, seq: u64) {
-        while self.lines.back().is_some_and(|(s, _)| *s > seq) {
-            let Some((_, line)) = self.lines.pop_back() else { return };
-            self.bytes -= line.kept_bytes();
+        while self.0.back().is_some_and(|(s, _)| *s > seq) {
+            self.0.pop_back();
         }
     }
 
-    /// Lines after a sequence number.
-    pub fn after(&self, seq: u64) -> Vec<(u64, Line)> {
-        let from = self.lines.partition_point(|(s, _)| *s <= seq);
-        self.lines.range(from..).cloned().collect()
+    /// Lines after a sequence number, as many as are read at once.
+    pub fn after(&self, seq: u64) -> Vec<(u64, Place)> {
+        let from = self.0.partition_point(|(s, _)| *s <= seq);
+        let mut bytes = 0;
+        let within = |(_, place): &&(u64, Place)| {
+            let begun = bytes < READ_BYTES_MAX;
+            bytes += place.length;
+            begun
+        };
+        self.0.range(from..).take_while(within).copied().collect()
     }
 }
 
-impl Line {
-    fn kept_bytes(&self) -> usize {
-        match self {
-            Self::Kept(line) => line.len(),
-            Self::OnDisk(_) => 0,
-        }
-    }
+/// Reads lines. Those that retention has taken meanwhile are left out.
+pub fn read(dir: &Path, places: Vec<(u64, Place)>) -> Vec<(u64, Arc<[u8]>)> {
+    let mut open: Option<(u64, File)> = None;
+    let mut line = |place: Place| -> io::Result<Arc<[u8]>> {
+        let file = match &open {
+            Some((segment, file)) if *segment == place.segment => file,
+            _ => &open.insert((place.segment, File::open(segment_path(dir, place.segment))?)).1,
+        };
+        let mut line = vec![0; usize::try_from(place.length).map_err(io::Error::other)?];
+        file.read_exact_at(&mut line, place.offset)?;
+        Ok(line.into())
+    };
+    places.into_iter().filter_map(|(seq, place)| Some((seq, line(place).ok()?))).collect()
 }
 
 #[cfg(test)]
@@ -87,16 +74,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_remembered_is_bounded_and_long_lines_stay_on_the_disk() {
+    fn what_is_remembered_and_what_is_read_at_once_is_bounded() {
         let mut recent = Recent::default();
         let place = |length| Place { segment: 1, offset: 0, length };
-        for seq in 1..=1000 {
-            recent.push(seq, place(KEPT_LINE_BYTES_MAX as u64), &[b'x'; KEPT_LINE_BYTES_MAX]);
-        }
-        assert!(recent.bytes <= KEPT_BYTES_MAX && recent.lines.len() == KEPT_BYTES_MAX / KEPT_LINE_BYTES_MAX);
-        recent.push(1001, place(1 << 20), b"the rest of a long line");
-        let after = recent.after(999);
-        assert_eq!(after.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), [1000, 1001]);
-        assert!(matches!(after[1].1, Line::OnDisk(p) if p.length == 1 << 20));
+        (1..=5000).for_each(|seq| recent.push(seq, place(100)));
+        assert_eq!(recent.after(0).len(), LINES_MAX);
+        let seqs: Vec<u64> = recent.after(4998).iter().map(|(seq, _)| *seq).collect();
+        assert_eq!(seqs, [4999, 5000]);
+        (5001..=5010).for_each(|seq| recent.push(seq, place(READ_BYTES_MAX - 1)));
+        assert_eq!(recent.after(5000).len(), 2);
+        recent.forget_after(5001);
+        assert_eq!(recent.after(4999), [(5000, place(100)), (5001, place(READ_BYTES_MAX - 1))]);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::chain::{Entry, GENESIS, hash, read_line, segments};
 use crate::line::LineWriter;
-use crate::recent::{Line, Place, Recent};
+use crate::recent::{self, Place, Recent};
 use audit::Event;
 use audit::event::Answer;
 use base::clock::SharedClock;
@@ -45,8 +45,6 @@ struct State {
     lost: u64,
     /// The first sequence number of the segment that is written.
     segment: u64,
-    /// Given back and forth with [`LineWriter`].
-    buffer: Vec<u8>,
     recent: Recent,
     closed: bool,
 }
@@ -96,7 +94,6 @@ impl Trail {
             torn: false,
             lost: 0,
             segment: path.file_stem().and_then(|n| n.to_str()).and_then(|n| n.parse().ok()).unwrap_or(1),
-            buffer: Vec::new(),
             recent: Recent::default(),
             closed: false,
         };
@@ -186,12 +183,12 @@ impl Trail {
             s.file = open_segment(&segment_path(&self.dir, seq))?;
             (s.size, s.segment) = (0, seq);
         }
-        let mut line = LineWriter::new(&s.file, &mut s.waiting.bytes, std::mem::take(&mut s.buffer));
+        let mut line = LineWriter::new(&s.file, &mut s.waiting.bytes);
         let written = line.entry(seq, &s.prev, received, record, event);
-        let (buffer, length) = (line.buffer, line.length);
+        let (spilled, length) = (line.spilled, line.length);
         match written {
             Ok(link) => {
-                s.recent.push(seq, Place { segment: s.segment, offset: s.size, length }, &buffer);
+                s.recent.push(seq, Place { segment: s.segment, offset: s.size, length });
                 s.waiting.records.extend(record);
                 if s.waiting.bytes.is_empty() {
                     s.is_written();
@@ -200,11 +197,12 @@ impl Trail {
                 }
                 s.size += length + 1;
                 (s.seq, s.prev) = (seq, link);
-                s.buffer = buffer;
                 Ok(seq)
             }
             Err(e) => {
-                s.give_up();
+                if spilled {
+                    s.give_up();
+                }
                 Err(e)
             }
         }
@@ -218,22 +216,19 @@ impl Trail {
         self.state.lock().flush()
     }
 
-    /// Lines after a sequence number; waits up to `wait` when there are none. A follower that fell behind goes on at the
-    /// oldest line that is remembered.
+    /// Lines after a sequence number, some of them when they are long; waits up to `wait` when there are none. A follower
+    /// that fell behind goes on at the oldest line that is remembered.
     pub fn follow(&self, after: u64, wait: Duration) -> Vec<(u64, Arc<[u8]>)> {
         let found = {
             let mut s = self.state.lock();
             if s.seq <= after && !s.closed {
                 self.changed.wait_for(&mut s, wait);
             }
+            // What the disk does not take is not in the chain any more.
+            let _ = s.flush();
             s.recent.after(after)
         };
-        let read = |(seq, line)| match line {
-            Line::Kept(line) => Some((seq, line)),
-            // Retention may have taken it meanwhile.
-            Line::OnDisk(place) => Some((seq, place.read(&self.dir).ok()?)),
-        };
-        found.into_iter().filter_map(read).collect()
+        recent::read(&self.dir, found)
     }
 
     /// The newest sequence number.
@@ -423,6 +418,23 @@ mod tests {
         assert_eq!(lines(), 7);
         trail.close();
         assert_eq!(verify(dir.path()).expect("whole").entries, 7);
+    }
+
+    #[test]
+    fn an_event_that_cannot_be_told_takes_nothing_with_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let trail = open(dir.path());
+        add(&trail, 2);
+        let failed = trail.append_with(Some(2), &mut |out| {
+            out.write_all(b"{\"half")?;
+            Err(io::Error::other("no more"))
+        });
+        assert!(failed.is_err());
+        add(&trail, 1);
+        assert_eq!(trail.follow(0, Duration::ZERO).len(), 4);
+        trail.close();
+        let report = verify(dir.path()).expect("whole");
+        assert_eq!((report.entries, report.gaps, report.last), (4, 1, 4));
     }
 
     #[test]
