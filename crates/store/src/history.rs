@@ -20,6 +20,9 @@ const BATCH_EVENTS_MAX: usize = 1000;
 /// Bytes of events that one call gives a watcher, but for the last event and the rest of its revision: a watcher that
 /// does not go on keeps them in memory.
 const BATCH_BYTES_MAX: u64 = 256 << 10;
+/// A burst of more events than this ends where the number of its last one, among all of its prefix, is a multiple of this:
+/// watchers that were at different places go on at the same one, and share what comes then.
+const ALIGN_EVENTS: usize = 64;
 /// Bursts kept for the watchers of a prefix: some begin or end elsewhere, as changes come while others are woken.
 const BURSTS_MAX: usize = 8;
 /// Events forgotten between two chances for others to take the lock.
@@ -63,6 +66,8 @@ pub struct Bucket {
 
 struct Log {
     events: VecDeque<Arc<Event>>,
+    /// The number of the first event; they are counted from anywhere.
+    first: usize,
     /// Changes above this are in `events` if they are in the ring.
     since: Revision,
     /// A change of this revision is gone.
@@ -102,6 +107,7 @@ impl Ring {
             log.lost = log.lost.max(event.revision);
             while log.events.front().is_some_and(|e| e.revision <= event.revision) {
                 log.events.pop_front();
+                log.first = log.first.wrapping_add(1);
             }
             // What was forgotten is not to be held by them.
             bucket.bursts.lock().retain(|(after, _)| *after >= event.revision);
@@ -198,7 +204,7 @@ impl History {
         let bucket = match existing {
             Some(bucket) => bucket.clone(),
             None => {
-                let log = Log { events: VecDeque::new(), since: here, lost: 0 };
+                let log = Log { events: VecDeque::new(), first: 0, since: here, lost: 0 };
                 let bucket = Arc::new(Bucket {
                     prefix: prefix.into(),
                     log: RwLock::new(log),
@@ -218,6 +224,7 @@ impl History {
             let mut log = bucket.log.write();
             for event in ring.events.range(from..to).rev().filter(|e| e.key.starts_with(prefix)) {
                 log.events.push_front(event.clone());
+                log.first = log.first.wrapping_sub(1);
             }
             log.since = after;
         }
@@ -258,6 +265,9 @@ impl Bucket {
         while to < log.events.len() && to - from < BATCH_EVENTS_MAX && bytes < BATCH_BYTES_MAX {
             bytes += event_bytes(&log.events[to]);
             to += 1;
+        }
+        if to - from > ALIGN_EVENTS {
+            to -= log.first.wrapping_add(to) % ALIGN_EVENTS;
         }
         while to > from && to < log.events.len() && log.events[to].revision == log.events[to - 1].revision {
             to += 1;
@@ -362,5 +372,35 @@ impl Drop for Cursor {
         if siblings.is_empty() {
             ring.buckets.remove(parent);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn watchers_at_different_places_come_to_share_bursts() {
+        let history = History::new(VecDeque::new(), 0, 0, 10_000, 1 << 30);
+        let mut watchers = [0, 3, 17].map(|_| history.watch("/k/", 0).expect("nothing is forgotten"));
+        let event = |revision| {
+            let change = Change::Put(Bytes::from_static(b"v"));
+            Arc::new(Event { key: format!("/k/{revision}").into(), revision, change, previous: None })
+        };
+        for (at, watcher) in [0, 3, 17].into_iter().zip(&mut watchers) {
+            watcher.after = at;
+        }
+        history.publish((1..=300).map(event).collect(), 300);
+        let mut take = |i: usize| match watchers[i].take() {
+            Some(Watched::Events(burst)) => burst,
+            other => panic!("no events but {other:?}"),
+        };
+        let first = [take(0), take(1), take(2)];
+        assert_eq!(first.each_ref().map(|b| b.first().map(|e| e.revision)), [Some(1), Some(4), Some(18)]);
+        assert_eq!(first.each_ref().map(|b| b.last().map(|e| e.revision)), [Some(256); 3]);
+        let second = [take(0), take(1), take(2)];
+        assert_eq!(second.each_ref().map(|b| (b.len(), b.last().map(|e| e.revision))), [(44, Some(300)); 3]);
+        assert!(Arc::ptr_eq(&second[0], &second[1]) && Arc::ptr_eq(&second[0], &second[2]));
     }
 }
