@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use meta::object;
 use meta::status::{Cause, Result, Status};
 use registry::{Operation, Registry};
+use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -13,6 +14,19 @@ const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
 
 pub struct NamespaceLifecycle {
     registry: Arc<Registry>,
+}
+
+/// What is read of a namespace, for each object that is made in it.
+#[derive(Deserialize)]
+struct Namespace {
+    #[serde(default)]
+    status: NamespaceStatus,
+}
+
+#[derive(Default, Deserialize)]
+struct NamespaceStatus {
+    #[serde(default)]
+    phase: String,
 }
 
 impl NamespaceLifecycle {
@@ -23,8 +37,8 @@ impl NamespaceLifecycle {
     async fn check_alive(&self, a: &Attributes<'_>) -> Result<()> {
         let Some(row) = self.registry.kinds().resource("", "v1", "namespaces") else { return Ok(()) };
         // Whatever looks for the namespace later in the chain finds it, too.
-        let namespace = self.registry.get_live(&a.permit, &row, "", a.namespace).await?;
-        if namespace["status"]["phase"] != "Terminating" {
+        let namespace: Namespace = self.registry.get_live(&a.permit, &row, "", a.namespace).await?;
+        if namespace.status.phase != "Terminating" {
             return Ok(());
         }
         let why = format!(

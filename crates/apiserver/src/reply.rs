@@ -7,7 +7,7 @@ use crate::codec;
 use crate::encoded::Encoded;
 use crate::negotiate::{Accepted, Encoding, Format, OBJECT_TYPES, View};
 use crate::table::{TableView, partial_bytes};
-use audit::event::Answer;
+use audit::event::Content;
 use bytes::Bytes;
 use client::{Body, BoxError};
 use http::{HeaderValue, Response, StatusCode, header};
@@ -70,7 +70,7 @@ pub struct Rendering<'a> {
 /// A response and, when asked for, the object in it as JSON.
 pub struct Rendered {
     pub response: Response<Body>,
-    pub object: Option<Answer>,
+    pub object: Option<Content>,
     /// The answer, when it is a Status object.
     pub status: Option<Value>,
 }
@@ -152,7 +152,7 @@ pub fn plain(response: Response<Body>) -> Rendered {
 
 /// JSON bytes in the client's format.
 fn encoded(code: u16, json: Bytes, accepted: Accepted, keep: bool) -> Result<Rendered> {
-    let object = keep.then(|| Answer::Whole(json.clone()));
+    let object = keep.then(|| Content::Whole(json.clone()));
     let mut encoding = accepted.encoding;
     let body = match codec::encode(encoding.format, &json)? {
         Some(body) => body,
@@ -174,7 +174,7 @@ fn object(code: u16, kind: Option<Arc<KindDef>>, bytes: Bytes, how: &Rendering) 
                 return encoded(code, bytes, how.accepted, how.keep);
             };
             let response = wire::whole(code, how.accepted.encoding, body.into());
-            Ok(Rendered { response, object: how.keep.then_some(Answer::Whole(bytes)), status: None })
+            Ok(Rendered { response, object: how.keep.then_some(Content::Whole(bytes)), status: None })
         }
         View::Object => encoded(code, bytes, how.accepted, how.keep),
         View::Table => {

@@ -1,11 +1,13 @@
 //! The record of one request while it is served: one event, sent again at each stage.
 
 use crate::event::{
-    Answer, AuthenticationMetadata, Event, Level, ObjectRef, RawJson, ResponseStatus, Stage, User,
+    AuthenticationMetadata, Content, Event, Level, ObjectRef, RawJson, ResponseStatus, Stage, User, compact,
+    strip_managed_fields,
 };
 use crate::policy::RuleDecision;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -36,12 +38,6 @@ pub struct AuditContext {
 #[derive(Deserialize)]
 struct Core {
     event: Event,
-}
-
-/// As it is written.
-#[derive(Serialize)]
-struct CoreOf<'a> {
-    event: &'a Event,
 }
 
 impl AuditContext {
@@ -121,19 +117,30 @@ impl AuditContext {
 
     /// `json` is what the client sent; what is not valid JSON is not kept.
     pub fn request_object(&mut self, json: &[u8]) {
-        if self.wants_request() {
-            self.event.request_object = RawJson::new(json);
+        if self.wants_request() && serde_json::from_slice::<IgnoredAny>(json).is_ok() {
+            self.event.request_object = Some(Content::Whole(compact(json).into()));
         }
     }
 
-    /// As [`Self::request_object`], of an object that was read.
+    /// As [`Self::request_object`], of an object that was read (upstream: `LogRequestObject`).
     pub fn request_value(&mut self, object: &Value) {
-        if self.wants_request() {
-            self.event.request_object = RawJson::of(object);
+        if !self.wants_request() {
+            return;
         }
+        let mut json = Vec::with_capacity(1024);
+        // Writing a tree into memory cannot fail.
+        let _ = match self.decision.omit_managed_fields {
+            true => {
+                let mut object = object.clone();
+                strip_managed_fields(&mut object);
+                serde_json::to_writer(&mut json, &object)
+            }
+            false => serde_json::to_writer(&mut json, object),
+        };
+        self.event.request_object = Some(Content::Whole(json.into()));
     }
 
-    pub fn response_object(&mut self, answer: Answer) {
+    pub fn response_object(&mut self, answer: Content) {
         if self.wants_response() {
             self.event.omit_managed_fields = self.decision.omit_managed_fields;
             self.event.response_object = Some(answer);
@@ -171,9 +178,8 @@ impl AuditContext {
         {
             return None;
         }
-        let mut out = Vec::with_capacity(self.event.bytes_without_answer());
-        serde_json::to_writer(&mut out, &CoreOf { event: &self.event }).ok()?;
-        Some(out)
+        let line = self.event.to_line();
+        Some([b"{\"event\":", &line[..], b"}"].concat())
     }
 
     pub fn event(&self) -> &Event {
@@ -218,11 +224,21 @@ mod tests {
     }
 
     #[test]
+    fn managed_fields_of_requests_go_where_the_policy_says_so() {
+        let object = serde_json::json!({"metadata": {"managedFields": [{"manager": "m"}], "name": "n"}});
+        let mut c = begin(Level::Request, Vec::new());
+        c.decision.omit_managed_fields = true;
+        c.request_value(&object);
+        assert_eq!(c.event.request_object, Some(Content::Whole(r#"{"metadata":{"name":"n"}}"#.into())));
+    }
+
+    #[test]
     fn a_commit_can_be_completed_after_a_crash() {
         let mut c = begin(Level::Request, Vec::new());
-        c.request_object(br#"{"a":1}"#);
+        c.request_object(b"{\n \"a\": 1\n}\n");
         let event = recover(&c.core().expect("a core"), Timestamp::UNIX_EPOCH).expect("an event");
         assert_eq!(event.response_status.as_ref().map(|s| s.code), Some(201));
+        assert_eq!(event.request_object, Some(Content::Whole(r#"{"a":1}"#.into())));
         assert_eq!(event.annotations[RECOVERED], "true");
         assert!(begin(Level::None, Vec::new()).core().is_none());
     }

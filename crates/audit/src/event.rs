@@ -80,9 +80,10 @@ pub struct ResponseStatus {
     pub code: u16,
 }
 
-/// The object of an answer. Nothing of it is copied: it is the bytes that are sent, and a list is its items' stored bytes.
+/// The object of a request or an answer. Nothing of it is copied: an answer is the bytes that are sent, and a list is its
+/// items' stored bytes.
 #[derive(Clone, Debug)]
-pub enum Answer {
+pub enum Content {
     Whole(Bytes),
     Parts(Arc<dyn Parts>),
 }
@@ -98,7 +99,7 @@ pub trait Parts: Send + Sync + std::fmt::Debug {
     ) -> io::Result<()>;
 }
 
-impl PartialEq for Answer {
+impl PartialEq for Content {
     fn eq(&self, other: &Self) -> bool {
         let text = |a: &Self| {
             let mut out = Vec::new();
@@ -108,7 +109,7 @@ impl PartialEq for Answer {
     }
 }
 
-impl Answer {
+impl Content {
     fn each(
         &self,
         omit_managed_fields: bool,
@@ -122,7 +123,7 @@ impl Answer {
     }
 }
 
-impl<'de> Deserialize<'de> for Answer {
+impl<'de> Deserialize<'de> for Content {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(d)?;
         Ok(Self::Whole(String::from(Box::<str>::from(raw)).into()))
@@ -144,11 +145,6 @@ impl RawJson {
     /// Takes over JSON text; `None` when it is not valid.
     pub fn new(json: &[u8]) -> Option<Self> {
         serde_json::from_slice(json).ok().map(Self)
-    }
-
-    /// The text of a tree.
-    pub fn of(value: &Value) -> Option<Self> {
-        serde_json::value::to_raw_value(value).ok().map(Self)
     }
 }
 
@@ -186,11 +182,11 @@ pub struct Event {
     pub object_ref: Option<ObjectRef>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_status: Option<ResponseStatus>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request_object: Option<RawJson>,
-    /// Written by [`Event::write_line`] only.
+    /// Written by [`Event::write_line`] only, as the next one.
     #[serde(default, skip_serializing)]
-    pub response_object: Option<Answer>,
+    pub request_object: Option<Content>,
+    #[serde(default, skip_serializing)]
+    pub response_object: Option<Content>,
     /// The answer is written without its managed fields.
     #[serde(skip)]
     pub omit_managed_fields: bool,
@@ -202,7 +198,10 @@ pub struct Event {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// What stands behind the answer in an event.
+/// About how long an event is without its objects.
+const OTHER_BYTES: usize = 1024;
+
+/// What stands behind the objects in an event.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Tail<'a> {
@@ -217,29 +216,27 @@ struct Tail<'a> {
 impl Event {
     /// The event as one line of JSON, without the newline, escaped as Go escapes (`&`, `<`, `>` and line separators).
     pub fn to_line(&self) -> Vec<u8> {
-        let answer = match &self.response_object {
-            Some(Answer::Whole(bytes)) => bytes.len(),
+        let bytes = |object: &Option<Content>| match object {
+            Some(Content::Whole(bytes)) => bytes.len(),
             _ => 0,
         };
-        let mut out = Vec::with_capacity(self.bytes_without_answer() + answer);
+        let mut out =
+            Vec::with_capacity(OTHER_BYTES + bytes(&self.request_object) + bytes(&self.response_object));
         // Writing into memory cannot fail.
         let _ = self.write_line(&mut out);
         out
     }
 
-    /// About how long the event is without its answer.
-    pub(crate) fn bytes_without_answer(&self) -> usize {
-        1024 + self.request_object.as_ref().map_or(0, |o| o.0.get().len())
-    }
-
-    /// As [`Event::to_line`], without holding an answer that comes in parts.
+    /// As [`Event::to_line`], without holding an object that comes in parts.
     ///
     /// # Errors
     /// What `out` fails with.
     pub fn write_line(&self, out: &mut impl Write) -> io::Result<()> {
-        let mut whole = Vec::with_capacity(self.bytes_without_answer());
+        let mut whole = Vec::with_capacity(OTHER_BYTES);
         serde_json::to_writer(&mut whole, self)?;
-        let Some(answer) = &self.response_object else { return write_escaped(out, &whole) };
+        if self.request_object.is_none() && self.response_object.is_none() {
+            return write_escaped(out, &whole);
+        }
         let tail = serde_json::to_vec(&Tail {
             request_received_timestamp: self.request_received_timestamp,
             stage_timestamp: self.stage_timestamp,
@@ -247,9 +244,16 @@ impl Event {
         })?;
         let (before, after) = whole.split_at((whole.len() + 1).saturating_sub(tail.len()));
         write_escaped(out, before)?;
-        out.write_all(b"\"responseObject\":")?;
-        answer.each(self.omit_managed_fields, &mut |part| write_escaped(out, part))?;
-        out.write_all(b",")?;
+        if let Some(object) = &self.request_object {
+            out.write_all(b"\"requestObject\":")?;
+            object.each(false, &mut |part| write_escaped(out, part))?;
+            out.write_all(b",")?;
+        }
+        if let Some(object) = &self.response_object {
+            out.write_all(b"\"responseObject\":")?;
+            object.each(self.omit_managed_fields, &mut |part| write_escaped(out, part))?;
+            out.write_all(b",")?;
+        }
         write_escaped(out, after)
     }
 }
@@ -279,6 +283,23 @@ fn write_escaped(out: &mut impl Write, json: &[u8]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// JSON without what stands between its tokens (Go: `json.Compact`). What is not valid stays invalid.
+pub fn compact(json: &[u8]) -> Vec<u8> {
+    let (mut out, mut within, mut escaped) = (Vec::with_capacity(json.len()), false, false);
+    for &b in json {
+        if within {
+            within = escaped || b != b'"';
+            escaped = !escaped && b == b'\\';
+        } else if matches!(b, b' ' | b'\n' | b'\r' | b'\t') {
+            continue;
+        } else {
+            within = b == b'"';
+        }
+        out.push(b);
+    }
+    out
 }
 
 /// An object's JSON without managed fields, also those of a list's items and a table's rows.
@@ -336,6 +357,12 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_between_tokens_goes() {
+        let json = b" {\n \"a b\": [1, \"\\\"  \\\\\" ,\r\n\ttrue ] } ";
+        assert_eq!(String::from_utf8_lossy(&compact(json)), "{\"a b\":[1,\"\\\"  \\\\\",true]}");
+    }
+
+    #[test]
     fn managed_fields_go() {
         let mut v = json!({"metadata": {"managedFields": []}, "items": [{"metadata": {"managedFields": [], "name": "a"}}]});
         strip_managed_fields(&mut v);
@@ -361,7 +388,7 @@ mod tests {
             "annotations": {"a": "b"}
         });
         let whole: Event = serde_json::from_value(json.clone()).expect("an event");
-        let parts = Event { response_object: Some(Answer::Parts(Arc::new(Two))), ..whole.clone() };
+        let parts = Event { response_object: Some(Content::Parts(Arc::new(Two))), ..whole.clone() };
         assert_eq!(parts, whole);
         let line = String::from_utf8(parts.to_line()).expect("text");
         assert!(

@@ -26,7 +26,7 @@ pub fn fit(event: &Event, max_bytes: usize) -> Option<Cow<'_, Event>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::RawJson;
+    use crate::event::Content;
 
     #[test]
     fn bodies_go_first_then_the_event() {
@@ -35,7 +35,7 @@ mod tests {
             "user": {}, "requestReceivedTimestamp": null, "stageTimestamp": null,
         });
         let mut event: Event = serde_json::from_value(json).expect("an event");
-        event.request_object = RawJson::new(format!("\"{}\"", "x".repeat(1000)).as_bytes());
+        event.request_object = Some(Content::Whole(format!("\"{}\"", "x".repeat(1000)).into()));
         assert!(matches!(fit(&event, 4096), Some(Cow::Borrowed(_))));
         let short = fit(&event, 600).expect("fits").into_owned();
         assert_eq!(short.annotations[ANNOTATION], "true");

@@ -5,6 +5,7 @@
 //! clients see them in decoding errors.
 
 use jiff::civil::Date;
+use jiff::fmt::temporal::DateTimePrinter;
 use jiff::tz::Offset;
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
@@ -12,26 +13,17 @@ use std::time::Duration;
 const RFC3339: &str = "2006-01-02T15:04:05Z07:00";
 const RFC3339_MICRO: &str = "2006-01-02T15:04:05.000000Z07:00";
 
+const SECONDS: DateTimePrinter = DateTimePrinter::new().precision(Some(0));
+const MICROSECONDS: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
+
 /// Whole seconds, truncated: `2026-11-23T17:00:00Z`.
 pub fn rfc3339(at: Timestamp) -> String {
-    let t = Offset::UTC.to_datetime(at);
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z",
-        t.year(),
-        t.month(),
-        t.day(),
-        t.hour(),
-        t.minute(),
-        t.second()
-    )
+    SECONDS.timestamp_to_string(&at)
 }
 
 /// Microseconds, truncated: `2026-11-23T17:00:00.000123Z`.
 pub fn rfc3339_micro(at: Timestamp) -> String {
-    let t = Offset::UTC.to_datetime(at);
-    let micros = t.subsec_nanosecond() / 1000;
-    let (y, mo, d, h, mi, s) = (t.year(), t.month(), t.day(), t.hour(), t.minute(), t.second());
-    format!("{y:04}-{mo:02}-{d:02}T{h:02}:{mi:02}:{s:02}.{micros:06}Z")
+    MICROSECONDS.timestamp_to_string(&at)
 }
 
 /// Reads RFC 3339, with or without a fraction and with any offset.

@@ -10,6 +10,7 @@ use meta::permit::Permit;
 use meta::selector::{FieldSelector, LabelSelector};
 use meta::status::{Result, Status};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -137,25 +138,36 @@ impl Registry {
     }
 
     /// The object as a tree, of a kind that is stored as it is served: what the server itself needs to know.
-    pub fn get_value(&self, _permit: &Permit, kind: &KindDef, namespace: &str, name: &str) -> Result<Value> {
+    pub fn get_value(&self, permit: &Permit, kind: &KindDef, namespace: &str, name: &str) -> Result<Value> {
+        self.get_as(permit, kind, namespace, name)
+    }
+
+    /// As [`Self::get_value`], of which no more is read than `T` has.
+    pub fn get_as<T: DeserializeOwned>(
+        &self,
+        _permit: &Permit,
+        kind: &KindDef,
+        namespace: &str,
+        name: &str,
+    ) -> Result<T> {
         let entry = self.store.get(&kind.key(namespace, name));
         let entry = entry.ok_or_else(|| Status::not_found(&kind.group_resource(), name))?;
         serde_json::from_slice(&entry.value).map_err(Status::internal)
     }
 
-    /// As [`Self::get_value`], but what is not here is looked for among what other servers wrote (upstream: a lister first,
+    /// As [`Self::get_as`], but what is not here is looked for among what other servers wrote (upstream: a lister first,
     /// and a live request where it has nothing).
-    pub async fn get_live(
+    pub async fn get_live<T: DeserializeOwned>(
         &self,
         permit: &Permit,
         kind: &KindDef,
         namespace: &str,
         name: &str,
-    ) -> Result<Value> {
-        match self.get_value(permit, kind, namespace, name) {
+    ) -> Result<T> {
+        match self.get_as(permit, kind, namespace, name) {
             Err(e) if e.is_not_found() => {
                 self.consistent().await?;
-                self.get_value(permit, kind, namespace, name)
+                self.get_as(permit, kind, namespace, name)
             }
             found => found,
         }

@@ -4,7 +4,7 @@ use crate::chain::{Entry, GENESIS, hash, read_line, segments};
 use crate::line::LineWriter;
 use crate::recent::{self, Place, Recent};
 use audit::Event;
-use audit::event::Answer;
+use audit::event::Content;
 use base::clock::SharedClock;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashSet;
@@ -128,7 +128,7 @@ impl Trail {
     /// # Errors
     /// The disk did not take it; the next entry will say that it is missing.
     pub fn append(&self, event: &Event, record: Option<u64>) -> io::Result<u64> {
-        if event.response_object.as_ref().is_some_and(|a| matches!(a, Answer::Parts(_))) {
+        if event.response_object.as_ref().is_some_and(|a| matches!(a, Content::Parts(_))) {
             return self.append_with(record, &mut |out| event.write_line(out));
         }
         let line = event.to_line();

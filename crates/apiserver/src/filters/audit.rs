@@ -7,7 +7,7 @@ use crate::request_info::RequestInfo;
 use crate::server::Server;
 use arc_swap::ArcSwap;
 use audit::context::Arrival;
-use audit::event::{Answer, ObjectRef, User};
+use audit::event::{Content, ObjectRef, User};
 use audit::log::LogBackend;
 use audit::{AuditContext, Level, Policy, Stage};
 use auth::identity::Identity;
@@ -319,7 +319,7 @@ impl AuditScope {
     }
 
     /// The answer; `status` when it is a Status object.
-    pub fn answered(&self, code: u16, object: Option<&Answer>, status: Option<&Value>) {
+    pub fn answered(&self, code: u16, object: Option<&Content>, status: Option<&Value>) {
         let mut context = self.context.lock();
         context.response_status(code, status);
         if let Some(object) = object {
@@ -327,7 +327,7 @@ impl AuditScope {
         }
     }
 
-    pub fn refused(&self, refused: &Status, object: Option<&Answer>) {
+    pub fn refused(&self, refused: &Status, object: Option<&Content>) {
         self.answered(refused.code, object, Some(&refused.to_value()));
     }
 

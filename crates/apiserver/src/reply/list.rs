@@ -9,7 +9,7 @@ use crate::codec::{self, META};
 use crate::encoded::Encoded;
 use crate::negotiate::{Encoding, Format, OBJECT_TYPES, View};
 use crate::table::{TableView, partial, partial_bytes};
-use audit::event::{Answer, Parts, strip_managed_fields};
+use audit::event::{Content, Parts, strip_managed_fields};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use client::BoxError;
 use jiff::Timestamp;
@@ -58,7 +58,7 @@ pub fn render(kind: Arc<KindDef>, listed: Listed, how: &Rendering) -> Result<Ren
         }
         encoding.format = Format::Json;
     }
-    let object = how.keep.then(|| Answer::Parts(Arc::new(list.shared())));
+    let object = how.keep.then(|| Content::Parts(Arc::new(list.shared())));
     Ok(Rendered { response: sent(list, encoding)?, object, status: None })
 }
 

@@ -91,7 +91,8 @@ fn name_and_port(text: &str) -> Result<(&str, Option<u16>)> {
 /// A node's own endpoint, as `nodes/proxy`.
 pub async fn node(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     ctx.admit_connect(kind, connect_options(ctx)).await?;
-    ctx.server.registry.get_live(&ctx.permit, kind, "", &ctx.info.name).await?;
+    let registry = &ctx.server.registry;
+    registry.get_live::<serde::de::IgnoredAny>(&ctx.permit, kind, "", &ctx.info.name).await?;
     let address = kubelet::address(ctx, &ctx.info.name)?;
     let path = format!("/{}", ctx.info.rest);
     let query = raw_query(ctx);

@@ -245,7 +245,7 @@ fn any(schema: &Schema, go: &str, v: &Value, out: &mut Vec<u8>, depth: usize) ->
             }
         }
         ("v1.JSONSchemaPropsOrArray" | "v1.JSONSchemaDependencies", _) => nested(v, 1, out)?,
-        _ => bytes_field(out, 1, v.to_string().as_bytes()),
+        _ => bytes_field(out, 1, &serde_json::to_vec(v).map_err(|e| e.to_string())?),
     }
     Ok(())
 }

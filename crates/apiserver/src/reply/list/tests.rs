@@ -132,7 +132,7 @@ async fn a_long_protobuf_list_is_told_its_length_without_being_kept() {
 
 /// What the audit record gets to write.
 fn recorded(rendered: &Rendered, omit_managed_fields: bool) -> Value {
-    let Some(Answer::Parts(parts)) = &rendered.object else { panic!("a list is recorded in parts") };
+    let Some(Content::Parts(parts)) = &rendered.object else { panic!("a list is recorded in parts") };
     let mut text = Vec::new();
     let mut sink = |part: &[u8]| io::Write::write_all(&mut text, part);
     parts.each(omit_managed_fields, &mut sink).expect("told");
