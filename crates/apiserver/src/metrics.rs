@@ -242,8 +242,8 @@ impl Metrics {
         gauge(
             &mut out,
             "apiserver_storage_size_bytes",
-            "Bytes of keys and values kept.",
-            store.used_bytes as f64,
+            "Bytes that the store takes on the disk.",
+            store.disk_bytes as f64,
         );
         gauge(
             &mut out,

@@ -230,7 +230,8 @@ pub struct Stats {
     /// Bytes held in memory by keys and values of all kept revisions.
     pub used_bytes: u64,
     pub quota_bytes: u64,
-    pub wal_bytes: u64,
+    /// Bytes on the disk: of log and snapshots, or of etcd's database.
+    pub disk_bytes: u64,
     pub commits: u64,
     pub fsyncs: u64,
     pub watchers: u64,

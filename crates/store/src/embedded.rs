@@ -7,7 +7,7 @@ pub(crate) mod committer;
 pub(crate) mod keeper;
 mod turns;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Mode};
 use crate::history::{Bucket, History};
 use crate::queue::{Limits, Queue};
 use crate::recover::{self, HistoryLimits, OpenError, Place, Recovery};
@@ -145,8 +145,6 @@ pub(crate) struct Shared {
     pub free: FreeList,
     pub commits: AtomicU64,
     pub fsyncs: AtomicU64,
-    pub segment: AtomicU64,
-    pub oldest_segment: AtomicU64,
     pub problem: Mutex<Option<String>>,
 }
 
@@ -222,7 +220,6 @@ impl Embedded {
             }
         };
         let free = tidy(&place)?;
-        let oldest = place.files()?.segments.first().copied().unwrap_or(1);
         let wal =
             Writer::resume(disk.clone(), &options.dir, options.segment_bytes, free.clone(), loaded.resume)
                 .map_err(|e| place.io("open the log in", &options.dir, e))?;
@@ -250,8 +247,6 @@ impl Embedded {
             free,
             commits: AtomicU64::new(0),
             fsyncs: AtomicU64::new(0),
-            segment: AtomicU64::new(wal.segment()),
-            oldest_segment: AtomicU64::new(oldest),
             problem: Mutex::new(None),
             options,
         });
@@ -413,15 +408,16 @@ impl Store for Embedded {
     fn stats(&self) -> Stats {
         let s = &self.shared;
         let view = s.view.load();
-        let segments =
-            1 + s.segment.load(Ordering::Relaxed).saturating_sub(s.oldest_segment.load(Ordering::Relaxed));
+        // A file may go meanwhile.
+        let size = |name: String| s.disk.open(&s.options.dir.join(name), Mode::Read)?.size();
+        let names = s.disk.list(&s.options.dir).unwrap_or_default();
         Stats {
             revision: view.revision,
             compacted: view.compacted,
             keys: view.tree.live(),
             used_bytes: view.used_bytes,
             quota_bytes: s.options.quota_bytes,
-            wal_bytes: segments * s.options.segment_bytes,
+            disk_bytes: names.into_iter().filter_map(|name| size(name).ok()).sum(),
             commits: s.commits.load(Ordering::Relaxed),
             fsyncs: s.fsyncs.load(Ordering::Relaxed),
             watchers: s.history.watchers(),

@@ -360,7 +360,7 @@ impl Store for Etcd {
         }
     }
 
-    /// `wal_bytes` is the size of etcd's database and `quota_bytes` its limit, 0 when it does not tell.
+    /// Sizes are etcd's, and its limit; 0 when it does not tell.
     fn stats(&self) -> Stats {
         let s = &self.shared;
         let view = s.view.load();
@@ -370,7 +370,7 @@ impl Store for Etcd {
             keys: view.tree.live(),
             used_bytes: view.used_bytes,
             quota_bytes: s.quota_bytes.load(Ordering::Relaxed),
-            wal_bytes: s.db_bytes.load(Ordering::Relaxed),
+            disk_bytes: s.db_bytes.load(Ordering::Relaxed),
             commits: s.commits.load(Ordering::Relaxed),
             fsyncs: 0,
             watchers: s.history.watchers(),

@@ -349,6 +349,8 @@ impl Pieces {
             // The messages of stored objects are kept already, and shared.
             let message = self.list.message().ok_or_else(|| Status::not_acceptable(OBJECT_TYPES))?;
             self.messages = self.list.encoded.messages(message, &self.list.items)?;
+            // Let go while they are in the cache.
+            self.list.items = Vec::new();
             let length = |message: &Bytes| meta::proto::bytes_field_len(ITEMS_FIELD, message.len());
             return Ok(self.messages.iter().map(length).sum());
         }
@@ -372,21 +374,20 @@ impl Pieces {
 
     fn fill(&mut self, out: &mut BytesMut) -> Result<()> {
         while out.len() < PIECE_BYTES {
-            // An item that went out is let go.
-            let Some(item) = self.list.items.get_mut(self.at).map(std::mem::take) else {
+            // What went out is let go.
+            if let Some(message) = self.messages.get_mut(self.at).map(std::mem::take) {
+                write_message(&message, out);
+            } else if let Some(item) = self.list.items.get_mut(self.at).map(std::mem::take) {
+                if self.at > 0 && self.format == Format::Json {
+                    out.put_u8(b',');
+                }
+                self.list.write_item(self.format, &item, out)?;
+            } else {
                 out.extend_from_slice(&self.tail);
                 self.done = true;
                 break;
-            };
-            if self.at > 0 && self.format == Format::Json {
-                out.put_u8(b',');
             }
-            let message = self.messages.get_mut(self.at).map(std::mem::take);
             self.at += 1;
-            match message {
-                Some(message) => write_message(&message, out),
-                None => self.list.write_item(self.format, &item, out)?,
-            }
         }
         Ok(())
     }

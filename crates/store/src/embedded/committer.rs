@@ -142,7 +142,6 @@ impl Committer {
         }
         self.shared.fsyncs.fetch_add(1, Ordering::Relaxed);
         if self.wal.segment() != segment {
-            self.shared.segment.store(self.wal.segment(), Ordering::Relaxed);
             self.shared.keeper.give(&self.shared, Job::Spare);
             self.spare_asked = false;
         }
@@ -222,7 +221,6 @@ impl Committer {
             }
         }
         self.since_snapshot = 0;
-        self.shared.segment.store(self.wal.segment(), Ordering::Relaxed);
         let header = snapshot::Header {
             store: self.wal.store(),
             segment: self.wal.segment(),

@@ -175,6 +175,5 @@ fn prune(shared: &Shared) -> io::Result<()> {
     }
     disk.sync_dir(dir)?;
     shared.free.lock().extend(recycled);
-    shared.oldest_segment.store(floor, Ordering::Relaxed);
     Ok(())
 }
