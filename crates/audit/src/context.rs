@@ -63,6 +63,7 @@ impl AuditContext {
             request_received_timestamp: arrival.received,
             stage_timestamp: arrival.received,
             annotations: BTreeMap::new(),
+            settled: None,
         };
         Self { event, decision }
     }
@@ -93,6 +94,7 @@ impl AuditContext {
     }
 
     pub fn impersonated(&mut self, user: User, constraint: &str) {
+        self.event.settled = None;
         self.event.impersonated_user = Some(user);
         let impersonation_constraint = constraint.to_owned();
         self.event.authentication_metadata = Some(AuthenticationMetadata { impersonation_constraint });
@@ -103,6 +105,7 @@ impl AuditContext {
         if self.decision.level < Level::Metadata {
             return;
         }
+        self.event.settled = None;
         let reference = self.event.object_ref.get_or_insert_with(ObjectRef::default);
         let fill = |slot: &mut String, field: &str| {
             if slot.is_empty() {
@@ -173,11 +176,12 @@ impl AuditContext {
     }
 
     /// What the commit of a write carries; `None` when the policy records nothing of it.
-    pub fn core(&self) -> Option<Vec<u8>> {
+    pub fn core(&mut self) -> Option<Vec<u8>> {
         if self.decision.level == Level::None || self.decision.omit_stages.contains(&Stage::ResponseComplete)
         {
             return None;
         }
+        self.event.settle();
         let line = self.event.to_line();
         Some([b"{\"event\":", &line[..], b"}"].concat())
     }
@@ -221,6 +225,21 @@ mod tests {
             line,
             r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"id","stage":"ResponseComplete","requestURI":"","verb":"create","user":{},"responseStatus":{"metadata":{},"code":201},"requestReceivedTimestamp":"1970-01-01T00:00:00.000000Z","stageTimestamp":"1970-01-01T00:00:00.000000Z","annotations":{"a/b":"1"}}"#
         );
+    }
+
+    #[test]
+    fn what_is_written_once_is_what_would_be_written_again() {
+        let mut c = begin(Level::Metadata, Vec::new());
+        c.reference_from(&serde_json::json!({"metadata": {"name": "<n>"}}));
+        assert!(c.core().is_some() && c.event.settled.is_some());
+        c.annotate("a/b", "1");
+        let mut other = c.event.clone();
+        other.settled = None;
+        assert_eq!(c.event.to_line(), other.to_line());
+        c.impersonated(User { username: "u".into(), ..User::default() }, "");
+        let line = String::from_utf8(c.event.to_line()).expect("text");
+        assert!(line.contains(r#""impersonatedUser":{"username":"u"}"#), "{line}");
+        assert!(line.contains(r#""objectRef":{"name":"\u003cn\u003e"}"#), "{line}");
     }
 
     #[test]

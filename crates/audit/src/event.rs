@@ -155,12 +155,12 @@ pub struct AuthenticationMetadata {
 }
 
 /// `audit.k8s.io/v1` Event.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default)]
     pub kind: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default)]
     pub api_version: String,
     pub level: Level,
     #[serde(rename = "auditID")]
@@ -170,22 +170,21 @@ pub struct Event {
     pub request_uri: String,
     pub verb: String,
     pub user: User,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub impersonated_user: Option<User>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub authentication_metadata: Option<AuthenticationMetadata>,
-    #[serde(rename = "sourceIPs", default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(rename = "sourceIPs", default)]
     pub source_ips: Vec<String>,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default)]
     pub user_agent: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub object_ref: Option<ObjectRef>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub response_status: Option<ResponseStatus>,
-    /// Written by [`Event::write_line`] only, as the next one.
-    #[serde(default, skip_serializing)]
+    #[serde(default)]
     pub request_object: Option<Content>,
-    #[serde(default, skip_serializing)]
+    #[serde(default)]
     pub response_object: Option<Content>,
     /// The answer is written without its managed fields.
     #[serde(skip)]
@@ -194,12 +193,49 @@ pub struct Event {
     pub request_received_timestamp: Timestamp,
     #[serde(with = "micro_time")]
     pub stage_timestamp: Timestamp,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default)]
     pub annotations: BTreeMap<String, String>,
+    /// What [`Request`] writes, once nothing of it changes any more.
+    #[serde(skip)]
+    pub(crate) settled: Option<Bytes>,
 }
 
 /// About how long an event is without its objects.
 const OTHER_BYTES: usize = 1024;
+
+/// What an event begins with.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Head<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    kind: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    api_version: &'a str,
+    level: Level,
+    #[serde(rename = "auditID")]
+    audit_id: &'a str,
+    stage: Stage,
+}
+
+/// What stands behind the stage: all that is known of a request before it is answered.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'a> {
+    #[serde(rename = "requestURI")]
+    request_uri: &'a str,
+    verb: &'a str,
+    user: &'a User,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    impersonated_user: &'a Option<User>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authentication_metadata: &'a Option<AuthenticationMetadata>,
+    #[serde(rename = "sourceIPs", skip_serializing_if = "<[_]>::is_empty")]
+    source_ips: &'a [String],
+    #[serde(skip_serializing_if = "str::is_empty")]
+    user_agent: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object_ref: &'a Option<ObjectRef>,
+}
 
 /// What stands behind the objects in an event.
 #[derive(Serialize)]
@@ -213,7 +249,44 @@ struct Tail<'a> {
     annotations: &'a BTreeMap<String, String>,
 }
 
+/// Appends the members of a struct behind those that are there: `{"a":1` becomes `{"a":1,"b":2}`.
+fn append(out: &mut Vec<u8>, members: &impl Serialize) -> io::Result<()> {
+    let at = out.len();
+    serde_json::to_writer(&mut *out, members)?;
+    if at > 0 {
+        out[at] = b',';
+    }
+    Ok(())
+}
+
 impl Event {
+    /// Nothing changes any more of what is known before the answer: it is written once for all lines.
+    pub(crate) fn settle(&mut self) {
+        if self.settled.is_none() {
+            let mut out = vec![b'{'];
+            // Writing into memory cannot fail.
+            let _ = self.append_request(&mut out);
+            self.settled = Some(Bytes::from(out).slice(1..));
+        }
+    }
+
+    /// Behind what was begun, without its closing brace.
+    fn append_request(&self, out: &mut Vec<u8>) -> io::Result<()> {
+        let request = Request {
+            request_uri: &self.request_uri,
+            verb: &self.verb,
+            user: &self.user,
+            impersonated_user: &self.impersonated_user,
+            authentication_metadata: &self.authentication_metadata,
+            source_ips: &self.source_ips,
+            user_agent: &self.user_agent,
+            object_ref: &self.object_ref,
+        };
+        append(out, &request)?;
+        out.pop();
+        Ok(())
+    }
+
     /// The event as one line of JSON, without the newline, escaped as Go escapes (`&`, `<`, `>` and line separators).
     pub fn to_line(&self) -> Vec<u8> {
         let bytes = |object: &Option<Content>| match object {
@@ -232,29 +305,42 @@ impl Event {
     /// # Errors
     /// What `out` fails with.
     pub fn write_line(&self, out: &mut impl Write) -> io::Result<()> {
-        let mut whole = Vec::with_capacity(OTHER_BYTES);
-        serde_json::to_writer(&mut whole, self)?;
-        if self.request_object.is_none() && self.response_object.is_none() {
-            return write_escaped(out, &whole);
+        let mut text = Vec::with_capacity(OTHER_BYTES);
+        let head = Head {
+            kind: &self.kind,
+            api_version: &self.api_version,
+            level: self.level,
+            audit_id: &self.audit_id,
+            stage: self.stage,
+        };
+        append(&mut text, &head)?;
+        text.pop();
+        match &self.settled {
+            Some(request) => text.extend_from_slice(request),
+            None => self.append_request(&mut text)?,
         }
-        let tail = serde_json::to_vec(&Tail {
+        if let Some(status) = &self.response_status {
+            text.extend_from_slice(b",\"responseStatus\":");
+            serde_json::to_writer(&mut text, status)?;
+        }
+        write_escaped(out, &text)?;
+        if let Some(object) = &self.request_object {
+            out.write_all(b",\"requestObject\":")?;
+            object.each(false, &mut |part| write_escaped(out, part))?;
+        }
+        if let Some(object) = &self.response_object {
+            out.write_all(b",\"responseObject\":")?;
+            object.each(self.omit_managed_fields, &mut |part| write_escaped(out, part))?;
+        }
+        text.clear();
+        text.push(b'{');
+        let tail = Tail {
             request_received_timestamp: self.request_received_timestamp,
             stage_timestamp: self.stage_timestamp,
             annotations: &self.annotations,
-        })?;
-        let (before, after) = whole.split_at((whole.len() + 1).saturating_sub(tail.len()));
-        write_escaped(out, before)?;
-        if let Some(object) = &self.request_object {
-            out.write_all(b"\"requestObject\":")?;
-            object.each(false, &mut |part| write_escaped(out, part))?;
-            out.write_all(b",")?;
-        }
-        if let Some(object) = &self.response_object {
-            out.write_all(b"\"responseObject\":")?;
-            object.each(self.omit_managed_fields, &mut |part| write_escaped(out, part))?;
-            out.write_all(b",")?;
-        }
-        write_escaped(out, after)
+        };
+        append(&mut text, &tail)?;
+        write_escaped(out, &text[1..])
     }
 }
 

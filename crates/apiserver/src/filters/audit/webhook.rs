@@ -97,7 +97,10 @@ impl Webhook {
             return Ok(true);
         };
         // In a list, events do not repeat its type.
-        let line = Event { kind: String::new(), api_version: String::new(), ..event.into_owned() }.to_line();
+        let mut event = event.into_owned();
+        event.kind.clear();
+        event.api_version.clear();
+        let line = event.to_line();
         if self.sender.settings.mode != Mode::Batch {
             return Err(self.send_now(line));
         }
