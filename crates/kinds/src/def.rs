@@ -241,6 +241,17 @@ pub trait Strategy: Send + Sync {
 
     /// Whether objects that cannot be read can be deleted all the same (upstream: what is stored behind a layer of its own
     /// cannot).
+    /// Whether the begin of a generated name is looked at again when an object is changed through a subresource, or as
+    /// a whole (upstream: kinds whose `ValidateUpdate` calls `ValidateObjectMeta`).
+    fn checks_names_on_update(&self, subresource: &str) -> bool {
+        !matches!(subresource, "status" | "finalize")
+    }
+
+    /// Whether what this path answers can be shown as a table (upstream: storages that are no `rest.TableConvertor`).
+    fn has_table(&self, subresource: &str) -> bool {
+        !matches!(subresource, "approval" | "finalize" | "ephemeralcontainers" | "resize")
+    }
+
     fn deletes_unread(&self) -> bool {
         true
     }

@@ -90,6 +90,10 @@ impl Strategy for Event {
         });
         let mut errors = event::errors(&new, REPORTING);
         if new["series"] != old["series"] {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
             series(&new, &mut errors);
         }
         for (field, called) in FIXED {

@@ -43,6 +43,10 @@ fn system_value(name: &str) -> i64 {
 struct PriorityClass;
 
 impl Strategy for PriorityClass {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn default(&self, obj: &mut Value) {
         object::default_at(obj, &[], "preemptionPolicy", "PreemptLowerPriority");
     }

@@ -8,8 +8,13 @@ use serde_json::Value;
 /// Upstream: `TotalAnnotationSizeLimitB`.
 const ANNOTATION_BYTES_MAX: usize = 256 << 10;
 /// Groups whose metadata is checked by the library's rules only, without those of Kubernetes itself.
-const CHECKED_BY_LIBRARY_ALONE: [&str; 3] =
-    ["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io"];
+const CHECKED_BY_LIBRARY_ALONE: [&str; 5] = [
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "apiregistration.k8s.io",
+    "coordination.k8s.io",
+    "node.k8s.io",
+];
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
@@ -31,10 +36,12 @@ pub fn validate(kind: &KindDef, obj: &Value) -> ErrorList {
 
 /// As [`validate`], of an object that was there before: that its name fits a key is looked at in any case (upstream:
 /// `rest.ValidateUpdate`).
-pub fn validate_changed(kind: &KindDef, obj: &Value) -> ErrorList {
+pub fn validate_changed(kind: &KindDef, obj: &Value, subresource: &str) -> ErrorList {
+    let strategy = &kind.strategy;
+    let prefixes = strategy.checks_generate_name() && strategy.checks_names_on_update(subresource);
     let names = |name: &str, prefix| {
         let mut messages = helpers::path_segment_errors(name, prefix);
-        if kind.strategy.checks_metadata() && (!prefix || kind.strategy.checks_generate_name()) {
+        if strategy.checks_metadata() && (!prefix || prefixes) {
             let own = kind.strategy.name_errors(name, prefix);
             messages.extend(own.into_iter().filter(|m| !messages.contains(m)).collect::<Vec<_>>());
         }
@@ -45,7 +52,8 @@ pub fn validate_changed(kind: &KindDef, obj: &Value) -> ErrorList {
 
 fn by_kind(kind: &KindDef, obj: &Value, names: &dyn Fn(&str, bool) -> Vec<String>) -> ErrorList {
     let mut errors = check(kind, obj, names);
-    if !kind.is_custom() && !CHECKED_BY_LIBRARY_ALONE.contains(&&*kind.group) {
+    let by_library = !kind.strategy.checks_metadata() || CHECKED_BY_LIBRARY_ALONE.contains(&&*kind.group);
+    if !kind.is_custom() && !by_library {
         kube_finalizers(obj, &Path::new("metadata").child("finalizers"), &mut errors);
     }
     errors
@@ -250,6 +258,29 @@ mod tests {
     }
 
     #[test]
+    fn row(kind: &str) -> KindDef {
+        kinds::KINDS.iter().map(|row| row()).find(|r| r.kind == kind).expect("a row")
+    }
+
+    #[test]
+    fn only_some_kinds_check_the_begin_of_a_name_again() {
+        let obj = json!({"metadata": {"name": "a", "namespace": "b", "generateName": "x_y"}});
+        let found = |kind: &str, subresource| texts(validate_changed(&row(kind), &obj, subresource)).len();
+        assert_eq!((found("Lease", ""), found("Deployment", ""), found("ConfigMap", "")), (0, 0, 1));
+        assert_eq!((found("Pod", ""), found("Pod", "status"), found("Pod", "resize")), (1, 0, 1));
+        let obj = json!({"metadata": {"name": "a", "generateName": "x_y"}});
+        assert_eq!(texts(validate_changed(&row("Node"), &obj, "status")).len(), 1);
+        let obj = json!({"metadata": {"name": "a", "namespace": "b", "generateName": "x/y"}});
+        assert_eq!(texts(validate_changed(&row("Lease"), &obj, "")).len(), 1, "no segment of a path");
+    }
+
+    #[test]
+    fn only_some_kinds_ask_finalizers_for_a_prefix() {
+        let obj = json!({"metadata": {"name": "a", "namespace": "b", "finalizers": ["x"]}});
+        let found = |kind: &str| texts(validate_changed(&row(kind), &obj, "")).len();
+        assert_eq!((found("Lease"), found("PodDisruptionBudget"), found("ConfigMap")), (0, 0, 1));
+    }
+
     fn identity_is_immutable_and_finalizers_are_closed_while_deleting() {
         let old =
             json!({"metadata": {"name": "a", "uid": "1", "deletionTimestamp": "t", "finalizers": ["x/a"]}});

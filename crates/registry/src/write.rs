@@ -266,7 +266,7 @@ impl Registry {
         companion: Option<&dyn Companion>,
     ) -> Result<std::result::Result<Written, Lost>> {
         let ctx = Ctx { now: self.clock.now(), subresource: r.subresource };
-        let mut errors = object_meta::validate_changed(r.kind, &new);
+        let mut errors = object_meta::validate_changed(r.kind, &new, r.subresource);
         errors.extend(object_meta::validate_update(&new, old));
         errors.extend(r.kind.strategy.validate_update(&new, old, &ctx));
         errors.extend(self.namespace_error(r, &new, Some(old)).await?);

@@ -60,6 +60,11 @@ fn requests_are_checked() {
         "spec.expirationSeconds: Invalid value: 599: may not specify a duration less than 600 seconds (10 minutes)"
     );
     assert!(check("request", json!("AAAA")).ends_with("PEM block type must be CERTIFICATE REQUEST"));
+    assert_eq!(
+        row.strategy.name_errors("http://x", false),
+        [""; 0],
+        "looked at only when nothing else is wrong"
+    );
 }
 
 #[test]

@@ -102,6 +102,10 @@ fn drop_disabled(spec: &mut Value, old: &Value) {
 struct Node;
 
 impl Strategy for Node {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        true
+    }
+
     fn default(&self, obj: &mut Value) {
         object::default_at(obj, &[], "spec", json!({}));
         object::default_at(obj, &[], "status", json!({}));

@@ -248,6 +248,10 @@ struct Strategist {
 
 impl Strategy for Strategist {
     fn default(&self, obj: &mut Value) {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
         self.custom.default(obj);
     }
 

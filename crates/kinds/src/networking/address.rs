@@ -119,6 +119,10 @@ impl Strategy for ServiceCidr {
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx) {
         shared::split_with_metadata(new, old, ctx);
     }
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
 
     fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static str]> {
         shared::reset_with_metadata(subresource)

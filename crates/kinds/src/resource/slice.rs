@@ -46,6 +46,10 @@ struct ResourceSlice;
 
 impl Strategy for ResourceSlice {
     fn default_times(&self, obj: &mut Value, now: Timestamp) {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
         let devices = obj["spec"].get_mut("devices").and_then(Value::as_array_mut);
         for device in devices.into_iter().flatten() {
             for taint in device.get_mut("taints").and_then(Value::as_array_mut).into_iter().flatten() {
