@@ -76,7 +76,6 @@ struct Below<'a> {
 
 impl<'a> Meta<'a> {
     fn below(self, key: &str) -> Result<Below<'a>, Fault> {
-        let plain = |ty| Below { meta: Meta { schema: self.schema, ty }, strategy: "", merge_key: "" };
         match self.ty {
             Some(Ty::Ref(name)) => {
                 let def = self.schema.types.get(name);
@@ -89,7 +88,10 @@ impl<'a> Meta<'a> {
                 let meta = Meta { schema: self.schema, ty: Some(&field.ty) };
                 Ok(Below { meta, strategy: strategy(field), merge_key: &field.patch_merge_key })
             }
-            Some(Ty::Map(inner)) => Ok(plain(Some(&**inner))),
+            // upstream: `forkedjson.LookupPatchMetadataForStruct`
+            Some(Ty::Map(_)) => Err(Fault::Other(
+                "merging an object in json but data type is not struct, instead is: map".to_owned(),
+            )),
             // Free-form JSON merges without rules.
             _ => Ok(plain(None)),
         }
