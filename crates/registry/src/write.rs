@@ -431,7 +431,11 @@ fn told_kind(kind: &KindDef) -> meta::GroupKind {
     meta::GroupKind { group: group.to_string(), kind: kind.kind.to_string() }
 }
 
-fn precondition_uid(r: &Request<'_>, new: &Value, current: &str) -> Result<()> {
+/// Refuses an update of an object with another uid than the new one names (upstream: `Preconditions.Check`).
+///
+/// # Errors
+/// A conflict.
+pub fn precondition_uid(r: &Request<'_>, new: &Value, current: &str) -> Result<()> {
     let asked = object::uid(new);
     if asked.is_empty() || asked == current {
         return Ok(());
