@@ -70,6 +70,7 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         object::set_meta(&mut was, "managedFields", owned);
         let scale = match &patch {
             Some(Patch::Apply(config, problems)) => patch::applied(ctx, &row, Some(&was), config, problems)?,
+            Some(Patch::Unread(status)) => return Err(status.clone()),
             patch => {
                 let mut scale = match patch {
                     Some(p) => patch::patched(ctx, &row, p, &was)?,
@@ -109,8 +110,8 @@ fn scale_row() -> KindDef {
         kind: "Scale".into(),
         plural: "scales".into(),
         schema: SCALE.into(),
-        ..KindDef::BASE
         columns: COLUMNS,
+        ..KindDef::BASE
     }
 }
 
