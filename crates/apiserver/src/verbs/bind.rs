@@ -44,6 +44,11 @@ pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         return Err(Status::bad_request("Name parameter required."));
     }
     let pods = ctx.server.registry.kinds().resource("", "v1", "pods").ok_or_else(Status::no_such_resource)?;
+    let wrong = kinds::helpers::path_segment_errors(&name, false);
+    if !wrong.is_empty() {
+        let why = format!("Name parameter invalid: {}: {}", quoted(&name), wrong.join(";"));
+        return Err(Status::bad_request(why));
+    }
     let now = meta::time::rfc3339(ctx.server.clock.now());
     let transform = |old: Option<&Value>| {
         let old = old.ok_or_else(|| Status::not_found(&pods.group_resource(), &name))?;
