@@ -69,6 +69,10 @@ struct ApiService;
 
 impl Strategy for ApiService {
     fn default(&self, obj: &mut Value) {
+    fn has_table(&self, subresource: &str) -> bool {
+        subresource != "status"
+    }
+
         if obj["spec"]["service"].is_object() {
             object::default_at(obj, &["spec", "service"], "port", 443);
         }

@@ -63,6 +63,10 @@ fn state(o: &Value) -> String {
 struct ResourceClaim;
 
 impl Strategy for ResourceClaim {
+    fn has_table(&self, subresource: &str) -> bool {
+        subresource != "status"
+    }
+
     fn asks_namespace(&self, new: &Value, old: Option<&Value>, subresource: &str) -> Option<NamespaceLabel> {
         let results = |o: &'_ Value| {
             let all = o["status"]["allocation"]["devices"]["results"].as_array();

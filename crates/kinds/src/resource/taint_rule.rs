@@ -46,6 +46,10 @@ pub fn kind() -> KindDef {
 struct DeviceTaintRule;
 
 impl Strategy for DeviceTaintRule {
+    fn has_table(&self, subresource: &str) -> bool {
+        subresource != "status"
+    }
+
     fn checks_names_on_update(&self, _: &str) -> bool {
         false
     }
