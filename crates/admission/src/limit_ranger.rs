@@ -90,7 +90,7 @@ impl Plugin for LimitRanger {
                 [one] => one.clone(),
                 many => format!("[{}]", many.join(", ")),
             };
-            return Err(Status::forbidden(&a.kind.group_resource(), object::name(new), &why));
+            return Err(a.forbidden(Some(new), &why));
         }
         Ok(())
     }
@@ -217,7 +217,7 @@ fn ratio(ty: &str, name: &str, bound: &Quantity, (request, limit): Found<'_>) ->
     let too_much = if whole <= MILLI_MAX {
         found * 1000.0 > bound.overflowing(MILLI) as f64
     } else {
-        found > bound.value() as f64
+        found > whole as f64
     };
     too_much.then(|| format!("{head}, but provided ratio is {found:.6}"))
 }
