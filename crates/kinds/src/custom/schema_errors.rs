@@ -365,16 +365,19 @@ fn rule_texts(rule: &Value, schema: &Value, path: &Path, errors: &mut ErrorList)
     }
 }
 
-/// Errors of `selectableFields` (upstream: `ValidateCustomResourceSelectableFields`).
+/// Errors of `selectableFields` (upstream: `ValidateCustomResourceSelectableFields`). A schema without a structural form
+/// has no fields; the syntax of the paths is looked at all the same.
 pub fn selectable_fields(
     list: &[Value],
-    schema: &Structural,
+    schema: Option<&Structural>,
     allow_too_many: bool,
     path: &Path,
     errors: &mut ErrorList,
 ) {
     const FIELDS_MAX: usize = 8;
     let mut seen: Vec<String> = Vec::new();
+    let nothing = Structural::default();
+    let schema = schema.unwrap_or(&nothing);
     for (i, f) in list.iter().enumerate() {
         let (at, json_path) = (path.index(i).child("jsonPath"), text(f, "jsonPath"));
         if json_path.is_empty() {
