@@ -171,9 +171,11 @@ fn selector(spec: &Value, at: &Path, errors: &mut ErrorList) {
                 errors.push(Error::invalid(&at.child("values"), values.to_vec(), detail));
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            other => {
-                errors.push(Error::invalid(&at.child("operator"), other, "not a valid selector operator"))
-            }
+            other => errors.push(Error::named_invalid(
+                &at.child("operator"),
+                other,
+                "not a valid selector operator",
+            )),
         }
         scopes.push(scope);
     }
