@@ -2,6 +2,7 @@
 
 use crate::chain::{Attributes, Plugin};
 use async_trait::async_trait;
+use meta::field::quoted;
 use meta::permit::Permit;
 use meta::status::{Result, Status};
 use registry::{ListQuery, Match, Operation, Registry, Selectors};

@@ -1,6 +1,7 @@
 //! Checks of `metadata`, the same for all kinds (upstream: apimachinery `pkg/api/validation/objectmeta.go`).
 
 use kinds::{KindDef, helpers};
+use meta::field::quoted;
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use serde_json::Value;
@@ -123,7 +124,7 @@ pub fn validate_update(new: &Value, old: &Value) -> ErrorList {
         let mut extra: Vec<&str> = object::finalizers(new).into_iter().filter(|f| !had.contains(f)).collect();
         extra.sort_unstable();
         if !extra.is_empty() {
-            let list: Vec<String> = extra.iter().map(|f| format!("{f:?}")).collect();
+            let list: Vec<String> = extra.iter().map(|f| quoted(f).to_string()).collect();
             let detail = format!(
                 "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
                 list.join(", ")
@@ -257,7 +258,6 @@ mod tests {
         assert!(found[2].starts_with("metadata.labels: Invalid value: \"b c\""), "{found:?}");
     }
 
-    #[test]
     fn row(kind: &str) -> KindDef {
         kinds::KINDS.iter().map(|row| row()).find(|r| r.kind == kind).expect("a row")
     }
@@ -281,6 +281,7 @@ mod tests {
         assert_eq!((found("Lease"), found("PodDisruptionBudget"), found("ConfigMap")), (0, 0, 1));
     }
 
+    #[test]
     fn identity_is_immutable_and_finalizers_are_closed_while_deleting() {
         let old =
             json!({"metadata": {"name": "a", "uid": "1", "deletionTimestamp": "t", "finalizers": ["x/a"]}});

@@ -8,6 +8,7 @@ use crate::columns::{AGE, NAME, column};
 use crate::def::{Ctx, KindDef, Requester, Strategy, StrategyRef, Subresource, status};
 use crate::rest;
 use crate::validate::{items, text};
+use meta::field::quoted;
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use serde_json::{Value, json};
@@ -347,7 +348,7 @@ fn changes(new: &Value, old: &Value, subresource: &str, errors: &mut ErrorList) 
     let path = Path::new("status").child("conditions");
     for ty in ["Approved", "Denied", "Failed"] {
         if of(new, ty).len() < of(old, ty).len() {
-            let detail = format!("updates may not remove a condition of type {ty:?}");
+            let detail = format!("updates may not remove a condition of type {ty}", ty = quoted(ty));
             errors.push(Error::forbidden(&path, detail));
         }
     }
@@ -355,10 +356,10 @@ fn changes(new: &Value, old: &Value, subresource: &str, errors: &mut ErrorList) 
         for ty in ["Approved", "Denied"] {
             let (is, was) = (of(new, ty), of(old, ty));
             if is.len() > was.len() {
-                let detail = format!("updates may not add a condition of type {ty:?}");
+                let detail = format!("updates may not add a condition of type {ty}", ty = quoted(ty));
                 errors.push(Error::forbidden(&path, detail));
             } else if is.len() == was.len() && is != was {
-                let detail = format!("updates may not modify a condition of type {ty:?}");
+                let detail = format!("updates may not modify a condition of type {ty}", ty = quoted(ty));
                 errors.push(Error::forbidden(&path, detail));
             }
         }

@@ -3,6 +3,7 @@
 //! (upstream: apimachinery `pkg/util/strategicpatch/patch.go#StrategicMergeMapPatch`).
 
 use super::order;
+use crate::field::quoted;
 use crate::schema::{Field, Schema, Ty};
 use crate::status::{Reason, Status};
 use serde_json::{Map, Value};
@@ -81,8 +82,10 @@ impl<'a> Meta<'a> {
                 let def = self.schema.types.get(name);
                 let Some(field) = def.and_then(|d| d.fields.get(key)) else {
                     let name = def.map_or(name.as_str(), |d| d.go_name.as_str());
-                    let text =
-                        format!("unable to find api field in struct {name} for the json field {key:?}");
+                    let text = format!(
+                        "unable to find api field in struct {name} for the json field {key}",
+                        key = quoted(key)
+                    );
                     return Err(Fault::Other(text));
                 };
                 let meta = Meta { schema: self.schema, ty: Some(&field.ty) };
@@ -93,7 +96,7 @@ impl<'a> Meta<'a> {
                 "merging an object in json but data type is not struct, instead is: map".to_owned(),
             )),
             // Free-form JSON merges without rules.
-            _ => Ok(plain(None)),
+            _ => Ok(Below { meta: Self { ty: None, ..self }, strategy: "", merge_key: "" }),
         }
     }
 

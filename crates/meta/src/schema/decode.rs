@@ -6,6 +6,7 @@
 //! Go's decoder (upstream: sigs.k8s.io/json, Go `encoding/json`).
 
 use super::{Field, Schema, Ty, go_kind};
+use crate::field::quoted;
 use crate::quantity::Quantity;
 use crate::time;
 use base64::Engine;
@@ -38,12 +39,12 @@ impl fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
-/// Most unknown fields that are named (upstream: `saveStrictError`).
 const SCHEMA_PROPS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 /// Go types of the table that hold a schema or something else.
 const SCHEMA_OR_BOOL: &str = ".JSONSchemaPropsOrBool";
 const SCHEMA_OR_LIST: &str = ".JSONSchemaPropsOrArray";
 
+/// Most unknown fields that are named (upstream: `saveStrictError`).
 const MAX_STRICT: usize = 100;
 
 impl Schema {
@@ -162,10 +163,10 @@ impl<'s> Decoder<'s> {
             return None;
         }
         match (ty, v) {
-            (Ty::Any, v) => Some(v),
             (Ty::Any, v) if go.ends_with(SCHEMA_OR_BOOL) || go.ends_with(SCHEMA_OR_LIST) => {
                 self.subschema(v, go)
             }
+            (Ty::Any, v) => Some(v),
             (Ty::String, v @ Value::String(_)) | (Ty::Bool, v @ Value::Bool(_)) => Some(v),
             (Ty::Double, mut v @ Value::Number(_)) => {
                 crate::yaml::without_fractions(&mut v);
@@ -292,7 +293,6 @@ impl<'s> Decoder<'s> {
         }
     }
 
-    /// Extends the path by a key; returns its length before.
     /// A schema in a schema, which reads itself: nothing behind what is wrong in it is read, and what is unknown is not
     /// told (upstream: apiextensions `v1/marshal.go`).
     fn subschema(&mut self, v: Value, go: &str) -> Option<Value> {
@@ -313,6 +313,7 @@ impl<'s> Decoder<'s> {
         }
     }
 
+    /// Extends the path by a key; returns its length before.
     fn enter(&mut self, key: &str) -> usize {
         let mark = self.path.len();
         if self.tracks {
@@ -327,7 +328,7 @@ impl<'s> Decoder<'s> {
     fn unknown(&mut self, key: &str) {
         if self.tracks && self.strict.len() < MAX_STRICT {
             let dot = if self.path.is_empty() { "" } else { "." };
-            self.strict.push(format!("unknown field {:?}", format!("{}{dot}{key}", self.path)));
+            self.strict.push(format!("unknown field {}", quoted(&format!("{}{dot}{key}", self.path))));
         }
     }
 
