@@ -263,6 +263,18 @@ mod tests {
     }
 
     #[test]
+    fn no_name_of_any_kind_leaves_its_place() {
+        for row in kinds::KINDS.iter().map(|row| row()) {
+            for name in ["a/b", "..", "."] {
+                let obj = json!({"metadata": {"name": name}});
+                let named = |errors: &ErrorList| errors.iter().any(|e| e.field.as_str() == "metadata.name");
+                assert!(named(&validate_common(&row, &obj)), "{} {name}", row.kind);
+                assert!(named(&validate_changed(&row, &obj, "")), "{} {name}", row.kind);
+            }
+        }
+    }
+
+    #[test]
     fn only_some_kinds_check_the_begin_of_a_name_again() {
         let obj = json!({"metadata": {"name": "a", "namespace": "b", "generateName": "x_y"}});
         let found = |kind: &str, subresource| texts(validate_changed(&row(kind), &obj, subresource)).len();

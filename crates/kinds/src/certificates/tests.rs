@@ -170,14 +170,6 @@ fn certificates_are_checked() {
 }
 
 #[test]
-fn no_name_leaves_its_place() {
-    for row in [csr::kind(), pod_certificate::kind()] {
-        assert!(!row.strategy.name_errors("a/b", false).is_empty(), "{}", row.kind);
-        assert!(!row.strategy.name_errors("..", false).is_empty(), "{}", row.kind);
-    }
-}
-
-#[test]
 fn bundles_are_checked() {
     let row = trust_bundle::kind();
     let good = sample(&row);
