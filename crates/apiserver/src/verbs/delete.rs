@@ -98,6 +98,12 @@ pub fn options(ctx: &Context) -> Result<DeleteOptions> {
     if !dry_run.is_empty() {
         value["dryRun"] = dry_run.into();
     }
+    // upstream: `Convert_url_Values_To_v1_DeleteOptions`
+    for field in ["uid", "resourceVersion"] {
+        if !q.get(field).is_empty() {
+            value["preconditions"][field] = q.get(field).into();
+        }
+    }
     DeleteOptions::from_value(&value)
 }
 
