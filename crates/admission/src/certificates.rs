@@ -10,6 +10,7 @@ use auth::{Authorizer, Identity};
 use kinds::KindDef;
 use kinds::certificates::asked::Asked;
 use meta::GroupResource;
+use meta::field::quoted;
 use meta::field::{Error, Path};
 use meta::status::{Result, Status};
 use registry::Operation;
@@ -73,7 +74,7 @@ impl Rule {
             Self::Sign => "sign requests with",
             Self::Attest => "attest for",
         };
-        format!("user not permitted to {what} signerName {signer:?}")
+        format!("user not permitted to {what} signerName {signer}", signer = quoted(signer))
     }
 }
 
@@ -217,7 +218,11 @@ impl Plugin for PodCertificateSigning {
             return Ok(());
         }
         let name = &a.user.name;
-        let why = format!("User {name:?} is not permitted to \"sign\" for signer {signer:?}");
+        let why = format!(
+            "User {name} is not permitted to \"sign\" for signer {signer}",
+            name = quoted(name),
+            signer = quoted(signer)
+        );
         let error = Error::forbidden(&Path::new("spec").child("signerName"), why);
         Err(Status::invalid(&a.kind.group_kind(), a.name, &vec![error]))
     }

@@ -3,8 +3,9 @@
 use async_trait::async_trait;
 use auth::identity::Identity;
 use kinds::KindDef;
+use meta::object;
 use meta::permit::Permit;
-use meta::status::Result;
+use meta::status::{Result, Status};
 use parking_lot::Mutex;
 use registry::Operation;
 use serde_json::Value;
@@ -126,6 +127,19 @@ impl Attributes<'_> {
     pub fn is(&self, group: &str, plural: &str) -> bool {
         self.kind.group == group && self.kind.plural == plural
     }
+
+    /// The refusal of a request by a plugin, which names the object also where its name is yet to be made (upstream:
+    /// `admission.NewForbidden`).
+    pub fn forbidden(&self, new: Option<&Value>, why: &str) -> Status {
+        Status::forbidden(&self.kind.group_resource(), told_name(self.name, new), why)
+    }
+}
+
+/// The name in a refusal (upstream: `extractResourceName`).
+fn told_name<'a>(name: &'a str, new: Option<&'a Value>) -> &'a str {
+    let own = |obj: &'a Value| [object::name(obj), object::meta_str(obj, "generateName")];
+    let mut names = std::iter::once(name).chain(new.into_iter().flat_map(own));
+    names.find(|n| !n.is_empty()).unwrap_or("Unknown")
 }
 
 /// One admission plugin.
@@ -176,5 +190,20 @@ impl Chain {
             plugin.validate(a, new, old).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn refusals_name_what_has_no_name_yet() {
+        let of = |name, new: Value| told_name(name, Some(&new)).to_owned();
+        assert_eq!(of("a", json!({"metadata": {"name": "b"}})), "a");
+        assert_eq!(of("", json!({"metadata": {"generateName": "b-"}})), "b-");
+        assert_eq!(of("", json!({"metadata": {}})), "Unknown");
+        assert_eq!(told_name("", None), "Unknown");
     }
 }

@@ -16,6 +16,8 @@ use std::sync::Arc;
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 /// Amounts up to here are compared by their thousandths (upstream: `resource.MaxMilliValue`).
 const MILLI_MAX: i64 = i64::MAX / 1000;
+/// The scale of thousandths.
+const MILLI: i32 = -3;
 
 pub struct LimitRanger {
     registry: Arc<Registry>,
@@ -88,7 +90,7 @@ impl Plugin for LimitRanger {
                 [one] => one.clone(),
                 many => format!("[{}]", many.join(", ")),
             };
-            return Err(Status::forbidden(&a.kind.group_resource(), object::name(new), &why));
+            return Err(a.forbidden(Some(new), &why));
         }
         Ok(())
     }
@@ -161,8 +163,8 @@ impl Usage {
 
 /// Amounts as numbers of the same unit (upstream: `requestLimitEnforcedValues`).
 fn comparable<const N: usize>(amounts: [Option<&Quantity>; N]) -> [i64; N] {
-    let exact = amounts.iter().flatten().all(|q| q.value() <= MILLI_MAX);
-    amounts.map(|q| q.map_or(0, |q| if exact { q.milli() } else { q.value() }))
+    let exact = amounts.iter().flatten().all(|q| q.overflowing(0) <= MILLI_MAX);
+    amounts.map(|q| q.map_or(0, |q| q.overflowing(if exact { MILLI } else { 0 })))
 }
 
 type Found<'a> = (Option<&'a Quantity>, Option<&'a Quantity>);
@@ -211,10 +213,11 @@ fn ratio(ty: &str, name: &str, bound: &Quantity, (request, limit): Found<'_>) ->
         return Some(format!("{head}, but no limit is specified or limit is 0"));
     }
     let found = allowed as f64 / asked as f64;
-    let too_much = if bound.value() <= MILLI_MAX {
-        found * 1000.0 > bound.milli() as f64
+    let whole = bound.overflowing(0);
+    let too_much = if whole <= MILLI_MAX {
+        found * 1000.0 > bound.overflowing(MILLI) as f64
     } else {
-        found > bound.value() as f64
+        found > whole as f64
     };
     too_much.then(|| format!("{head}, but provided ratio is {found:.6}"))
 }
@@ -349,6 +352,12 @@ mod tests {
         assert_eq!(
             of("1Ti"),
             ["maximum storage usage per PersistentVolumeClaim is 10Gi, but request is 1Ti"]
+        );
+        let no_least = self::range(json!({"type": "PersistentVolumeClaim", "max": {"storage": "1Ti"}}));
+        assert_eq!(
+            claim_errors(&json!({"spec": {"resources": {"requests": {"storage": "1E20"}}}}), &no_least),
+            [""; 0],
+            "overflows to nothing"
         );
     }
 }

@@ -34,7 +34,7 @@ impl NamespaceLifecycle {
         Self { registry }
     }
 
-    async fn check_alive(&self, a: &Attributes<'_>) -> Result<()> {
+    async fn check_alive(&self, a: &Attributes<'_>, new: &Value) -> Result<()> {
         let Some(row) = self.registry.kinds().resource("", "v1", "namespaces") else { return Ok(()) };
         // Whatever looks for the namespace later in the chain finds it, too.
         let namespace: Namespace = self.registry.get_live(&a.permit, &row, "", a.namespace).await?;
@@ -45,7 +45,7 @@ impl NamespaceLifecycle {
             "unable to create new content in namespace {} because it is being terminated",
             a.namespace
         );
-        let mut s = Status::forbidden(&a.kind.group_resource(), a.name, &why);
+        let mut s = a.forbidden(Some(new), &why);
         if let Some(d) = &mut s.details {
             d.causes.push(Cause {
                 reason: "NamespaceTerminating".into(),
@@ -63,11 +63,11 @@ impl Plugin for NamespaceLifecycle {
         "NamespaceLifecycle"
     }
 
-    async fn admit(&self, a: &Attributes<'_>, _new: &mut Value, _old: Option<&Value>) -> Result<()> {
+    async fn admit(&self, a: &Attributes<'_>, new: &mut Value, _old: Option<&Value>) -> Result<()> {
         // Reviews are answered, not stored: they may ask about a namespace that is going.
         let reviewed = a.kind.group == "authorization.k8s.io";
         if a.operation == Operation::Create && a.kind.namespaced() && !reviewed {
-            return self.check_alive(a).await;
+            return self.check_alive(a, new).await;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use crate::chain::{Attributes, Plugin};
 use async_trait::async_trait;
 use kinds::amounts::Amounts;
 use kinds::pod_resources::{Side, of_spec};
+use meta::field::quoted;
 use meta::object;
 use meta::quantity::Quantity;
 use meta::status::{Cause, Result, Status};
@@ -41,7 +42,9 @@ impl Plugin for PodResize {
         let refused = |why: &str| Status::forbidden(&a.kind.group_resource(), a.name, why);
         let row = self.registry.kinds().resource("", "v1", "nodes").ok_or_else(Status::no_such_resource)?;
         let node = match self.registry.get_value(&a.permit, &row, "", name) {
-            Err(e) if e.is_not_found() => return Err(refused(&format!("node {name:?} not found"))),
+            Err(e) if e.is_not_found() => {
+                return Err(refused(&format!("node {name} not found", name = quoted(name))));
+            }
             found => found?,
         };
         match judge(new, &node) {
@@ -62,7 +65,11 @@ impl Plugin for PodResize {
 fn judge(pod: &Value, node: &Value) -> Option<(&'static str, String)> {
     if let Some(system) = object::label(node, SYSTEM).filter(|s| *s != "linux") {
         let name = object::name(node);
-        let why = format!("pod resize is only supported on linux nodes, node {name:?} is {system:?}");
+        let why = format!(
+            "pod resize is only supported on linux nodes, node {name} is {system}",
+            name = quoted(name),
+            system = quoted(system)
+        );
         return Some(("UnsupportedPlatform", why));
     }
     let mut asked = of_spec(pod, Side::Requests);

@@ -21,7 +21,7 @@ use crate::matching;
 use crate::webhook::GROUP;
 use kinds::KindDef;
 use meta::object;
-use meta::status::{Result, Status};
+use meta::status::Result;
 use registry::Registry;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -77,20 +77,6 @@ fn namespace_object(registry: &Registry, a: &Attributes<'_>) -> Result<Value> {
         object::remove_meta(&mut namespace, hidden);
     }
     Ok(namespace)
-}
-
-/// The refusal of a request by a policy (upstream: `admission.NewForbidden`).
-fn forbidden(a: &Attributes<'_>, new: Option<&Value>, why: &str) -> Status {
-    let name = match (a.name, new) {
-        ("", Some(new)) => match (object::name(new), object::meta_str(new, "generateName")) {
-            ("", "") => "Unknown",
-            ("", prefix) => prefix,
-            (name, _) => name,
-        },
-        ("", None) => "Unknown",
-        (name, _) => name,
-    };
-    Status::forbidden(&a.kind.group_resource(), name, why)
 }
 
 /// All requests but those that must always get through: policies are not held up by policies, unlike the configurations of

@@ -2,6 +2,7 @@
 
 use crate::chain::{Attributes, Plugin};
 use async_trait::async_trait;
+use meta::field::quoted;
 use meta::permit::Permit;
 use meta::status::{Result, Status};
 use registry::{ListQuery, Match, Operation, Registry, Selectors};
@@ -34,7 +35,7 @@ impl Priority {
         Ok(classes.filter(|c| c["globalDefault"] == true).min_by_key(|c| c["value"].as_i64().unwrap_or(0)))
     }
 
-    fn class(&self, a: &Attributes<'_>, name: &str) -> Result<Value> {
+    fn class(&self, a: &Attributes<'_>, new: &Value, name: &str) -> Result<Value> {
         let row = self.registry.kinds().resource("scheduling.k8s.io", "v1", "priorityclasses");
         let row = row.ok_or_else(Status::no_such_resource)?;
         self.registry.get_value(&a.permit, &row, "", name).map_err(|e| {
@@ -42,7 +43,7 @@ impl Priority {
                 return e;
             }
             let why = format!("no PriorityClass with name {name} was found");
-            Status::forbidden(&a.kind.group_resource(), a.name, &why)
+            a.forbidden(Some(new), &why)
         })
     }
 }
@@ -69,8 +70,11 @@ impl Plugin for Priority {
             return Ok(());
         }
         let name = new["spec"]["priorityClassName"].as_str().unwrap_or("").to_owned();
-        let class =
-            if name.is_empty() { self.global_default(&a.permit).await? } else { Some(self.class(a, &name)?) };
+        let class = if name.is_empty() {
+            self.global_default(&a.permit).await?
+        } else {
+            Some(self.class(a, new, &name)?)
+        };
         let value = class.as_ref().map_or(0, |c| c["value"].as_i64().unwrap_or(0));
         let policy =
             class.as_ref().and_then(|c| c["preemptionPolicy"].as_str()).unwrap_or("PreemptLowerPriority");
@@ -78,7 +82,7 @@ impl Plugin for Priority {
             let why = format!(
                 "the {what} must not be provided in pod spec; priority admission controller computed {computed} from the given PriorityClass name"
             );
-            Err(Status::forbidden(&a.kind.group_resource(), a.name, &why))
+            Err(a.forbidden(Some(new), &why))
         };
         if let Some(given) = new["spec"]["priority"].as_i64().filter(|p| *p != value) {
             return refuse(format!("integer value of priority ({given})"), &value.to_string());
@@ -108,7 +112,10 @@ impl Plugin for Priority {
             .filter(|c| c["metadata"]["name"] != new["metadata"]["name"]);
         let Some(other) = other else { return Ok(()) };
         let other = other["metadata"]["name"].as_str().unwrap_or("");
-        let why = format!("PriorityClass {other:?} is already marked as default. Only one default can exist");
-        Err(Status::forbidden(&a.kind.group_resource(), a.name, &why))
+        let why = format!(
+            "PriorityClass {other} is already marked as default. Only one default can exist",
+            other = quoted(other)
+        );
+        Err(a.forbidden(Some(new), &why))
     }
 }

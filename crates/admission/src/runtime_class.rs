@@ -3,6 +3,7 @@
 
 use crate::chain::{Attributes, Plugin};
 use async_trait::async_trait;
+use meta::field::quoted;
 use meta::object;
 use meta::status::{Result, Status};
 use registry::{Operation, Registry};
@@ -26,15 +27,12 @@ impl RuntimeClass {
         match self.registry.get_value(&a.permit, &row, "", name) {
             Ok(class) => Ok(Some(class)),
             Err(e) if e.is_not_found() => {
-                Err(refused(a, &format!("pod rejected: RuntimeClass {name:?} not found")))
+                let why = format!("pod rejected: RuntimeClass {} not found", quoted(name));
+                Err(a.forbidden(Some(pod), &why))
             }
             Err(e) => Err(e),
         }
     }
-}
-
-fn refused(a: &Attributes<'_>, why: &str) -> Status {
-    Status::forbidden(&a.kind.group_resource(), a.name, why)
 }
 
 fn is_new_pod(a: &Attributes<'_>) -> bool {
@@ -57,11 +55,11 @@ impl Plugin for RuntimeClass {
             let own = &new["spec"]["overhead"];
             if own.as_object().is_some_and(|o| !o.is_empty()) && own != overhead {
                 let why = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
-                return Err(refused(a, why));
+                return Err(a.forbidden(Some(new), why));
             }
             new["spec"]["overhead"] = overhead.clone();
         }
-        schedule(new, &class["scheduling"]).map_err(|why| refused(a, &why))
+        schedule(new, &class["scheduling"]).map_err(|why| a.forbidden(Some(new), &why))
     }
 
     async fn validate(&self, a: &Attributes<'_>, new: Option<&Value>, _old: Option<&Value>) -> Result<()> {
@@ -70,7 +68,7 @@ impl Plugin for RuntimeClass {
         let given = |v: &Value| v.as_object().is_some_and(|o| !o.is_empty());
         if given(&pod["spec"]["overhead"]) && !given(&class["overhead"]["podFixed"]) {
             let why = "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead";
-            return Err(refused(a, why));
+            return Err(a.forbidden(Some(pod), why));
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 use crate::chain::{Attributes, Plugin};
 use async_trait::async_trait;
+use meta::field::quoted;
 use meta::object;
 use meta::status::{Result, Status};
 use registry::{Operation, Registry};
@@ -26,7 +27,7 @@ impl ServiceAccount {
         Self { registry, rng: base::rng::Rng::from_os() }
     }
 
-    async fn account(&self, a: &Attributes<'_>, name: &str) -> Result<Value> {
+    async fn account(&self, a: &Attributes<'_>, new: &Value, name: &str) -> Result<Value> {
         let row = self
             .registry
             .kinds()
@@ -37,10 +38,11 @@ impl ServiceAccount {
                 return e;
             }
             let why = format!(
-                "error looking up service account {}/{name}: serviceaccount {name:?} not found",
-                a.namespace
+                "error looking up service account {}/{name}: serviceaccount {} not found",
+                a.namespace,
+                quoted(name)
             );
-            Status::forbidden(&a.kind.group_resource(), a.name, &why)
+            a.forbidden(Some(new), &why)
         })
     }
 }
@@ -59,7 +61,7 @@ impl Plugin for ServiceAccount {
         if object::annotation(new, "kubernetes.io/config.mirror").is_some() {
             if !new["spec"]["serviceAccountName"].as_str().unwrap_or("").is_empty() {
                 let why = "a mirror pod may not reference service accounts";
-                return Err(Status::forbidden(&a.kind.group_resource(), a.name, why));
+                return Err(a.forbidden(Some(new), why));
             }
             return Ok(());
         }
@@ -69,7 +71,7 @@ impl Plugin for ServiceAccount {
         };
         new["spec"]["serviceAccountName"] = name.as_str().into();
         new["spec"]["serviceAccount"] = name.as_str().into();
-        let account = self.account(a, &name).await?;
+        let account = self.account(a, new, &name).await?;
         let wants = new["spec"]["automountServiceAccountToken"]
             .as_bool()
             .or_else(|| account["automountServiceAccountToken"].as_bool())

@@ -113,7 +113,7 @@ impl Webhooks {
         match self.conditions(hook, &row, a, new, old).await? {
             Matched::Yes => Ok(Some(row)),
             Matched::No => Ok(None),
-            Matched::Unknown(why) => Err(Status::forbidden(&a.kind.group_resource(), a.name, &why)),
+            Matched::Unknown(why) => Err(a.forbidden(new, &why)),
         }
     }
 

@@ -35,7 +35,7 @@ impl<'a> TableView<'a> {
                 "description": c.description, "priority": c.priority,
             })
         };
-        self.columns.iter().map(of).collect()
+        self.columns.iter().filter(|c| !c.name.is_empty()).map(of).collect()
     }
 
     pub fn row(&self, mut obj: Value) -> Value {
@@ -95,6 +95,29 @@ pub fn partial_bytes(object: &[u8], version: &str) -> Result<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn table(kind: &str, group: &str, obj: Value) -> Value {
+        let row = kinds::KINDS.iter().map(|row| row()).find(|r| r.kind == kind && r.group == group);
+        TableView::new(&row.expect("a row"), "meta.k8s.io/v1", "None", Timestamp::UNIX_EPOCH).of(obj, true)
+    }
+
+    #[test]
+    fn events_are_shown_alike_in_both_groups() {
+        let core = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "name": "p"}, "message": "m"});
+        let new = json!({"metadata": {"name": "e"}, "regarding": {"kind": "Pod", "name": "p"}, "note": "m"});
+        let shown = table("Event", "", core);
+        assert_eq!(shown, table("Event", "events.k8s.io", new));
+        let cells = json!(["<unknown>", "", "", "pod/p", "", "", "m", "<unknown>", 1, "e"]);
+        assert_eq!(shown["rows"][0]["cells"], cells);
+    }
+
+    #[test]
+    fn a_cell_may_have_no_column() {
+        let address = json!({"metadata": {"name": "10.0.0.1"}, "spec": {"parentRef": {"resource": "services", "name": "x"}}});
+        let shown = table("IPAddress", "networking.k8s.io", address);
+        assert_eq!(shown["columnDefinitions"].as_array().map(Vec::len), Some(2));
+        assert_eq!(shown["rows"][0]["cells"], json!(["10.0.0.1", "services/x", "<unknown>"]));
+    }
 
     #[test]
     fn the_metadata_of_stored_bytes_is_that_of_the_object() {

@@ -5,11 +5,12 @@
 use crate::conflict::{ApplyError, Conflict};
 use crate::managers::{self, Entry, Operation};
 use crate::set::FieldSet;
-use crate::{Options, last_applied, typed, update, validate};
+use crate::{Options, View, last_applied, typed, update, validate};
 use serde_json::{Map, Value};
 
 /// Who owns what was there before anything was tracked.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+const ENTRY: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ManagedFieldsEntry";
 
 /// The object that results when the manager applies `config` over `live` (`None` creates), with its managed fields. What
 /// the manager applied before and applies no more goes, unless somebody else owns it. `force` takes fields over from
@@ -75,7 +76,7 @@ fn check(config: &Value, o: &Options<'_>) -> Result<(), ApplyError> {
             o.api_version
         )));
     }
-    if update::managed_of(config).is_some_and(Value::is_array) {
+    if update::managed_of(config).is_some_and(|managed| is_list_of_entries(managed, o)) {
         return Err(ApplyError::BadRequest("metadata.managedFields must be nil".to_owned()));
     }
     validate::validate(config, o.view.root()).map_err(|e| {
@@ -88,6 +89,17 @@ fn check(config: &Value, o: &Options<'_>) -> Result<(), ApplyError> {
             text(config.get("kind")),
         ))
     })
+}
+
+/// What cannot be read as entries is taken for none here, and refused with the type (upstream:
+/// `Unstructured.GetManagedFields`).
+fn is_list_of_entries(managed: &Value, o: &Options<'_>) -> bool {
+    let types = match o.view {
+        View::Typed { types, .. } | View::Structural { types, .. } => Some(types),
+        View::Deduced => None,
+    };
+    let fits = |entry: &Value| types.is_none_or(|t| t.from_unstructured(&mut entry.clone(), ENTRY).is_ok());
+    managed.as_array().is_some_and(|entries| entries.iter().all(|entry| entry.is_object() && fits(entry)))
 }
 
 /// The entries of an object nobody tracked: all that is there belongs to one manager (upstream: apimachinery

@@ -2,6 +2,7 @@
 //!
 //! Elements have upstream's total order, so sets made of them are written in upstream's order.
 
+use meta::field::quoted;
 use serde_json::Value;
 use std::cmp::Ordering;
 use std::fmt;
@@ -64,9 +65,11 @@ impl Element {
                 fields.sort_by(|a, b| a.0.cmp(&b.0));
                 Self::Key(fields)
             }
-            b'i' => Self::Index(
-                rest.parse().map_err(|_| format!("strconv.Atoi: parsing {rest:?}: invalid syntax"))?,
-            ),
+            b'i' => {
+                Self::Index(rest.parse().map_err(|_| {
+                    format!("strconv.Atoi: parsing {rest}: invalid syntax", rest = quoted(rest))
+                })?)
+            }
             _ => return Ok(None),
         }))
     }

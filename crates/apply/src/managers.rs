@@ -4,6 +4,7 @@
 
 use crate::set::FieldSet;
 use jiff::Timestamp;
+use meta::field::quoted;
 use serde_json::{Map, Value};
 
 /// How a manager came to own fields.
@@ -102,7 +103,12 @@ fn decode_entry(json: &Value, at: usize) -> Result<Entry, String> {
     match text("fieldsType") {
         "FieldsV1" => {}
         "" => return Err(format!("missing fieldsType in managed fields entry {at}")),
-        other => return Err(format!("invalid fieldsType {other:?} in managed fields entry {at}")),
+        other => {
+            return Err(format!(
+                "invalid fieldsType {other} in managed fields entry {at}",
+                other = quoted(other)
+            ));
+        }
     }
     let fields = match json.get("fieldsV1") {
         None | Some(Value::Null) => FieldSet::default(),

@@ -134,6 +134,8 @@ fn plain<'a>(types: &'a Schema, ty: &'a Ty, field: Option<&'a Field>) -> Type<'a
     match ty {
         Ty::Ref(name) => named(types, name, field.map_or("", |f| f.map_type.as_str())),
         Ty::Any if field.is_none() => Type::Deduced,
+        // which the documents give no type, so that it may be anything
+        Ty::IntOrString => Type::Deduced,
         Ty::Any => Type::Untyped,
         _ => Type::Plain { types, ty, field },
     }
@@ -160,8 +162,8 @@ impl<'a> Type<'a> {
                 Ty::String | Ty::Bytes | Ty::Duration => Kind::String,
                 Ty::Bool => Kind::Boolean,
                 Ty::Int32 | Ty::Int64 | Ty::Double => Kind::Number,
-                Ty::Time | Ty::MicroTime | Ty::IntOrString | Ty::Quantity => Kind::Scalar,
-                Ty::Any | Ty::Ref(_) => Kind::Any,
+                Ty::Time | Ty::MicroTime | Ty::Quantity => Kind::Scalar,
+                Ty::Any | Ty::IntOrString | Ty::Ref(_) => Kind::Any,
                 Ty::Map(_) => Kind::Map { atomic: field.is_some_and(|f| f.map_type == "atomic") },
                 Ty::List(_) => Kind::List(field.map_or(ListKind::Atomic, list_kind)),
             },
@@ -346,7 +348,7 @@ fn structural_kind(schema: &Value, object: bool) -> Kind {
         return Kind::Map { atomic: false };
     }
     if flag(schema, "x-kubernetes-int-or-string") {
-        return Kind::Scalar;
+        return Kind::Any;
     }
     match text(schema, "type") {
         "object" => Kind::Map { atomic: text(schema, "x-kubernetes-map-type") == "atomic" },

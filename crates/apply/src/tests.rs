@@ -274,6 +274,21 @@ fn a_key_left_to_its_default_is_the_same_key() {
 }
 
 #[test]
+fn a_number_or_text_may_be_anything_before_it_is_read() {
+    let me = opts("me", DEPLOYMENT, 1);
+    let surge = |surge: Value| {
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"},
+        "spec": {"strategy": {"rollingUpdate": {"maxSurge": surge}}}})
+    };
+    for odd in [json!({}), json!({"a": "b"}), json!([1])] {
+        for live in [None, Some(surge(json!("25%")))] {
+            let made = apply(live.as_ref(), &surge(odd.clone()), &me, true).unwrap();
+            assert_eq!(made["spec"]["strategy"]["rollingUpdate"]["maxSurge"], odd);
+        }
+    }
+}
+
+#[test]
 fn what_does_not_fit_the_type_is_refused() {
     let me = opts("me", CONFIG_MAP, 1);
     let refuse = |config: Value| apply(None, &config, &me, false).unwrap_err();
@@ -286,6 +301,10 @@ fn what_does_not_fit_the_type_is_refused() {
     let mut config = config_map(json!({}));
     config["metadata"]["managedFields"] = json!([]);
     assert_eq!(refuse(config), ApplyError::BadRequest("metadata.managedFields must be nil".to_owned()));
+    let mut config = config_map(json!({}));
+    config["metadata"]["managedFields"] = json!(["5"]);
+    let why = refuse(config).to_string();
+    assert!(why.ends_with(".metadata.managedFields[0]: expected map, got &{5}"), "{why}");
     let mut config = config_map(json!({}));
     config["apiVersion"] = json!("v2");
     assert!(matches!(refuse(config), ApplyError::BadRequest(_)));

@@ -261,7 +261,12 @@ fn lay(
         (Value::Null, Some(live)) => ty.shape(live),
         _ => ty.shape(applied),
     };
-    if depth > MAX_DEPTH || shape == Shape::Leaf || (is_empty(live) && is_empty(Some(applied))) {
+    // what is there in another shape counts for nothing
+    let is_nothing = |value: Option<&Value>| match shape {
+        Shape::Map => value.and_then(Value::as_object).is_none_or(Map::is_empty),
+        _ => value.and_then(Value::as_array).is_none_or(Vec::is_empty),
+    };
+    if depth > MAX_DEPTH || shape == Shape::Leaf || (is_nothing(live) && is_nothing(Some(applied))) {
         return Ok(Some(applied.clone()));
     }
     if shape == Shape::Map {

@@ -69,6 +69,14 @@ pub fn storage_version(crd: &Value) -> Option<&str> {
 struct Definition;
 
 impl Strategy for Definition {
+    fn has_table(&self, subresource: &str) -> bool {
+        subresource != "status"
+    }
+
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn default(&self, obj: &mut Value) {
         let kind = text(&obj["spec"]["names"], "kind").to_owned();
         let names = &["spec", "names"];

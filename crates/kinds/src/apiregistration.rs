@@ -7,6 +7,7 @@ use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef, status};
 use crate::helpers;
 use crate::status as shared;
 use crate::validate::{items, text};
+use meta::field::quoted;
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use serde_json::{Value, json};
@@ -68,6 +69,10 @@ fn available(o: &Value) -> String {
 struct ApiService;
 
 impl Strategy for ApiService {
+    fn has_table(&self, subresource: &str) -> bool {
+        subresource != "status"
+    }
+
     fn default(&self, obj: &mut Value) {
         if obj["spec"]["service"].is_object() {
             object::default_at(obj, &["spec", "service"], "port", 443);
@@ -102,12 +107,14 @@ impl Strategy for ApiService {
         let (name, required) = (object::name(obj), format!("{version}.{group}"));
         let begin = object::meta_str(obj, "generateName");
         if !begin.is_empty() && helpers::path_segment_errors(begin, true).is_empty() && begin != required {
-            let detail = format!("must be `spec.version+\".\"+spec.group`: {required:?}");
+            let detail =
+                format!("must be `spec.version+\".\"+spec.group`: {required}", required = quoted(&required));
             errors.push(Error::invalid(&Path::new("metadata").child("generateName"), begin, detail));
         }
         // A name that is no path segment is refused with the metadata.
         if !name.is_empty() && helpers::path_segment_errors(name, false).is_empty() && name != required {
-            let detail = format!("must be `spec.version+\".\"+spec.group`: {required:?}");
+            let detail =
+                format!("must be `spec.version+\".\"+spec.group`: {required}", required = quoted(&required));
             errors.push(Error::invalid(&Path::new("metadata").child("name"), name, detail));
         }
         if group.is_empty() && version != "v1" {

@@ -59,6 +59,10 @@ fn empty_status() -> Value {
 struct V2;
 
 impl Strategy for V2 {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn default(&self, obj: &mut Value) {
         object::default_at(obj, &["spec"], "minReplicas", 1);
         if items(&obj["spec"], "metrics").is_empty() {
@@ -113,6 +117,10 @@ fn behavior(behavior: &mut Value, direction: &str) {
 struct V1;
 
 impl Strategy for V1 {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn default(&self, obj: &mut Value) {
         object::default_at(obj, &["spec"], "minReplicas", 1);
         object::default_at(obj, &[], "status", json!({"currentReplicas": 0, "desiredReplicas": 0}));

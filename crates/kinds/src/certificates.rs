@@ -11,6 +11,7 @@ pub mod trust_bundle;
 
 use crate::def::{KindDef, Scope};
 use crate::helpers;
+use meta::field::quoted;
 use meta::field::{Error, ErrorList, Path};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::error::X509Error;
@@ -145,7 +146,7 @@ fn labels(whole: &str, check: impl Fn(&str) -> Vec<String>, path: &Path, errors:
         let messages = check(label);
         if !messages.is_empty() {
             for message in messages {
-                let detail = format!("validating label {label:?}: {message}");
+                let detail = format!("validating label {label}: {message}", label = quoted(label));
                 errors.push(Error::invalid(path, whole, detail));
             }
             return;

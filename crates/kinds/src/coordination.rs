@@ -32,6 +32,10 @@ pub fn lease() -> KindDef {
 struct Lease;
 
 impl Strategy for Lease {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn create_on_update(&self) -> bool {
         true
     }

@@ -2,6 +2,7 @@
 
 use crate::custom::Custom;
 use async_trait::async_trait;
+use meta::field::quoted;
 use meta::field::{ErrorList, Path};
 use meta::gvk::{GroupKind, GroupResource, GroupVersion};
 use serde_json::Value;
@@ -22,6 +23,7 @@ pub enum Scope {
 /// A printer column of `kubectl get` (upstream: `pkg/printers/internalversion`).
 #[derive(Clone)]
 pub struct Column {
+    /// Empty where rows have a cell that no column tells of, as upstream's of some kinds.
     pub name: Text,
     /// OpenAPI type: `string`, `integer`, `date`, `boolean`, `number`.
     pub ty: &'static str,
@@ -239,6 +241,17 @@ pub trait Strategy: Send + Sync {
         true
     }
 
+    /// Whether the begin of a generated name is looked at again when an object is changed through a subresource, or as
+    /// a whole (upstream: kinds whose `ValidateUpdate` calls `ValidateObjectMeta`).
+    fn checks_names_on_update(&self, subresource: &str) -> bool {
+        !matches!(subresource, "status" | "finalize")
+    }
+
+    /// Whether what this path answers can be shown as a table (upstream: storages that are no `rest.TableConvertor`).
+    fn has_table(&self, subresource: &str) -> bool {
+        !matches!(subresource, "approval" | "finalize" | "ephemeralcontainers" | "resize")
+    }
+
     /// Whether objects that cannot be read can be deleted all the same (upstream: what is stored behind a layer of its own
     /// cannot).
     fn deletes_unread(&self) -> bool {
@@ -395,7 +408,8 @@ impl KindDef {
             (true, _) => Ok(()),
             (false, true) => Err(self.strategy.unknown_field(field)),
             (false, false) => Err(format!(
-                "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                "{field} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+                field = quoted(field)
             )),
         }
     }

@@ -7,6 +7,7 @@ mod cidr;
 
 pub use cidr::Cidr;
 
+use meta::field::quoted;
 use meta::field::{Error, ErrorList, Path};
 use serde_json::Value;
 use std::net::{IpAddr, Ipv6Addr};
@@ -90,9 +91,15 @@ pub fn warnings(value: &str, at: &Path) -> Option<String> {
     let ip = parse(value)?;
     match value.parse::<IpAddr>() {
         Ok(exact) if !is_mapped(value) => (exact.is_ipv6() && exact.to_string() != value).then(|| {
-            format!("{at}: IPv6 address {value:?} should be in RFC 5952 canonical format (\"{exact}\")")
+            format!(
+                "{at}: IPv6 address {value} should be in RFC 5952 canonical format (\"{exact}\")",
+                value = quoted(value)
+            )
         }),
-        _ => Some(format!("{at}: non-standard IP address {value:?} is invalid: use \"{ip}\"")),
+        _ => Some(format!(
+            "{at}: non-standard IP address {value} is invalid: use \"{ip}\"",
+            value = quoted(value)
+        )),
     }
 }
 
@@ -156,16 +163,21 @@ pub fn cidr_warnings(value: &str, at: &Path) -> Vec<String> {
     if cidr.ip != cidr.network() {
         let all = if cidr.ip.is_ipv4() { 32 } else { 128 };
         out.push(format!(
-            "{at}: CIDR value {value:?} is ambiguous in this context (should be \"{cidr}\" or \"{}/{all}\"?)",
-            cidr.ip
+            "{at}: CIDR value {value} is ambiguous in this context (should be \"{cidr}\" or \"{}/{all}\"?)",
+            cidr.ip,
+            value = quoted(value)
         ));
     }
     if !exact_cidr(value) || value.split_once('/').is_some_and(|(a, _)| is_mapped(a)) {
-        out.push(format!("{at}: non-standard CIDR value {value:?} is invalid: use \"{cidr}\""));
+        out.push(format!(
+            "{at}: non-standard CIDR value {value} is invalid: use \"{cidr}\"",
+            value = quoted(value)
+        ));
     }
     if out.is_empty() && cidr.ip.is_ipv6() && cidr.to_string() != value {
         out.push(format!(
-            "{at}: IPv6 CIDR value {value:?} should be in RFC 5952 canonical format (\"{cidr}\")"
+            "{at}: IPv6 CIDR value {value} should be in RFC 5952 canonical format (\"{cidr}\")",
+            value = quoted(value)
         ));
     }
     out

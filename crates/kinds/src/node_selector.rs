@@ -93,7 +93,9 @@ fn expression(e: &Value, allowed: Values, at: &Path, errors: &mut ErrorList) {
             errors.push(Error::required(&at.child("values"), detail));
         }
         "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
-        other => errors.push(Error::invalid(&at.child("operator"), other, "not a valid selector operator")),
+        other => {
+            errors.push(Error::named_invalid(&at.child("operator"), other, "not a valid selector operator"))
+        }
     }
     let key = text(e, "key");
     let messages = qualified_name_errors(key);
@@ -115,7 +117,9 @@ fn field(e: &Value, at: &Path, errors: &mut ErrorList) {
             let detail = "must be only one value when `operator` is 'In' or 'NotIn' for node field selector";
             errors.push(Error::required(&at.child("values"), detail));
         }
-        other => errors.push(Error::invalid(&at.child("operator"), other, "not a valid selector operator")),
+        other => {
+            errors.push(Error::named_invalid(&at.child("operator"), other, "not a valid selector operator"))
+        }
     }
     let key = text(e, "key");
     if key != "metadata.name" {

@@ -1,5 +1,7 @@
 //! Defaults of pods and pod templates (upstream: `pkg/apis/core/v1/defaults.go`).
 
+mod image;
+
 use crate::resources;
 use crate::validate::text;
 use meta::object::default_at;
@@ -174,41 +176,7 @@ fn http_get(action: &mut Value) {
 
 /// How an image is pulled for which nobody says it.
 fn pull_policy(image: &str) -> &'static str {
-    if is_latest(image) { "Always" } else { "IfNotPresent" }
-}
-
-/// Whether an image reference means the tag `latest`: it says so, or has no tag and no digest. What is no reference does not
-/// (upstream: `pkg/util/parsers#ParseImageName`).
-fn is_latest(image: &str) -> bool {
-    let (rest, digest) = image.split_once('@').map_or((image, false), |(rest, _)| (rest, true));
-    let start = rest.rfind('/').map_or(0, |i| i + 1);
-    let (name, tag) = match rest[start..].split_once(':') {
-        Some((last, tag)) => (&rest[..start + last.len()], Some(tag)),
-        None => (rest, None),
-    };
-    is_repository(name)
-        && match tag {
-            Some(tag) => tag == "latest",
-            None => !digest,
-        }
-}
-
-fn is_repository(name: &str) -> bool {
-    let parts: Vec<&str> = name.split('/').collect();
-    let is_host = |part: &str| {
-        part == "localhost" || part.contains(['.', ':']) || part.bytes().any(|b| b.is_ascii_uppercase())
-    };
-    let path = match parts.as_slice() {
-        [host, rest @ ..] if !rest.is_empty() && is_host(host) => rest,
-        all => all,
-    };
-    path.iter().all(|part| {
-        let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        let bytes = part.as_bytes();
-        edge(bytes.first())
-            && edge(bytes.last())
-            && bytes.iter().all(|b| edge(Some(b)) || matches!(b, b'.' | b'_' | b'-'))
-    })
+    if image::is_latest(image) { "Always" } else { "IfNotPresent" }
 }
 
 fn volume(v: &mut Value) {
@@ -287,22 +255,5 @@ mod tests {
         let once = p.clone();
         pod(&mut p);
         assert_eq!(p, once, "defaulting twice changes nothing");
-    }
-
-    #[test]
-    fn latest_is_pulled_always() {
-        for (image, latest) in [
-            ("a", true),
-            ("a:latest", true),
-            ("a:1", false),
-            ("r:5000/a", true),
-            ("a@sha256:0", false),
-            ("", false),
-            ("a:latest@sha256:0", true),
-            ("A b", false),
-            ("h.io/A", false),
-        ] {
-            assert_eq!(is_latest(image), latest, "{image}");
-        }
     }
 }

@@ -8,6 +8,7 @@ use crate::node_selector::{deprecated_label, expression_warnings};
 use crate::validate::{items, text};
 use crate::{ip, resources};
 use meta::field::Path;
+use meta::field::quoted;
 use meta::object;
 use serde_json::Value;
 
@@ -143,7 +144,11 @@ fn duplicates(spec: &Value, list: &str, field: &str, at: &Path, out: &mut Vec<St
     for (i, item) in items(spec, list).iter().enumerate() {
         let value = text(item, field);
         if seen.contains(&value) {
-            out.push(format!("{}: duplicate {field} {value:?}", at.child(list).index(i).child(field)));
+            out.push(format!(
+                "{}: duplicate {field} {value}",
+                at.child(list).index(i).child(field),
+                value = quoted(value)
+            ));
         }
         seen.push(value);
     }
@@ -198,8 +203,9 @@ fn container(
         let (value, before) = (text(e, "value"), format!("$({name})"));
         if hides && (!e["valueFrom"].is_null() || value == before || !value.contains(&before)) {
             out.push(format!(
-                "{}: hides previous definition of {name:?}, which may be dropped when using apply",
-                at.child("env").index(i)
+                "{}: hides previous definition of {name}, which may be dropped when using apply",
+                at.child("env").index(i),
+                name = quoted(name)
             ));
         }
     }
@@ -263,8 +269,7 @@ fn port_names(containers: &[(&Value, Path)], out: &mut Vec<String>) {
             match seen.iter().find(|(n, _)| *n == name) {
                 _ if name.is_empty() => {}
                 Some((_, other)) => out.push(format!(
-                    "{at}: duplicate port name {name:?} with {other}, services and probes that select ports by name will use {other}"
-                )),
+                    "{at}: duplicate port name {name} with {other}, services and probes that select ports by name will use {other}", name = quoted(name))),
                 None => seen.push((name, at)),
             }
         }

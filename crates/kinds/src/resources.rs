@@ -154,8 +154,7 @@ pub fn value(resource: &str, q: &Quantity, at: &Path, errors: &mut ErrorList) {
 
 /// Whether the amount has no fraction.
 pub fn is_whole(q: &Quantity) -> bool {
-    let milli = q.milli();
-    milli % 1000 == 0 || milli.unsigned_abs() >= i64::MAX.unsigned_abs()
+    q.overflowing(-3) % 1000 == 0
 }
 
 /// Upstream: `validateBasicResource`.

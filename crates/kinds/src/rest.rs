@@ -5,6 +5,7 @@
 use crate::certificates::pem;
 use crate::helpers;
 use crate::validate::text;
+use meta::field::quoted;
 use meta::field::{Error, ErrorList, ErrorType, Path};
 use meta::object;
 use serde_json::Value;
@@ -86,7 +87,7 @@ fn webhook_url(raw: &str, path: &Path, errors: &mut ErrorList) {
     let url = match Url::parse(raw) {
         Ok(url) => url,
         Err(why) => {
-            let detail = format!("url must be a valid URL: parse {raw:?}: {why}{FORM}");
+            let detail = format!("url must be a valid URL: parse {raw}: {why}{FORM}", raw = quoted(raw));
             errors.push(Error::required(path, detail));
             return;
         }
@@ -151,7 +152,7 @@ impl<'a> Url<'a> {
             None => host.find(':').map_or("", |colon| &host[colon..]),
         };
         if !port.is_empty() && (!port.starts_with(':') || !port[1..].bytes().all(|b| b.is_ascii_digit())) {
-            return Err(format!("invalid port {port:?} after host"));
+            return Err(format!("invalid port {port} after host", port = quoted(port)));
         }
         Ok(Self { scheme, user, host, query, fragment })
     }

@@ -2,7 +2,7 @@
 
 use crate::columns::{AGE, NAME, column};
 use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef};
-use crate::validate::{immutable, one_of};
+use crate::validate::one_of;
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use serde_json::Value;
@@ -43,6 +43,10 @@ fn system_value(name: &str) -> i64 {
 struct PriorityClass;
 
 impl Strategy for PriorityClass {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn default(&self, obj: &mut Value) {
         object::default_at(obj, &[], "preemptionPolicy", "PreemptLowerPriority");
     }
@@ -91,7 +95,11 @@ impl Strategy for PriorityClass {
             errors.push(Error::forbidden(&Path::new("value"), "may not be changed in an update."));
         }
         let policy = "preemptionPolicy";
-        immutable(&new[policy], &old[policy], &Path::new(policy), &mut errors);
+        if new[policy] != old[policy] {
+            // a pointer to a named text, which is shown as JSON
+            let shown = new[policy].as_str().unwrap_or("");
+            errors.push(Error::named_invalid(&Path::new(policy), shown, "field is immutable"));
+        }
         errors
     }
 }

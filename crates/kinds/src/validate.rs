@@ -122,9 +122,11 @@ pub fn label_selector(v: &Value, path: &Path, errors: &mut ErrorList) {
                 errors.push(Error::forbidden(&at.child("values"), detail));
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            other => {
-                errors.push(Error::invalid(&at.child("operator"), other, "not a valid selector operator"))
-            }
+            other => errors.push(Error::named_invalid(
+                &at.child("operator"),
+                other,
+                "not a valid selector operator",
+            )),
         }
         let key = text(e, "key");
         let messages = helpers::qualified_name_errors(key);

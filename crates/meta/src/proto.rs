@@ -35,9 +35,15 @@ fn bad(what: &str) -> String {
 
 /// Opens the envelope (`runtime.Unknown`).
 pub fn open(bytes: &[u8]) -> Result<Envelope<'_>, String> {
+    if bytes.is_empty() {
+        return Err("empty data".to_owned());
+    }
     let body = bytes
         .strip_prefix(MAGIC)
         .ok_or("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")?;
+    if body.is_empty() {
+        return Err("empty body".to_owned());
+    }
     let mut out = Envelope { api_version: String::new(), kind: String::new(), raw: &[] };
     for field in Reader(body) {
         match field? {

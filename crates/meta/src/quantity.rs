@@ -39,6 +39,8 @@ pub struct Quantity {
     format: Format,
     /// The text as written where upstream keeps it.
     text: Option<Box<str>>,
+    /// Upstream keeps it in digits without end, and not in 64 bits and a scale.
+    long: bool,
 }
 
 const NANO: i32 = -9;
@@ -49,12 +51,12 @@ const MAX_DIGITS: usize = 38;
 impl Quantity {
     /// A whole number.
     pub fn new(value: i64, format: Format) -> Self {
-        Self { mantissa: value.into(), scale: 0, format, text: None }
+        Self { mantissa: value.into(), format, ..Self::default() }
     }
 
     /// A number of thousandths.
     pub fn from_milli(value: i64) -> Self {
-        Self { mantissa: value.into(), scale: -3, format: Format::DecimalSi, text: None }
+        Self { mantissa: value.into(), scale: -3, ..Self::default() }
     }
 
     /// Reads a quantity (upstream: `ParseQuantity`).
@@ -87,6 +89,25 @@ impl Quantity {
     pub fn scaled(&self, scale: i32) -> i64 {
         let (n, _) = rescale(self.mantissa, self.scale, scale);
         i64::try_from(n).unwrap_or(if n < 0 { i64::MIN } else { i64::MAX })
+    }
+
+    /// [`Self::scaled`] as upstream has it (`ScaledValue`), which overflows: what is kept in 64 bits becomes nothing, of
+    /// what is longer the low bits are left.
+    pub fn overflowing(&self, scale: i32) -> i64 {
+        let (n, exact) = rescale(self.mantissa, self.scale, scale);
+        match (i64::try_from(n), self.long) {
+            // what is cut off counts as one, whatever the sign
+            (Ok(n), true) if !exact && n < 0 => n.wrapping_add(2),
+            (Ok(n), _) => n,
+            (Err(_), false) => 0,
+            (Err(_), true) if self.scale >= scale => {
+                let power = u32::try_from(i64::from(self.scale) - i64::from(scale)).unwrap_or(u32::MAX);
+                // of 10^64 and more, the low bits are zeroes
+                let factor = if power < 64 { 10i64.wrapping_pow(power) } else { 0 };
+                (self.mantissa as i64).wrapping_mul(factor)
+            }
+            (Err(_), true) => n as i64,
+        }
     }
 
     /// The value when it is a whole number that fits.
@@ -125,6 +146,7 @@ impl Quantity {
 
     fn combine(&mut self, other: &Self, op: fn(i128, i128) -> i128) {
         self.text = None;
+        self.long |= other.long;
         if self.is_zero() {
             self.format = other.format;
             self.scale = other.scale;
@@ -272,7 +294,7 @@ impl<'a> Parts<'a> {
             _ => scale % 3 == 0 && !shifted.ends_with("000") && !shifted.starts_with('0'),
         };
         let mantissa = i128::from(if self.positive { result } else { -result });
-        Some(Quantity { mantissa, scale, format, text: keep.then(|| text.into()) })
+        Some(Quantity { mantissa, scale, format, text: keep.then(|| text.into()), long: false })
     }
 
     /// The general path: exact arithmetic, rounded up to nano.
@@ -314,7 +336,8 @@ impl<'a> Parts<'a> {
                 format = Format::DecimalSi;
             }
         }
-        Ok(Quantity { mantissa: if self.positive { mantissa } else { -mantissa }, scale, format, text: None })
+        let mantissa = if self.positive { mantissa } else { -mantissa };
+        Ok(Quantity { mantissa, scale, format, text: None, long: true })
     }
 }
 
@@ -373,6 +396,18 @@ mod tests {
 
     fn q(s: &str) -> Quantity {
         Quantity::parse(s).unwrap_or_else(|e| panic!("{s}: {e}"))
+    }
+
+    #[test]
+    fn too_much_overflows_as_upstream() {
+        assert_eq!((q("1E20").overflowing(0), q("1E20").scaled(0)), (0, i64::MAX));
+        assert_eq!(q("1E18").overflowing(0), 1_000_000_000_000_000_000);
+        // 9999999999999999999999000 without all but 64 of its bits
+        let long = 9_999_999_999_999_999_999_999_000i128 as i64;
+        assert_eq!(q("9999999999999999999999").overflowing(-3), long);
+        assert!(long % 1000 != 0);
+        assert_eq!((q("1500m").overflowing(0), q("-1500m").overflowing(0)), (2, -2));
+        assert_eq!(q("1e99").overflowing(-3), 0);
     }
 
     /// What `resource.ParseQuantity` of apimachinery v0.37.2 gives.

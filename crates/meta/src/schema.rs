@@ -236,6 +236,22 @@ pub struct TypeDef {
     /// `x-kubernetes-unions`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unions: Option<Value>,
+    /// The fields as they stand in the struct, where that is not the order of their protobuf numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub order: Vec<String>,
+}
+
+impl TypeDef {
+    /// The fields in the order of the struct.
+    pub fn in_order(&self) -> impl Iterator<Item = (&String, &Field)> {
+        let mut ordered: Vec<_> = self.fields.iter().collect();
+        let at = |name: &String| self.order.iter().position(|o| o == name);
+        ordered.sort_by_cached_key(|(name, field)| {
+            let numbers: Vec<u32> = field.embed_proto.iter().copied().chain([field.proto]).collect();
+            (at(name), field.embed != "TypeMeta", numbers)
+        });
+        ordered.into_iter()
+    }
 }
 
 /// All types by OpenAPI definition name (`io.k8s.api.core.v1.Pod`).

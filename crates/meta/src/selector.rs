@@ -8,6 +8,7 @@ mod parse;
 
 pub use fields::FieldSelector;
 
+use crate::field::quoted;
 use crate::field::{self, Error, Path};
 use crate::names;
 use serde_json::{Map, Value};
@@ -187,7 +188,12 @@ impl LabelSelector {
                 "NotIn" => Operator::NotIn,
                 "Exists" => Operator::Exists,
                 "DoesNotExist" => Operator::DoesNotExist,
-                other => return Err(format!("{other:?} is not a valid label selector operator")),
+                other => {
+                    return Err(format!(
+                        "{other} is not a valid label selector operator",
+                        other = quoted(other)
+                    ));
+                }
             };
             let values = crate::object::strings(&e["values"]);
             requirements.push(Requirement::new(e["key"].as_str().unwrap_or(""), operator, values)?);

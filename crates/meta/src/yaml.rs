@@ -136,7 +136,8 @@ fn trees(bytes: &[u8], max_bytes: usize) -> Result<Vec<Tree>, ParseError> {
     {
         return Ok(vec![tree]);
     }
-    serde_saphyr::from_slice_multiple_with_options(bytes, options(bytes.len())).map_err(yaml_error)
+    serde_saphyr::from_slice_multiple_with_options(bytes, options(bytes.len()))
+        .map_err(|e| yaml_error(bytes, &e))
 }
 
 /// What upstream's reader takes for no text, wherever it stands.
@@ -145,15 +146,19 @@ fn is_control(c: char) -> bool {
 }
 
 fn traces(bytes: &[u8]) -> Result<Vec<TracedYaml>, ParseError> {
-    serde_saphyr::from_slice_multiple_with_options(bytes, options(bytes.len())).map_err(yaml_error)
+    serde_saphyr::from_slice_multiple_with_options(bytes, options(bytes.len()))
+        .map_err(|e| yaml_error(bytes, &e))
 }
 
-fn yaml_error(e: serde_saphyr::Error) -> ParseError {
+fn yaml_error(bytes: &[u8], e: &serde_saphyr::Error) -> ParseError {
     let text = e.to_string();
     if text.contains("exceeded max depth") || text.contains("Depth") {
         return ParseError::Depth;
     }
     let text = text.lines().next().unwrap_or("cannot be read");
+    if let Some((_, bracket)) = text.split_once("unclosed bracket '") {
+        return ParseError::Syntax(unclosed(bytes, bracket.starts_with('{')));
+    }
     // upstream's reader names the line first, and the first line not at all
     let placed =
         text.rsplit_once(" at line ").and_then(|(what, at)| Some((what, at.split_once(", column ")?.0)));
@@ -162,6 +167,17 @@ fn yaml_error(e: serde_saphyr::Error) -> ParseError {
         Some((what, line)) => format!("yaml: line {line}: {what}"),
         None => format!("yaml: {text}"),
     })
+}
+
+/// A list or map between brackets that does not end, as upstream's reader tells it.
+fn unclosed(bytes: &[u8], map: bool) -> String {
+    let lines = bytes.iter().filter(|b| **b == b'\n').count() + usize::from(bytes.last() != Some(&b'\n'));
+    let missing = match (bytes.trim_ascii_end().last(), map) {
+        (Some(b'{' | b'[' | b':' | b','), _) => "node content",
+        (_, true) => "',' or '}'",
+        (_, false) => "',' or ']'",
+    };
+    format!("yaml: line {lines}: did not find expected {missing}")
 }
 
 /// The dialect of upstream's YAML 1.1 reader, and the budgets. Everything grows at most linearly with the
@@ -226,7 +242,10 @@ mod tests {
             ("trux", "invalid character 'x' in literal true (expecting 'e')"),
             ("\"\\x\"", "invalid character 'x' in string escape code"),
             ("1.x", "invalid character 'x' after decimal point in numeric literal"),
-            ("-", "unexpected end of JSON input"),
+            ("-", "invalid character ' ' in numeric literal"),
+            ("tr", "invalid character ' ' in literal true (expecting 'u')"),
+            ("\"a", "unexpected end of JSON input"),
+            ("\"\\", "invalid character ' ' in string escape code"),
             ("\"a\nb\"", "invalid character '\\n' in string literal"),
         ];
         for (text, want) in cases {
@@ -271,6 +290,13 @@ mod tests {
         assert_eq!(yaml("a: 1\n---\nb: 2\n"), json!({"a": 1}));
         assert!(parse_yaml(b"a: b: c", MIB).unwrap_err().to_string().starts_with("yaml: "));
         assert_eq!(parse_yaml(b"a: 1", 3), Err(ParseError::TooLarge { limit: 3 }));
+        for (text, why) in [
+            ("{", "yaml: line 1: did not find expected node content"),
+            ("{\"a\": 1\n", "yaml: line 1: did not find expected ',' or '}'"),
+            ("a:\n- [1", "yaml: line 2: did not find expected ',' or ']'"),
+        ] {
+            assert_eq!(parse_yaml(text.as_bytes(), MIB), Err(ParseError::Syntax(why.to_owned())), "{text}");
+        }
     }
 
     #[test]

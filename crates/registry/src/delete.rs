@@ -1,7 +1,7 @@
 //! Delete: grace, propagation, preconditions and finalizers
 //! (upstream: apiserver `pkg/registry/rest/delete.go#BeforeDelete` and `generic/registry/store.go#Delete`).
 
-use crate::read::{ListQuery, Match, Selectors};
+use crate::read::{ListQuery, Listed, Match};
 use crate::write::Request;
 use crate::{Operation, Registry, encode};
 use bytes::Bytes;
@@ -134,10 +134,6 @@ impl Registry {
             let Some(entry) = self.store.get(&key) else {
                 return Err(Status::not_found(&r.kind.group_resource(), r.name));
             };
-            if options.ignore_read_errors && !r.kind.strategy.deletes_unread() {
-                let why = "no unsafe deleter provided, can not honor ignoreStoreReadErrorWithClusterBreakingPotential";
-                return Err(Status::internal(why));
-            }
             if options.ignore_read_errors {
                 let why = format!(
                     "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: unsafe deletion is not allowed because the object is decodable from storage"
@@ -170,38 +166,49 @@ impl Registry {
         Err(Status::modified(&r.kind.group_resource(), r.name))
     }
 
-    /// Deletes every object that the selectors match; returns the objects as they were (upstream: `DeleteCollection`).
+    /// Deletes every object that a list with these options has, or with a limit its first ones; returns the objects as
+    /// they were (upstream: `DeleteCollection`).
     pub async fn delete_collection(
         &self,
         r: &Request<'_>,
-        selectors: &Selectors,
+        mut query: ListQuery,
         options: &DeleteOptions,
-    ) -> Result<Vec<Bytes>> {
-        let mut deleted = Vec::new();
-        let mut cursor = None;
+    ) -> Result<Listed> {
+        let limited = query.limit > 0;
+        if !limited {
+            query.limit = COLLECTION_PAGE;
+        }
+        let namespace = Some(r.namespace).filter(|n| !n.is_empty());
+        let mut all: Option<Listed> = None;
         loop {
-            let query = ListQuery {
-                selectors: selectors.clone(),
-                limit: COLLECTION_PAGE,
-                resume: cursor.take(),
-                resource_version: String::new(),
-                matching: Match::Unset,
-            };
-            let page =
-                self.list(&r.permit, r.kind, Some(r.namespace).filter(|n| !n.is_empty()), &query).await?;
+            let page = self.list(&r.permit, r.kind, namespace, &query).await?;
             for bytes in &page.items {
                 let obj: Value = serde_json::from_slice(bytes).map_err(Status::internal)?;
                 let one = Request { name: object::name(&obj), namespace: object::namespace(&obj), ..*r };
                 match self.delete(&one, options).await {
-                    Ok(_) => deleted.push(bytes.clone()),
+                    Ok(_) => {}
                     Err(e) if e.is_not_found() => {}
                     Err(e) => return Err(e),
                 }
             }
-            match page.next {
-                Some(next) => cursor = Some(next),
-                None => return Ok(deleted),
+            if limited {
+                return Ok(page);
             }
+            let next = page.next.clone();
+            let listed = match all.take() {
+                Some(mut before) => {
+                    before.items.extend(page.items);
+                    before
+                }
+                None => Listed { next: None, remaining: None, ..page },
+            };
+            if next.is_none() {
+                return Ok(listed);
+            }
+            all = Some(listed);
+            query.resume = next;
+            query.resource_version.clear();
+            query.matching = Match::Unset;
         }
     }
 

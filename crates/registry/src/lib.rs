@@ -21,7 +21,7 @@ pub use encode::{encode, item_slice, reencode, reencode_stored};
 pub use kinds_index::Kinds;
 pub use read::{ListQuery, Listed, Match, Selectors};
 pub use watch::{WatchEvent, WatchEventType, WatchQuery, Watching};
-pub use write::{Request, Written, match_namespace, wipe_system_fields};
+pub use write::{Request, Written, match_namespace, precondition_uid, wipe_system_fields};
 
 use async_trait::async_trait;
 use base::clock::SharedClock;

@@ -1,6 +1,7 @@
 //! Checks of `metadata`, the same for all kinds (upstream: apimachinery `pkg/api/validation/objectmeta.go`).
 
 use kinds::{KindDef, helpers};
+use meta::field::quoted;
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use serde_json::Value;
@@ -8,8 +9,13 @@ use serde_json::Value;
 /// Upstream: `TotalAnnotationSizeLimitB`.
 const ANNOTATION_BYTES_MAX: usize = 256 << 10;
 /// Groups whose metadata is checked by the library's rules only, without those of Kubernetes itself.
-const CHECKED_BY_LIBRARY_ALONE: [&str; 3] =
-    ["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io"];
+const CHECKED_BY_LIBRARY_ALONE: [&str; 5] = [
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "apiregistration.k8s.io",
+    "coordination.k8s.io",
+    "node.k8s.io",
+];
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
@@ -31,10 +37,12 @@ pub fn validate(kind: &KindDef, obj: &Value) -> ErrorList {
 
 /// As [`validate`], of an object that was there before: that its name fits a key is looked at in any case (upstream:
 /// `rest.ValidateUpdate`).
-pub fn validate_changed(kind: &KindDef, obj: &Value) -> ErrorList {
+pub fn validate_changed(kind: &KindDef, obj: &Value, subresource: &str) -> ErrorList {
+    let strategy = &kind.strategy;
+    let prefixes = strategy.checks_generate_name() && strategy.checks_names_on_update(subresource);
     let names = |name: &str, prefix| {
         let mut messages = helpers::path_segment_errors(name, prefix);
-        if kind.strategy.checks_metadata() && (!prefix || kind.strategy.checks_generate_name()) {
+        if strategy.checks_metadata() && (!prefix || prefixes) {
             let own = kind.strategy.name_errors(name, prefix);
             messages.extend(own.into_iter().filter(|m| !messages.contains(m)).collect::<Vec<_>>());
         }
@@ -45,7 +53,8 @@ pub fn validate_changed(kind: &KindDef, obj: &Value) -> ErrorList {
 
 fn by_kind(kind: &KindDef, obj: &Value, names: &dyn Fn(&str, bool) -> Vec<String>) -> ErrorList {
     let mut errors = check(kind, obj, names);
-    if !kind.is_custom() && !CHECKED_BY_LIBRARY_ALONE.contains(&&*kind.group) {
+    let by_library = !kind.strategy.checks_metadata() || CHECKED_BY_LIBRARY_ALONE.contains(&&*kind.group);
+    if !kind.is_custom() && !by_library {
         kube_finalizers(obj, &Path::new("metadata").child("finalizers"), &mut errors);
     }
     errors
@@ -115,7 +124,7 @@ pub fn validate_update(new: &Value, old: &Value) -> ErrorList {
         let mut extra: Vec<&str> = object::finalizers(new).into_iter().filter(|f| !had.contains(f)).collect();
         extra.sort_unstable();
         if !extra.is_empty() {
-            let list: Vec<String> = extra.iter().map(|f| format!("{f:?}")).collect();
+            let list: Vec<String> = extra.iter().map(|f| quoted(f).to_string()).collect();
             let detail = format!(
                 "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
                 list.join(", ")
@@ -247,6 +256,41 @@ mod tests {
         );
         assert_eq!(found[1], "metadata.namespace: Required value");
         assert!(found[2].starts_with("metadata.labels: Invalid value: \"b c\""), "{found:?}");
+    }
+
+    fn row(kind: &str) -> KindDef {
+        kinds::KINDS.iter().map(|row| row()).find(|r| r.kind == kind).expect("a row")
+    }
+
+    #[test]
+    fn no_name_of_any_kind_leaves_its_place() {
+        for row in kinds::KINDS.iter().map(|row| row()) {
+            for name in ["a/b", "..", "."] {
+                let obj = json!({"metadata": {"name": name}});
+                let named = |errors: &ErrorList| errors.iter().any(|e| e.field.as_str() == "metadata.name");
+                assert!(named(&validate_common(&row, &obj)), "{} {name}", row.kind);
+                assert!(named(&validate_changed(&row, &obj, "")), "{} {name}", row.kind);
+            }
+        }
+    }
+
+    #[test]
+    fn only_some_kinds_check_the_begin_of_a_name_again() {
+        let obj = json!({"metadata": {"name": "a", "namespace": "b", "generateName": "x_y"}});
+        let found = |kind: &str, subresource| texts(validate_changed(&row(kind), &obj, subresource)).len();
+        assert_eq!((found("Lease", ""), found("Deployment", ""), found("ConfigMap", "")), (0, 0, 1));
+        assert_eq!((found("Pod", ""), found("Pod", "status"), found("Pod", "resize")), (1, 0, 1));
+        let obj = json!({"metadata": {"name": "a", "generateName": "x_y"}});
+        assert_eq!(texts(validate_changed(&row("Node"), &obj, "status")).len(), 1);
+        let obj = json!({"metadata": {"name": "a", "namespace": "b", "generateName": "x/y"}});
+        assert_eq!(texts(validate_changed(&row("Lease"), &obj, "")).len(), 1, "no segment of a path");
+    }
+
+    #[test]
+    fn only_some_kinds_ask_finalizers_for_a_prefix() {
+        let obj = json!({"metadata": {"name": "a", "namespace": "b", "finalizers": ["x"]}});
+        let found = |kind: &str| texts(validate_changed(&row(kind), &obj, "")).len();
+        assert_eq!((found("Lease"), found("PodDisruptionBudget"), found("ConfigMap")), (0, 0, 1));
     }
 
     #[test]

@@ -266,7 +266,7 @@ impl Registry {
         companion: Option<&dyn Companion>,
     ) -> Result<std::result::Result<Written, Lost>> {
         let ctx = Ctx { now: self.clock.now(), subresource: r.subresource };
-        let mut errors = object_meta::validate_changed(r.kind, &new);
+        let mut errors = object_meta::validate_changed(r.kind, &new, r.subresource);
         errors.extend(object_meta::validate_update(&new, old));
         errors.extend(r.kind.strategy.validate_update(&new, old, &ctx));
         errors.extend(self.namespace_error(r, &new, Some(old)).await?);
@@ -431,7 +431,11 @@ fn told_kind(kind: &KindDef) -> meta::GroupKind {
     meta::GroupKind { group: group.to_string(), kind: kind.kind.to_string() }
 }
 
-fn precondition_uid(r: &Request<'_>, new: &Value, current: &str) -> Result<()> {
+/// Refuses an update of an object with another uid than the new one names (upstream: `Preconditions.Check`).
+///
+/// # Errors
+/// A conflict.
+pub fn precondition_uid(r: &Request<'_>, new: &Value, current: &str) -> Result<()> {
     let asked = object::uid(new);
     if asked.is_empty() || asked == current {
         return Ok(());

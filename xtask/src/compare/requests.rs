@@ -312,7 +312,8 @@ fn plain(text: &str) -> String {
         }
         if is_uid(&word) || is_time(&word) || is_revision(&out, &word) {
             out.push('*');
-        } else if word.starts_with("kube-api-access-") {
+        } else if let Some((before, _)) = word.split_once("kube-api-access-") {
+            out.push_str(before);
             out.push_str("kube-api-access-*");
         } else {
             out.push_str(&word);

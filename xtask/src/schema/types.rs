@@ -57,9 +57,14 @@ fn proto_number(f: &GoField) -> u32 {
 pub fn build(sources: &Sources, name: &str) -> Result<TypeDef, String> {
     let (package, ty) = name.rsplit_once('.').ok_or_else(|| format!("{name}: no package"))?;
     let import = import_path(package);
-    let mut fields = BTreeMap::new();
-    collect(sources, &import, ty, &Embed::default(), &mut fields).map_err(|e| format!("{name}: {e}"))?;
-    Ok(TypeDef { fields, go_name: ty.to_owned(), ..TypeDef::default() })
+    let (mut fields, mut order) = (BTreeMap::new(), Vec::new());
+    collect(sources, &import, ty, &Embed::default(), &mut fields, &mut order)
+        .map_err(|e| format!("{name}: {e}"))?;
+    let mut def = TypeDef { fields, go_name: ty.to_owned(), ..TypeDef::default() };
+    if def.in_order().map(|(name, _)| name).ne(&order) {
+        def.order = order;
+    }
+    Ok(def)
 }
 
 /// `io.k8s.api.core.v1` to `k8s.io/api/core/v1`.
@@ -77,6 +82,7 @@ fn collect(
     ty: &str,
     embed: &Embed,
     out: &mut BTreeMap<String, Field>,
+    order: &mut Vec<String>,
 ) -> Result<(), String> {
     let package = sources.package(import)?;
     let Some(Decl::Struct(fields)) = package.types.get(ty) else {
@@ -91,13 +97,14 @@ fn collect(
         }
         if f.name.is_empty() && key.is_empty() {
             let (import, ty) = locate(sources, import, f.ty.trim_start_matches('*'))?;
-            collect(sources, &import, &ty, &embed.with(&ty, proto_number(f)), out)?;
+            collect(sources, &import, &ty, &embed.with(&ty, proto_number(f)), out, order)?;
             continue;
         }
         let key = if key.is_empty() { f.name.as_str() } else { key };
         let options: Vec<&str> = options.collect();
         let field = field(sources, import, f, &options, embed).map_err(|e| format!("field {key}: {e}"))?;
         out.insert(key.to_owned(), field);
+        order.push(key.to_owned());
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::conditions::{Conditions, Matched};
 use super::hooks::{Hooks, Invocation, select};
 use super::scope::{Expression, Facts, Scope, Seen, Variables};
 use super::validating::COST_MAX;
-use super::{Objects, concerns, forbidden, is_other, namespace_object, patch};
+use super::{Objects, concerns, is_other, namespace_object, patch};
 use crate::chain::{Attributes, Plugin};
 use async_trait::async_trait;
 use auth::Authorizer;
@@ -192,7 +192,7 @@ fn id(due: &Invocation<Compiled>, param: Option<&Value>) -> String {
 /// Upstream: the end of `policyDispatcher.Dispatch`.
 fn refusal(a: &Attributes<'_>, new: &Value, failures: Vec<Failure>) -> Result<()> {
     let Some(first) = failures.first() else { return Ok(()) };
-    let mut status = forbidden(a, Some(new), "admission request denied by policy");
+    let mut status = a.forbidden(Some(new), "admission request denied by policy");
     status.message = first.message.clone();
     if let Some(reason) = first.reason {
         status.reason = reason;

@@ -5,7 +5,7 @@
 use super::conditions::{Conditions, Matched};
 use super::hooks::{Binding, Hooks, Invocation, Policy, select};
 use super::scope::{Expression, Facts, Scope, Seen, Variables};
-use super::{Objects, concerns, forbidden, namespace_object};
+use super::{Objects, concerns, namespace_object};
 use crate::chain::{Attributes, Plugin};
 use async_trait::async_trait;
 use auth::Authorizer;
@@ -284,7 +284,7 @@ impl Tally {
             a.notes.annotate(FAILURES, &text);
         }
         let Some((text, reason)) = self.refused else { return Ok(()) };
-        let mut status = forbidden(a, new, &text);
+        let mut status = a.forbidden(new, &text);
         let (reason, code) = match reason.as_str() {
             "Forbidden" => (Reason::Forbidden, 403),
             "Unauthorized" => (Reason::Unauthorized, 401),

@@ -5,6 +5,7 @@ use crate::context::{Admission, Context};
 use crate::reply::Reply;
 use kinds::KindDef;
 use meta::GroupResource;
+use meta::field::quoted;
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use meta::status::{Reason, Result, Status};
@@ -42,6 +43,11 @@ pub async fn create(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     if name.is_empty() {
         // upstream: `NamespaceKeyFunc`
         return Err(Status::bad_request("Name parameter required."));
+    }
+    let wrong = kinds::helpers::path_segment_errors(&name, false);
+    if !wrong.is_empty() {
+        let why = format!("Name parameter invalid: {}: {}", quoted(&name), wrong.join(";"));
+        return Err(Status::bad_request(why));
     }
     let pods = ctx.server.registry.kinds().resource("", "v1", "pods").ok_or_else(Status::no_such_resource)?;
     let now = meta::time::rfc3339(ctx.server.clock.now());
@@ -103,7 +109,11 @@ fn bound(old: &Value, binding: &Value, now: &str) -> Result<Value> {
     }
     let current = old["spec"]["nodeName"].as_str().unwrap_or("");
     if !current.is_empty() {
-        return refuse(format!("pod {} is already assigned to node {current:?}", name));
+        return refuse(format!(
+            "pod {} is already assigned to node {current}",
+            name,
+            current = quoted(current)
+        ));
     }
     if old["spec"]["schedulingGates"].as_array().is_some_and(|g| !g.is_empty()) {
         return refuse(format!("pod {} has non-empty .spec.schedulingGates", name));

@@ -1,6 +1,8 @@
 //! Reading request bodies: JSON or YAML to a typed, normalised, defaulted object, with upstream's refusals
 //! (upstream: apiserver `pkg/endpoints/handlers/{create,rest}.go`).
 
+mod types;
+
 use crate::context::Context;
 use kinds::KindDef;
 use kinds::custom::Custom;
@@ -9,6 +11,7 @@ use meta::field::quoted;
 use meta::schema::Strictness;
 use meta::status::{Result, Status};
 use serde_json::Value;
+use types::{conversion, no_object, other_type, type_of, unregistered};
 
 /// The largest request body (upstream: `--max-request-body-bytes` default, 3 MiB).
 pub const BODY_BYTES_MAX: usize = 3 << 20;
@@ -60,7 +63,7 @@ fn decode_custom(
         ))
     })?;
     let mut strict = duplicates;
-    strict.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
+    strict.extend(unknown.iter().map(|path| format!("unknown field {path}", path = quoted(path))));
     match strictness {
         Strictness::Strict if !strict.is_empty() => Err(Status::bad_request(format!(
             "{0} in version {1:?} cannot be handled as a {0}: strict decoding error: {2}",
@@ -69,7 +72,7 @@ fn decode_custom(
             strict.join(", ")
         ))),
         Strictness::Warn => {
-            strict.iter().for_each(|w| ctx.warnings.add(w));
+            warn(ctx, &strict);
             Ok(obj)
         }
         _ => Ok(obj),
@@ -99,36 +102,6 @@ pub fn of_type(ctx: &Context, api_version: &str, kind_name: &str, schema: &str) 
     object(ctx, &row, &ctx.body)
 }
 
-/// The body's own type, where it tells one (upstream: apimachinery `json.SimpleMetaFactory.Interpret`).
-fn type_of(value: &Value) -> std::result::Result<(String, String), String> {
-    let mut out = [String::new(), String::new()];
-    for (name, text) in ["apiVersion", "kind"].iter().zip(&mut out) {
-        match &value[*name] {
-            Value::Null => {}
-            Value::String(s) => s.clone_into(text),
-            other => {
-                return Err(format!(
-                    "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go struct field .{name} of type string",
-                    go_kind(other)
-                ));
-            }
-        }
-    }
-    let [api_version, kind] = out;
-    if GroupVersion::parse(&api_version).is_none() && !api_version.is_empty() {
-        return Err(format!("unexpected GroupVersion string: {api_version}"));
-    }
-    Ok((api_version, kind))
-}
-
-/// What is no object has no type.
-fn no_object(value: &Value) -> String {
-    format!(
-        "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
-        go_kind(value)
-    )
-}
-
 /// `DeleteOptions` from the body, of whatever group version.
 pub fn delete_options(ctx: &Context) -> Result<Value> {
     check_content_type(ctx)?;
@@ -136,8 +109,11 @@ pub fn delete_options(ctx: &Context) -> Result<Value> {
     let mut value = if ctx.content_type() == PROTOBUF {
         protobuf(&ctx.body, ty).map_err(Status::bad_request)?
     } else {
-        let wrong = |e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}"));
-        parse(ctx, &ctx.body).map_err(wrong)?.0
+        let head = match ctx.content_type() {
+            "application/yaml" => "",
+            _ => "couldn't get version/kind; json parse error: ",
+        };
+        parse(ctx, &ctx.body).map_err(|e| Status::bad_request(format!("{head}{e}")))?.0
     };
     if !value.is_object() && !value.is_null() {
         return Err(Status::bad_request(no_object(&value)));
@@ -229,7 +205,7 @@ fn check_type(kind: &KindDef, mut value: Value, bytes: &[u8]) -> Result<Value> {
     if !other_version && (name.is_empty() || name == kind.kind) {
         return Ok(value);
     }
-    Err(Status::bad_request(other_type(kind, &api_version, &name)))
+    Err(Status::bad_request(other_type(kind, &api_version, &name, value)))
 }
 
 /// Looks at the type that an object calls itself after a patch: what is known is read as that type first, and then does
@@ -256,11 +232,11 @@ pub fn check_patched_type(
             let unknown: Vec<String> = fields
                 .iter()
                 .filter(|field| !matches!(field.as_str(), "apiVersion" | "kind") && !inline(field))
-                .map(|field| format!("unknown field {field:?}"))
+                .map(|field| format!("unknown field {field}", field = quoted(field)))
                 .collect();
             match strictness(ctx) {
                 Strictness::Strict => return Err(format!("strict decoding error: {}", unknown.join(", "))),
-                Strictness::Warn => unknown.iter().for_each(|text| ctx.warnings.add(text)),
+                Strictness::Warn => warn(ctx, &unknown),
                 Strictness::Ignore => {}
             }
             *value = serde_json::json!({});
@@ -274,60 +250,6 @@ pub fn check_patched_type(
     };
     row.retype(value.clone())?;
     Err(conversion(&row.version, &name, kind))
-}
-
-/// A kind that is not known.
-fn unregistered(kind: &str, api_version: &str) -> String {
-    // upstream reads the version first, which takes a slash before it away
-    let version = api_version.strip_prefix('/').unwrap_or(api_version);
-    format!(
-        "no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"",
-        quoted(kind),
-        quoted(version)
-    )
-}
-
-/// Two kinds that do not become each other.
-fn conversion(version: &str, name: &str, kind: &KindDef) -> String {
-    let package = match kind.group.split('.').next() {
-        None | Some("") => "core",
-        Some(first) => first,
-    };
-    format!("converting ({version}.{name}) to ({package}.{}): unknown conversion", kind.kind)
-}
-
-/// Why an object of another type cannot be taken. Built-in kinds are looked for in all that are known, custom ones are
-/// only compared.
-fn other_type(kind: &KindDef, api_version: &str, name: &str) -> String {
-    let expected = kind.group_version();
-    let version_in_data = || {
-        format!(
-            "the API version in the data ({api_version}) does not match the expected API version ({expected})"
-        )
-    };
-    let name = if name.is_empty() { &*kind.kind } else { name };
-    let api_version = if api_version.is_empty() { expected.to_string() } else { api_version.to_owned() };
-    let Some(gv) = GroupVersion::parse(&api_version) else { return version_in_data() };
-    if kind.is_custom() {
-        return match gv == expected {
-            false => version_in_data(),
-            true => format!(
-                "{name} in version {:?} cannot be handled as a {}: {}",
-                gv.version,
-                kind.kind,
-                unregistered(name, &api_version)
-            ),
-        };
-    }
-    let head = format!("{name} in version {} cannot be handled as a {}:", quoted(&gv.version), kind.kind);
-    let known = kinds::KINDS.iter().map(|row| row()).any(|r| r.group_version() == gv && r.kind == name);
-    if !known {
-        return format!("{head} {}", unregistered(name, &gv.to_string()));
-    }
-    if gv.group == expected.group && name == kind.kind {
-        return version_in_data();
-    }
-    format!("{head} {}", conversion(&gv.version, name, kind))
 }
 
 /// `json` is the text that the value was read from: it tells problems in the order in which they stand.
@@ -360,11 +282,22 @@ fn decode(
             Err(wrong(format!("strict decoding error: {}", strict.join(", "))))
         }
         Strictness::Warn => {
-            strict.iter().for_each(|w| ctx.warnings.add(w));
+            warn(ctx, &strict);
             Ok(obj)
         }
         _ => Ok(obj),
     }
+}
+
+/// Tells what a strict reader would refuse.
+pub fn warn(ctx: &Context, problems: &[String]) {
+    problems.iter().flat_map(|p| warnings(p)).for_each(|w| ctx.warnings.add(w));
+}
+
+/// What the reader of YAML says comes in one text, and is a warning a line (upstream: `parseYAMLWarnings`).
+fn warnings(problem: &str) -> Vec<&str> {
+    let lines = problem.strip_prefix("yaml: unmarshal errors:\n");
+    lines.map_or_else(|| vec![problem], |lines| lines.split('\n').map(str::trim).collect())
 }
 
 /// The `fieldValidation` parameter; the default is Warn.
@@ -425,4 +358,16 @@ pub fn go_kind(value: &Value) -> &'static str {
 pub fn record_request(ctx: &Context, obj: &Value) {
     ctx.audit.reference_from(obj);
     ctx.audit.request_value(obj);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_line_of_a_yaml_reader_is_a_warning() {
+        let text = "yaml: unmarshal errors:\n  line 1: key \"a\" already set in map\n  line 2: x";
+        assert_eq!(warnings(text), ["line 1: key \"a\" already set in map", "line 2: x"]);
+        assert_eq!(warnings("unknown field \"a\nb\""), ["unknown field \"a\nb\""]);
+    }
 }

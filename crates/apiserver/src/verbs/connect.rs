@@ -11,6 +11,7 @@ use crate::kubelet::{self, Target};
 use crate::reply::Reply;
 use http::Method;
 use kinds::KindDef;
+use meta::field::quoted;
 use meta::status::{Result, Status};
 use serde_json::Value;
 use std::sync::Arc;
@@ -68,7 +69,9 @@ pub async fn pod(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
 
 /// A proxied pod's name with its port: `NAME`, `NAME:PORT` or `http:NAME:PORT` (upstream: `net.SplitSchemeNamePort`).
 fn name_and_port(text: &str) -> Result<(&str, Option<u16>)> {
-    let refused = |why: &str| Err(Status::bad_request(format!("invalid pod request {text:?}: {why}")));
+    let refused = |why: &str| {
+        Err(Status::bad_request(format!("invalid pod request {text}: {why}", text = quoted(text))))
+    };
     let parts: Vec<&str> = text.split(':').collect();
     let (scheme, name, port) = match parts.as_slice() {
         [name] => ("", *name, ""),

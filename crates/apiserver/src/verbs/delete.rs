@@ -7,7 +7,7 @@ use kinds::KindDef;
 use meta::field::{Error, Path};
 use meta::object;
 use meta::status::{Result, Status};
-use registry::{DeleteOptions, Deleted, Listed};
+use registry::{DeleteOptions, Deleted};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -15,9 +15,18 @@ const IGNORE_READ_ERRORS: &str = "ignoreStoreReadErrorWithClusterBreakingPotenti
 
 pub async fn delete(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let options = options(ctx)?;
-    warn(ctx, kind, &options);
-    if let Some(why) = kind.strategy.stays(&ctx.info.name) {
-        return Err(Status::forbidden(&kind.group_resource(), &ctx.info.name, why));
+    if options.ignore_read_errors {
+        // what deletes the unreadable knows no kinds (upstream: `CorruptObjectDeleterProvider`)
+        if !kind.strategy.deletes_unread() {
+            let why =
+                "no unsafe deleter provided, can not honor ignoreStoreReadErrorWithClusterBreakingPotential";
+            return Err(Status::internal(why));
+        }
+    } else {
+        warn(ctx, kind, &options);
+        if let Some(why) = kind.strategy.stays(&ctx.info.name) {
+            return Err(Status::forbidden(&kind.group_resource(), &ctx.info.name, why));
+        }
     }
     let admit = Admission { ctx, kind, dry_run: options.dry_run };
     let request = ctx.write(kind, &ctx.info.name, &admit);
@@ -45,13 +54,12 @@ pub async fn delete_collection(ctx: &Context, kind: &Arc<KindDef>) -> Result<Rep
         let gk = meta::GroupKind { group: "meta.k8s.io".into(), kind: "DeleteOptions".into() };
         return Err(Status::invalid(&gk, "", &vec![error]));
     }
-    read::query(ctx, kind)?;
+    let query = read::query(ctx, kind)?;
     warn(ctx, kind, &options);
     let admit = Admission { ctx, kind, dry_run: options.dry_run };
     let request = ctx.write(kind, "", &admit);
-    let items = ctx.server.registry.delete_collection(&request, &selectors, &options).await?;
-    let revision = ctx.server.registry.store().revision();
-    Ok(Reply::List { kind: kind.clone(), listed: Listed { items, revision, next: None, remaining: None } })
+    let listed = ctx.server.registry.delete_collection(&request, query, &options).await?;
+    Ok(Reply::List { kind: kind.clone(), listed })
 }
 
 fn warn(ctx: &Context, kind: &KindDef, options: &DeleteOptions) {
@@ -89,6 +97,12 @@ pub fn options(ctx: &Context) -> Result<DeleteOptions> {
     let dry_run: Vec<&str> = q.all("dryRun").collect();
     if !dry_run.is_empty() {
         value["dryRun"] = dry_run.into();
+    }
+    // upstream: `Convert_url_Values_To_v1_DeleteOptions`
+    for field in ["uid", "resourceVersion"] {
+        if !q.get(field).is_empty() {
+            value["preconditions"][field] = q.get(field).into();
+        }
     }
     DeleteOptions::from_value(&value)
 }

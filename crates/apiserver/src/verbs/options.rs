@@ -2,6 +2,7 @@
 
 use crate::request_info::Query;
 use meta::GroupKind;
+use meta::field::quoted;
 use meta::field::{Error, Path};
 use meta::status::{Result, Status};
 
@@ -43,7 +44,10 @@ pub fn check_log(q: &Query, pod: &str) -> Result<()> {
 pub fn check_ports(q: &Query) -> Result<()> {
     for port in q.all("ports") {
         if let Err(why) = parsed::<u32>(port) {
-            let text = format!("cannot convert to []int32: strconv.ParseUint: parsing {port:?}: {why}");
+            let text = format!(
+                "cannot convert to []int32: strconv.ParseUint: parsing {port}: {why}",
+                port = quoted(port)
+            );
             return Err(Status::bad_request(text));
         }
     }
@@ -51,7 +55,9 @@ pub fn check_ports(q: &Query) -> Result<()> {
 }
 
 fn integer(text: &str) -> Result<i64> {
-    parsed(text).map_err(|why| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}")))
+    parsed(text).map_err(|why| {
+        Status::bad_request(format!("strconv.ParseInt: parsing {text}: {why}", text = quoted(text)))
+    })
 }
 
 /// A number as Go reads it, or its reason.

@@ -23,18 +23,22 @@ pub enum Patch {
     Strategic(Value),
     /// An applied configuration, and what is wrong with its text for strict readers.
     Apply(Value, Vec<String>),
+    /// A configuration that cannot be read, which is told of an object that is there or may be made.
+    Unread(Status),
 }
 
 pub async fn patch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let patch = read(ctx)?;
-    let is_apply = matches!(patch, Patch::Apply(..));
+    let is_apply = matches!(patch, Patch::Apply(..) | Patch::Unread(_));
     if kind.is_custom() && matches!(patch, Patch::Strategic(_)) {
         return Err(Status::unsupported_media_type(&[JSON, MERGE, APPLY]));
     }
     let admit = Admission { ctx, kind, dry_run: ctx.dry_run() };
     let transform = |old: Option<&Value>| {
-        if let Patch::Apply(config, problems) = &patch {
-            return applied(ctx, kind, old, config, problems);
+        match &patch {
+            Patch::Apply(config, problems) => return applied(ctx, kind, old, config, problems),
+            Patch::Unread(status) => return Err(status.clone()),
+            _ => {}
         }
         let old = old.ok_or_else(|| Status::not_found(&kind.group_resource(), &ctx.info.name))?;
         let mut new = patched(ctx, kind, &patch, old)?;
@@ -46,6 +50,10 @@ pub async fn patch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let there = ctx.server.registry.store().get(&kind.key(&ctx.info.namespace, &ctx.info.name)).is_some();
     let own = ctx.info.subresource.is_empty() || kind.strategy.made_by(&ctx.info.subresource);
     let creates = is_apply && !there && own;
+    if is_apply && !there && !own && kind.strategy.create_on_update() {
+        // Upstream makes an object of its status then, and only finds later that nothing comes of it.
+        transform(None)?;
+    }
     if creates {
         // Upstream: `withAuthorization` in `patch.go`.
         let mut attributes = attributes(&ctx.info, &ctx.user);
@@ -83,19 +91,23 @@ pub fn read(ctx: &Context) -> Result<Patch> {
 }
 
 fn read_config(ctx: &Context, content_type: &str) -> Result<Patch> {
-    let wrong = |e: String| {
-        // what looks like JSON goes onto the record as it is, and is read as YAML only then
-        let json = ctx.body.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
-        let head = match (e.starts_with("yaml: "), json) {
-            (true, false) => "error encoding patch: ",
-            (true, true) => "error decoding patch: error converting YAML to JSON: ",
-            (false, _) => "error decoding patch: ",
-        };
-        Status::bad_request(format!("{head}{e}"))
-    };
+    // What looks like JSON goes onto the record as it is, and is read as YAML when it is applied.
+    let json = ctx.body.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
+    let wrong = |head: &str, e: String| Status::bad_request(format!("{head}{e}"));
     let (value, duplicates) = match content_type {
-        APPLY_CBOR => (crate::codec::from_cbor(&ctx.body).map_err(wrong)?, Vec::new()),
-        _ => meta::yaml::parse_yaml(&ctx.body, body::BODY_BYTES_MAX).map_err(|e| wrong(e.to_string()))?,
+        APPLY_CBOR => {
+            let read = crate::codec::from_cbor(&ctx.body);
+            (read.map_err(|e| wrong("error decoding patch: ", e))?, Vec::new())
+        }
+        _ => match meta::yaml::parse_yaml(&ctx.body, body::BODY_BYTES_MAX).map_err(|e| e.to_string()) {
+            Ok(read) => read,
+            Err(e) if !e.starts_with("yaml: ") => return Err(wrong("error decoding patch: ", e)),
+            Err(e) if json => {
+                ctx.audit.request_object(&ctx.body);
+                return Ok(Patch::Unread(wrong("error decoding patch: error converting YAML to JSON: ", e)));
+            }
+            Err(e) => return Err(wrong("error encoding patch: ", e)),
+        },
     };
     ctx.audit.request_value(&value);
     Ok(Patch::Apply(value, duplicates))
@@ -133,12 +145,7 @@ pub fn applied(
             return Err(Status::bad_request(format!("error strict decoding patch: {all}")));
         }
         "Ignore" => {}
-        // each line of the reader's is a warning (upstream: `parseYAMLWarnings`)
-        _ => problems
-            .iter()
-            .flat_map(|p| p.lines())
-            .filter(|l| !l.ends_with("unmarshal errors:"))
-            .for_each(|line| ctx.warnings.add(line.trim())),
+        _ => body::warn(ctx, problems),
     }
     settled(ctx, kind, old, new)
 }
@@ -169,7 +176,9 @@ fn apply(patch: &Patch, old: &Value, kind: &KindDef) -> Result<Value> {
     let mut new = old.clone();
     match patch {
         Patch::Json(p) => meta::patch::json::apply(&mut new, p)?,
-        Patch::Apply(..) => return Err(Status::internal("an applied configuration is no patch")),
+        Patch::Apply(..) | Patch::Unread(_) => {
+            return Err(Status::internal("an applied configuration is no patch"));
+        }
         Patch::Merge(p) => {
             if !p.is_object() {
                 return Err(Status::bad_request(format!(

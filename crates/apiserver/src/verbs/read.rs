@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::filters::latency::Layer;
 use crate::reply::Reply;
 use kinds::KindDef;
+use meta::field::quoted;
 use meta::field::{Error, Path};
 use meta::selector::{FieldSelector, LabelSelector};
 use meta::status::{Result, Status};
@@ -126,7 +127,7 @@ pub fn integer(ctx: &Context, name: &str) -> Result<Option<i64>> {
             IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
             _ => "invalid syntax",
         };
-        Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
+        Status::bad_request(format!("strconv.ParseInt: parsing {text}: {why}", text = quoted(text)))
     })
 }
 

@@ -6,7 +6,8 @@ use super::{body, patch};
 use crate::context::{Admission, Context};
 use crate::reply::Reply;
 use ::apply::Element;
-use kinds::KindDef;
+use kinds::columns::{AGE, NAME, column};
+use kinds::{Column, KindDef};
 use meta::field::{Error, Path};
 use meta::object;
 use meta::selector::LabelSelector;
@@ -15,6 +16,12 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 const SCALE: &str = "io.k8s.api.autoscaling.v1.Scale";
+const COLUMNS: &[Column] = &[
+    Column { format: "", ..NAME },
+    column("Desired", "integer", |o, _| o["spec"]["replicas"].as_i64().unwrap_or(0).into()),
+    column("Available", "integer", |o, _| o["status"]["replicas"].as_i64().unwrap_or(0).into()),
+    AGE,
+];
 
 pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let info = &ctx.info;
@@ -24,11 +31,11 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         if let Some(scale) = kind.custom.as_ref().and_then(|c| c.scale.as_ref()) {
             let (value, known) = scale.read(&obj).map_err(Status::internal)?;
             return match known {
-                true => Ok(Reply::Document { code: 200, value }),
+                true => reply(&value),
                 false => Err(Status::internal(scale.missing())),
             };
         }
-        return Ok(Reply::Document { code: 200, value: scale_of(kind, &obj)? });
+        return reply(&scale_of(kind, &obj)?);
     }
     let patch = match info.verb.as_str() {
         "patch" => Some(patch::read(ctx)?),
@@ -48,8 +55,13 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         }
     };
     let row = scale_row();
+    let admit = Admission { ctx, kind, dry_run: ctx.dry_run() };
+    let request = ctx.write(kind, &info.name, &admit);
     let transform = |old: Option<&Value>| {
         let old = old.ok_or_else(|| Status::not_found(&kind.group_resource(), &info.name))?;
+        if patch.is_none() {
+            registry::precondition_uid(&request, &sent, object::uid(old))?;
+        }
         // Who owns the count is told in the Scale, and back in the object.
         let path = replicas_path(kind);
         let managed = &old["metadata"]["managedFields"];
@@ -58,6 +70,7 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         object::set_meta(&mut was, "managedFields", owned);
         let scale = match &patch {
             Some(Patch::Apply(config, problems)) => patch::applied(ctx, &row, Some(&was), config, problems)?,
+            Some(Patch::Unread(status)) => return Err(status.clone()),
             patch => {
                 let mut scale = match patch {
                     Some(p) => patch::patched(ctx, &row, p, &was)?,
@@ -73,10 +86,15 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         object::set_meta(&mut new, "managedFields", owners.map_err(Status::internal)?);
         Ok(new)
     };
-    let admit = Admission { ctx, kind, dry_run: ctx.dry_run() };
-    let written = ctx.server.registry.update(&ctx.write(kind, &info.name, &admit), &transform, false).await?;
+    let written = ctx.server.registry.update(&request, &transform, false).await?;
     let obj = ctx.server.registry.decode(kind, &written.bytes).await?;
-    Ok(Reply::Document { code: 200, value: scale_of(kind, &obj)? })
+    reply(&scale_of(kind, &obj)?)
+}
+
+/// A Scale, which has all views of an object.
+fn reply(scale: &Value) -> Result<Reply> {
+    let bytes = serde_json::to_vec(scale).map_err(Status::internal)?.into();
+    Ok(Reply::Object { code: 200, kind: Some(Arc::new(scale_row())), bytes })
 }
 
 /// Where the object keeps the count.
@@ -92,6 +110,7 @@ fn scale_row() -> KindDef {
         kind: "Scale".into(),
         plural: "scales".into(),
         schema: SCALE.into(),
+        columns: COLUMNS,
         ..KindDef::BASE
     }
 }

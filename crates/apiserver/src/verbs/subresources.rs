@@ -22,7 +22,7 @@ pub async fn dispatch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     } else {
         super::deprecated(ctx, kind);
     }
-    if matches!(info.subresource.as_str(), "approval" | "finalize") {
+    if !kind.strategy.has_table(&info.subresource) {
         crate::negotiate::without_table(&ctx.headers)?;
     }
     match (info.resource.as_str(), info.subresource.as_str(), info.verb.as_str()) {

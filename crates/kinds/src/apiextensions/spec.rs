@@ -138,7 +138,7 @@ fn group_and_scope(spec: &Value, path: &Path, errors: &mut ErrorList) {
 fn enumeration(value: &str, accepted: &[&str], path: &Path, errors: &mut ErrorList) {
     match value {
         "" => errors.push(Error::required(path, "")),
-        v if !accepted.contains(&v) => errors.push(Error::not_supported(path, v, accepted)),
+        v if !accepted.contains(&v) => errors.push(Error::text_not_supported(path, v, accepted)),
         _ => {}
     }
 }
@@ -229,10 +229,11 @@ impl Context<'_> {
         let old = self.old.map_or(&[][..], |o| items(o, "versions"));
         let kept =
             old.iter().any(|o| o["name"] == v["name"] && o["selectableFields"] == v["selectableFields"]);
-        match Structural::parse(&v["schema"]["openAPIV3Schema"]) {
-            Ok(schema) => schema_errors::selectable_fields(fields, &schema, kept, &at, errors),
-            Err(why) => errors.push(Error::invalid(&path.child("schema.openAPIV3Schema"), "", why)),
+        let schema = Structural::parse(&v["schema"]["openAPIV3Schema"]);
+        if let Err(why) = &schema {
+            errors.push(Error::invalid(&path.child("schema.openAPIV3Schema"), "", &**why));
         }
+        schema_errors::selectable_fields(fields, schema.as_ref().ok(), kept, &at, errors);
     }
 
     fn storage(&self, path: &Path, errors: &mut ErrorList) {

@@ -97,6 +97,15 @@ fn the_rest_of_a_spec_is_checked() {
 }
 
 #[test]
+fn paths_of_fields_are_checked_without_a_structural_schema() {
+    let mut obj = definition(json!({"type": "object", "patternProperties": {"a": {}}}));
+    obj["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": "x"}, {"jsonPath": ""}]);
+    let found = errors(&obj);
+    assert!(found.contains("selectableFields[0].jsonPath: Invalid value: \"x\": is an invalid path: expected [ or . but got: x"), "{found}");
+    assert!(found.contains("selectableFields[1].jsonPath: Required value"), "{found}");
+}
+
+#[test]
 fn versions_that_differ_have_their_own_paths() {
     let mut obj = definition(json!({"type": "object"}));
     let mut second = obj["spec"]["versions"][0].clone();

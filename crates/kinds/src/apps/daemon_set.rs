@@ -74,6 +74,10 @@ fn set_template_generation(o: &mut Value, n: i64) {
 struct DaemonSet;
 
 impl Strategy for DaemonSet {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn default(&self, obj: &mut Value) {
         // Upstream's conversion always writes it, so whoever writes the object has set it.
         if object::annotation(obj, TEMPLATE_GENERATION).is_none() {

@@ -53,6 +53,10 @@ fn count(o: &Value, field: &str) -> i64 {
 struct Deployment;
 
 impl Strategy for Deployment {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn default(&self, obj: &mut Value) {
         let spec = &["spec"];
         object::default_at(obj, spec, "replicas", 1);

@@ -60,6 +60,10 @@ pub fn selector(o: &Value) -> String {
 struct ReplicaSet;
 
 impl Strategy for ReplicaSet {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn default(&self, obj: &mut Value) {
         object::default_at(obj, &["spec"], "replicas", 1);
         object::default_at(obj, &[], "status", json!({"replicas": 0}));

@@ -71,6 +71,10 @@ fn containers(o: &Value, field: &str) -> String {
 struct CronJob;
 
 impl Strategy for CronJob {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn default(&self, obj: &mut Value) {
         let spec = &["spec"];
         object::default_at(obj, &[], "spec", json!({}));

@@ -159,6 +159,10 @@ fn generate_selector(obj: &mut Value) {
 }
 
 impl Strategy for Job {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn default(&self, obj: &mut Value) {
         object::default_at(obj, &[], "spec", json!({}));
         default_spec(&mut obj["spec"]);

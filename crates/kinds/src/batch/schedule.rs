@@ -6,6 +6,7 @@
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
+use meta::field::quoted;
 
 /// Set in a field that was given as `*` or `?`.
 const STAR: u64 = 1 << 63;
@@ -231,7 +232,10 @@ fn number(text: &str) -> Result<u32, String> {
         } else {
             "invalid syntax"
         };
-        return Err(format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: {why}"));
+        return Err(format!(
+            "failed to parse int from {text}: strconv.Atoi: parsing {quoted}: {why}",
+            quoted = quoted(text)
+        ));
     };
     if n < 0 {
         return Err(format!("negative number ({n}) not allowed: {text}"));

@@ -6,9 +6,9 @@ use super::asked::{Asked, verify};
 use super::{bytes, pem, row, signer_name};
 use crate::columns::{AGE, NAME, column};
 use crate::def::{Ctx, KindDef, Requester, Strategy, StrategyRef, Subresource, status};
-use crate::helpers;
 use crate::rest;
 use crate::validate::{items, text};
+use meta::field::quoted;
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use serde_json::{Value, json};
@@ -101,6 +101,10 @@ fn condition(o: &Value) -> String {
 struct SigningRequest;
 
 impl Strategy for SigningRequest {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        true
+    }
+
     fn default(&self, obj: &mut Value) {
         object::default_at(obj, &[], "status", json!({}));
     }
@@ -179,9 +183,9 @@ impl Strategy for SigningRequest {
         vec![("spec.signerName", text(&obj["spec"], "signerName").to_owned())]
     }
 
-    /// Any name that is one segment of a path.
-    fn name_errors(&self, name: &str, prefix: bool) -> Vec<String> {
-        helpers::path_segment_errors(name, prefix)
+    /// Any name that is one segment of a path, which is looked at last.
+    fn name_errors(&self, _: &str, _: bool) -> Vec<String> {
+        Vec::new()
     }
 }
 
@@ -344,7 +348,7 @@ fn changes(new: &Value, old: &Value, subresource: &str, errors: &mut ErrorList) 
     let path = Path::new("status").child("conditions");
     for ty in ["Approved", "Denied", "Failed"] {
         if of(new, ty).len() < of(old, ty).len() {
-            let detail = format!("updates may not remove a condition of type {ty:?}");
+            let detail = format!("updates may not remove a condition of type {ty}", ty = quoted(ty));
             errors.push(Error::forbidden(&path, detail));
         }
     }
@@ -352,10 +356,10 @@ fn changes(new: &Value, old: &Value, subresource: &str, errors: &mut ErrorList) 
         for ty in ["Approved", "Denied"] {
             let (is, was) = (of(new, ty), of(old, ty));
             if is.len() > was.len() {
-                let detail = format!("updates may not add a condition of type {ty:?}");
+                let detail = format!("updates may not add a condition of type {ty}", ty = quoted(ty));
                 errors.push(Error::forbidden(&path, detail));
             } else if is.len() == was.len() && is != was {
-                let detail = format!("updates may not modify a condition of type {ty:?}");
+                let detail = format!("updates may not modify a condition of type {ty}", ty = quoted(ty));
                 errors.push(Error::forbidden(&path, detail));
             }
         }

@@ -72,6 +72,10 @@ fn annotations(o: &Value) -> String {
 struct PodCertificate;
 
 impl Strategy for PodCertificate {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn default(&self, obj: &mut Value) {
         object::default_at(obj, &["spec"], "maxExpirationSeconds", EXPIRATION_SECONDS_DEFAULT);
         object::default_at(obj, &[], "status", json!({}));

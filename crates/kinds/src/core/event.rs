@@ -39,16 +39,16 @@ pub const FIELDS: &[&str] = &[
     "type",
 ];
 
-const COLUMNS: &[crate::def::Column] = &[
+pub const COLUMNS: &[crate::def::Column] = &[
     column("Last Seen", "string", |o, now| age(&last_seen(o), now).into()),
-    column("Type", "string", |o, _| o["type"].clone()),
-    column("Reason", "string", |o, _| o["reason"].clone()),
+    column("Type", "string", |o, _| text(o, "type").into()),
+    column("Reason", "string", |o, _| text(o, "reason").into()),
     column("Object", "string", |o, _| involved(o).into()),
     wide("Subobject", "string", |o, _| o["involvedObject"]["fieldPath"].as_str().unwrap_or("").into()),
     wide("Source", "string", |o, _| source(o).into()),
     column("Message", "string", |o, _| text(o, "message").trim().into()),
     wide("First Seen", "string", |o, now| age(&first_seen(o), now).into()),
-    wide("Count", "string", |o, _| count(o).to_string().into()),
+    wide("Count", "string", |o, _| count(o).into()),
     crate::def::Column { priority: 1, ..NAME },
 ];
 
@@ -58,13 +58,21 @@ fn first_seen(o: &Value) -> String {
 }
 
 fn last_seen(o: &Value) -> String {
-    let series = text(&o["series"], "lastObservedTime");
-    let last = if series.is_empty() { text(o, "lastTimestamp") } else { series };
+    if o["series"].is_object() {
+        return text(&o["series"], "lastObservedTime").to_owned();
+    }
+    let last = text(o, "lastTimestamp");
     if last.is_empty() { first_seen(o) } else { last.to_owned() }
 }
 
+/// A series has its own count; what is there without any happened once.
 fn count(o: &Value) -> i64 {
-    o["series"]["count"].as_i64().or_else(|| o["count"].as_i64()).unwrap_or(1).max(1)
+    let of = |v: &Value| v["count"].as_i64().unwrap_or(0);
+    match (o["series"].is_object(), of(o)) {
+        (true, _) => of(&o["series"]),
+        (false, 0) => 1,
+        (false, count) => count,
+    }
 }
 
 fn involved(o: &Value) -> String {

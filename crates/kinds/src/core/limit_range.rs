@@ -173,11 +173,11 @@ fn compare(limit: &Value, key: &str, kind: &str, at: &Path, errors: &mut ErrorLi
 
 /// The ratio asked for and the one that the ends allow.
 fn ratios(ratio: &Quantity, min: &Quantity, max: &Quantity) -> (f64, f64) {
-    let small = [ratio, min, max].iter().all(|q| q.value() < MILLI_MAX);
+    let small = [ratio, min, max].iter().all(|q| q.overflowing(0) < MILLI_MAX);
     if small {
-        (ratio.milli() as f64 / 1000.0, max.milli() as f64 / min.milli() as f64)
+        (ratio.overflowing(-3) as f64 / 1000.0, max.overflowing(-3) as f64 / min.overflowing(-3) as f64)
     } else {
-        (ratio.value() as f64, max.value() as f64 / min.value() as f64)
+        (ratio.overflowing(0) as f64, max.overflowing(0) as f64 / min.overflowing(0) as f64)
     }
 }
 

@@ -45,6 +45,10 @@ fn finalizers(obj: &Value, place: impl Fn(&Path, usize) -> Path) -> ErrorList {
 }
 
 impl Strategy for Namespace {
+    fn deletes_unread(&self) -> bool {
+        false
+    }
+
     fn default(&self, obj: &mut Value) {
         let name = object::name(obj).to_owned();
         if !name.is_empty()

@@ -102,17 +102,25 @@ fn drop_disabled(spec: &mut Value, old: &Value) {
 struct Node;
 
 impl Strategy for Node {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        true
+    }
+
     fn default(&self, obj: &mut Value) {
         object::default_at(obj, &[], "spec", json!({}));
         object::default_at(obj, &[], "status", json!({}));
         if obj["status"]["allocatable"].is_null() && obj["status"]["capacity"].is_object() {
             obj["status"]["allocatable"] = obj["status"]["capacity"].clone();
         }
-        // The singular podCIDR and the list say the same.
-        if let Some(first) = items(&obj["spec"], "podCIDRs").first().cloned() {
-            object::default_at(obj, &["spec"], "podCIDR", first);
-        } else if let Some(one) = obj["spec"]["podCIDR"].as_str().map(str::to_owned) {
-            obj["spec"]["podCIDRs"] = json!([one]);
+        // The singular podCIDR and the list say the same, and where they do not, the singular one is right (upstream:
+        // `Convert_v1_NodeSpec_To_core_NodeSpec`).
+        let one = text(&obj["spec"], "podCIDR").to_owned();
+        match items(&obj["spec"], "podCIDRs").first().cloned() {
+            Some(first) if one.is_empty() => obj["spec"]["podCIDR"] = first,
+            first if !one.is_empty() && first != Some(Value::from(&*one)) => {
+                obj["spec"]["podCIDRs"] = json!([one]);
+            }
+            _ => {}
         }
     }
 
@@ -160,5 +168,23 @@ impl Strategy for Node {
 
     fn fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
         vec![("spec.unschedulable", (obj["spec"]["unschedulable"] == true).to_string())]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_one_range_is_right() {
+        let of = |spec: Value| {
+            let mut node = json!({ "spec": spec });
+            Node.default(&mut node);
+            [node["spec"]["podCIDR"].take(), node["spec"]["podCIDRs"].take()]
+        };
+        assert_eq!(of(json!({"podCIDRs": ["a", "b"]})), [json!("a"), json!(["a", "b"])]);
+        assert_eq!(of(json!({"podCIDR": "a"})), [json!("a"), json!(["a"])]);
+        assert_eq!(of(json!({"podCIDR": "a", "podCIDRs": ["a", "b"]})), [json!("a"), json!(["a", "b"])]);
+        assert_eq!(of(json!({"podCIDR": "a", "podCIDRs": ["b"]})), [json!("a"), json!(["a"])]);
     }
 }

@@ -48,6 +48,10 @@ pub fn labels(v: &Value) -> String {
 struct PodTemplate;
 
 impl Strategy for PodTemplate {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn returns_deleted(&self) -> bool {
         true
     }

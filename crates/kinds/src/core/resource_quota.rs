@@ -46,6 +46,10 @@ fn amounts(o: &Value, limits: bool) -> String {
 struct ResourceQuota;
 
 impl Strategy for ResourceQuota {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn default(&self, obj: &mut Value) {
         for (part, list) in [("spec", "hard"), ("status", "hard"), ("status", "used")] {
             resources::round(obj.get_mut(part).and_then(|p| p.get_mut(list)));
@@ -167,9 +171,11 @@ fn selector(spec: &Value, at: &Path, errors: &mut ErrorList) {
                 errors.push(Error::invalid(&at.child("values"), values.to_vec(), detail));
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            other => {
-                errors.push(Error::invalid(&at.child("operator"), other, "not a valid selector operator"))
-            }
+            other => errors.push(Error::named_invalid(
+                &at.child("operator"),
+                other,
+                "not a valid selector operator",
+            )),
         }
         scopes.push(scope);
     }

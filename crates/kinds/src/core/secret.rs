@@ -26,9 +26,7 @@ pub fn kind() -> KindDef {
             &[
                 NAME,
                 column("Type", "string", |o, _| o["type"].clone()),
-                column("Data", "integer", |o, _| {
-                    o["data"].as_object().map_or(0, serde_json::Map::len).into()
-                }),
+                column("Data", "string", |o, _| o["data"].as_object().map_or(0, serde_json::Map::len).into()),
                 AGE,
             ]
         },

@@ -144,6 +144,10 @@ pub fn cluster_ip_errors(obj: &Value, old: Option<&Value>) -> ErrorList {
 struct Service;
 
 impl Strategy for Service {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn create_on_update(&self) -> bool {
         true
     }

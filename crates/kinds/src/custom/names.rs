@@ -6,6 +6,7 @@
 use super::invariants;
 use super::structural::Structural;
 use crate::validate::{items, text};
+use meta::field::quoted;
 use meta::field::{Error, Path, aggregate};
 use meta::object;
 use serde_json::{Value, json};
@@ -215,7 +216,7 @@ fn judge(crd: &Value, all: &[&Value]) -> (Value, Value) {
 }
 
 fn in_use(name: &str) -> String {
-    format!("{name:?} is already in use")
+    format!("{name} is already in use", name = quoted(name))
 }
 
 fn one_name<'r>(
@@ -268,12 +269,15 @@ pub(crate) enum Approval {
 /// Upstream: `GetAPIApprovalState`.
 pub(crate) fn approval(annotation: &str) -> (Approval, String) {
     const SEE: &str = "see https://github.com/kubernetes/enhancements/pull/1111";
-    let must = format!("protected groups must have approval annotation {APPROVED_ANNOTATION:?}");
+    let must = format!(
+        "protected groups must have approval annotation {APPROVED_ANNOTATION}",
+        APPROVED_ANNOTATION = quoted(APPROVED_ANNOTATION)
+    );
     if annotation.is_empty() {
         return (Approval::Missing, format!("{must}, {SEE}"));
     }
     if annotation.starts_with("unapproved") {
-        return (Approval::Bypassed, format!("not approved: {annotation:?}"));
+        return (Approval::Bypassed, format!("not approved: {annotation}", annotation = quoted(annotation)));
     }
     let host =
         annotation.split_once("://").map_or("", |(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or(""));

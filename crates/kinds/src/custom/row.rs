@@ -13,6 +13,7 @@ use crate::def::{
 use crate::helpers;
 use crate::rest;
 use crate::validate::{items, text};
+use meta::field::quoted;
 use meta::field::{Error, ErrorList, ErrorType, Path};
 use meta::object;
 use serde_json::Value;
@@ -33,7 +34,7 @@ pub fn row(crd: &Value, version: &str) -> Result<KindDef, String> {
     let v = items(spec, "versions")
         .iter()
         .find(|v| v["name"] == version)
-        .ok_or_else(|| format!("no version {version:?}"))?;
+        .ok_or_else(|| format!("no version {version}", version = quoted(version)))?;
     let schema = match &v["schema"]["openAPIV3Schema"] {
         Value::Null => None,
         schema => Some(Arc::new(Structural::parse(schema)?)),
@@ -247,6 +248,10 @@ struct Strategist {
 }
 
 impl Strategy for Strategist {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn default(&self, obj: &mut Value) {
         self.custom.default(obj);
     }
@@ -450,14 +455,15 @@ fn replicas(obj: &Value, path: &str, errors: &mut ErrorList) {
 /// Upstream: `validateKubeFinalizerName`.
 fn finalizer_warnings(name: &str) -> Vec<String> {
     const AT: &str = "metadata.finalizers";
-    let mut out: Vec<String> =
-        helpers::qualified_name_errors(name).into_iter().map(|m| format!("{AT}: {name:?}: {m}")).collect();
+    let mut out: Vec<String> = helpers::qualified_name_errors(name)
+        .into_iter()
+        .map(|m| format!("{AT}: {name}: {m}", name = quoted(name)))
+        .collect();
     let standard = ["orphan", "foregroundDeletion", "kubernetes"].contains(&name);
     if !name.contains('/') && !standard {
         let how = if name.contains('.') { " including a path (/)" } else { "" };
         out.push(format!(
-            "{AT}: {name:?}: prefer a domain-qualified finalizer name{how} to avoid accidental conflicts with other finalizer writers"
-        ));
+            "{AT}: {name}: prefer a domain-qualified finalizer name{how} to avoid accidental conflicts with other finalizer writers", name = quoted(name)));
     }
     out
 }

@@ -11,6 +11,7 @@ use super::rules::{Node, TotalCost};
 use super::structural::Structural;
 use super::{invariants, json_path};
 use crate::validate::{items, text};
+use meta::field::quoted;
 use meta::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
@@ -365,15 +366,18 @@ fn rule_texts(rule: &Value, schema: &Value, path: &Path, errors: &mut ErrorList)
     }
 }
 
-/// Errors of `selectableFields` (upstream: `ValidateCustomResourceSelectableFields`).
+/// Errors of `selectableFields` (upstream: `ValidateCustomResourceSelectableFields`). A schema without a structural form
+/// has no fields; the syntax of the paths is looked at all the same.
 pub fn selectable_fields(
     list: &[Value],
-    schema: &Structural,
+    schema: Option<&Structural>,
     allow_too_many: bool,
     path: &Path,
     errors: &mut ErrorList,
 ) {
     const FIELDS_MAX: usize = 8;
+    let nothing = Structural::default();
+    let schema = schema.unwrap_or(&nothing);
     let mut seen: Vec<String> = Vec::new();
     for (i, f) in list.iter().enumerate() {
         let (at, json_path) = (path.index(i).child("jsonPath"), text(f, "jsonPath"));
@@ -412,12 +416,13 @@ pub fn warnings(schema: &Value) -> (Vec<String>, Vec<String>) {
     any(schema, &mut |s| {
         let format = text(s, "format");
         if !format.is_empty() && !super::formats::is_supported(text(s, "type"), format) {
-            unknown.push(format!("unrecognized format {format:?}"));
+            unknown.push(format!("unrecognized format {format}", format = quoted(format)));
         }
         let ty = text(&s["items"], "type");
         if s["x-kubernetes-list-type"] == "set" && matches!(ty, "object" | "array") {
             let warning = format!(
-                "x-kubernetes-list-type: set for items of type {ty:?} is not supported by server-side apply or CEL validation rules"
+                "x-kubernetes-list-type: set for items of type {ty} is not supported by server-side apply or CEL validation rules",
+                ty = quoted(ty)
             );
             if !sets.contains(&warning) {
                 sets.push(warning);

@@ -12,6 +12,7 @@ pub use correlation::Correlated;
 
 use super::formats;
 use super::structural::{Additional, Structural};
+use meta::field::quoted;
 use meta::field::{ErrorList, Path};
 use numbers::{go_type, is_integral};
 use report::{Code, Failure, Found};
@@ -160,7 +161,10 @@ fn junctions(v: &Value, s: &Structural, path: &str, was: Option<&Correlated>) ->
         match any.iter().position(Found::is_ok) {
             Some(i) => out.matches += any[i].matches,
             None => {
-                out.add(Failure::other(format!("{path:?} must validate at least one schema (anyOf)")));
+                out.add(Failure::other(format!(
+                    "{path} must validate at least one schema (anyOf)",
+                    path = quoted(path)
+                )));
                 out.merge_best(any);
             }
         }
@@ -176,7 +180,8 @@ fn junctions(v: &Value, s: &Structural, path: &str, was: Option<&Correlated>) ->
             } else {
                 format!("Found {valid} valid alternatives")
             };
-            let message = format!("{path:?} must validate one and only one schema (oneOf). {found}");
+            let message =
+                format!("{path} must validate one and only one schema (oneOf). {found}", path = quoted(path));
             out.add(Failure::other(message));
             if valid == 0 {
                 out.merge_best(one);
@@ -188,10 +193,13 @@ fn junctions(v: &Value, s: &Structural, path: &str, was: Option<&Correlated>) ->
     all.into_iter().for_each(|f| out.merge(f));
     if valid != count {
         let none = if valid == 0 { ". None validated" } else { "" };
-        out.add(Failure::other(format!("{path:?} must validate all the schemas (allOf){none}")));
+        out.add(Failure::other(format!(
+            "{path} must validate all the schemas (allOf){none}",
+            path = quoted(path)
+        )));
     }
     if s.values.not.as_ref().is_some_and(|n| node(v, n, path, was).is_ok()) {
-        out.add(Failure::other(format!("{path:?} must not validate the schema (not)")));
+        out.add(Failure::other(format!("{path} must not validate the schema (not)", path = quoted(path))));
     }
     out.matches += 1;
     out

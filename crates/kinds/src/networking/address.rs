@@ -1,13 +1,14 @@
 //! IPAddress and ServiceCIDR (upstream: `pkg/registry/networking/{ipaddress,servicecidr}`).
 
 use super::GROUP;
-use crate::columns::{AGE, NAME, column};
+use crate::columns::{AGE, NAME, age, column};
 use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef, status};
 use crate::helpers;
 use crate::ip;
 use crate::status as shared;
 use crate::validate::{items, text};
 use meta::field::{Error, ErrorList, Path};
+use meta::object;
 use serde_json::Value;
 
 const CIDR_TYPE: &str = "io.k8s.api.networking.v1.ServiceCIDR";
@@ -22,7 +23,13 @@ pub fn ip_address() -> KindDef {
         scope: Scope::Cluster,
         schema: "io.k8s.api.networking.v1.IPAddress".into(),
         storage: "ipaddresses".into(),
-        columns: const { &[NAME, column("ParentRef", "string", |o, _| parent(&o["spec"]["parentRef"]).into())] },
+        columns: const {
+            &[
+                NAME,
+                column("ParentRef", "string", |o, _| parent(&o["spec"]["parentRef"]).into()),
+                column("", "string", |o, now| age(object::meta_str(o, "creationTimestamp"), now).into()),
+            ]
+        },
         strategy: StrategyRef::Static(&IpAddress),
         sample: "apiVersion: networking.k8s.io/v1\nkind: IPAddress\nmetadata: {name: 10.96.0.7}\nspec: {parentRef: {resource: services, namespace: default, name: web}}\n",
         ..GROUP
@@ -112,6 +119,10 @@ impl Strategy for IpAddress {
 struct ServiceCidr;
 
 impl Strategy for ServiceCidr {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn prepare_create(&self, obj: &mut Value, _: &Ctx) {
         shared::clear(obj, CIDR_TYPE);
     }

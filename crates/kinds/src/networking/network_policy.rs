@@ -42,6 +42,10 @@ fn selector(s: &Value) -> String {
 struct NetworkPolicy;
 
 impl Strategy for NetworkPolicy {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn default(&self, obj: &mut Value) {
         if items(&obj["spec"], "policyTypes").is_empty() {
             let mut types = vec!["Ingress"];

@@ -4,6 +4,7 @@
 use crate::core::persistent_volume_claim::spec_warnings;
 use crate::validate::{items, text};
 use meta::field::Path;
+use meta::field::quoted;
 use serde_json::Value;
 
 const GONE: &[(&str, &str)] = &[
@@ -48,8 +49,8 @@ struct File<'a> {
 impl std::fmt::Display for File<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.source.as_str() {
-            "" => write!(f, "{:?}", self.path),
-            source => write!(f, "{:?} ({source})", self.path),
+            "" => f.write_str(&quoted(self.path)),
+            source => write!(f, "{} ({source})", quoted(self.path)),
         }
     }
 }
@@ -62,8 +63,8 @@ fn files<'a>(holder: &'a Value, source: &str) -> Vec<File<'a>> {
 fn overlaps(v: &Value, out: &mut Vec<String>) {
     let volume = text(v, "name");
     let described = [
-        ("configMap", format!("ConfigMap {:?}", text(&v["configMap"], "name"))),
-        ("secret", format!("Secret {:?}", text(&v["secret"], "secretName"))),
+        ("configMap", format!("ConfigMap {}", quoted(text(&v["configMap"], "name")))),
+        ("secret", format!("Secret {}", quoted(text(&v["secret"], "secretName")))),
         ("downwardAPI", "DownwardAPI".to_owned()),
     ];
     for (field, description) in described {
@@ -72,7 +73,7 @@ fn overlaps(v: &Value, out: &mut Vec<String>) {
     let mut all = Vec::new();
     for source in items(&v["projected"], "sources") {
         if source.as_object().is_none_or(|s| s.values().all(Value::is_null)) {
-            out.push(format!("volume {volume:?} (Projected) has no sources provided"));
+            out.push(format!("volume {volume} (Projected) has no sources provided", volume = quoted(volume)));
         }
         all.extend(projected(source));
     }
@@ -85,7 +86,7 @@ fn projected(source: &Value) -> Vec<File<'_>> {
         |holder, field, source: String| File { path: text(holder, field).trim_end_matches('/'), source };
     for (field, what) in [("configMap", "ConfigMap"), ("secret", "Secret")] {
         if !items(&source[field], "items").is_empty() {
-            return files(&source[field], &format!("{what} {:?}", text(&source[field], "name")));
+            return files(&source[field], &format!("{what} {}", quoted(text(&source[field], "name"))));
         }
     }
     if !items(&source["downwardAPI"], "items").is_empty() {
@@ -97,7 +98,7 @@ fn projected(source: &Value) -> Vec<File<'_>> {
     let bundle = &source["clusterTrustBundle"];
     if bundle.is_object() {
         let name = bundle["name"].as_str().unwrap_or_else(|| text(bundle, "signerName"));
-        return vec![file(bundle, "path", format!("ClusterTrustBundle {name:?}"))];
+        return vec![file(bundle, "path", format!("ClusterTrustBundle {name}", name = quoted(name)))];
     }
     let certificate = &source["podCertificate"];
     let parts = [
@@ -115,7 +116,8 @@ fn collide(volume: &str, description: &str, files: Vec<File<'_>>, out: &mut Vec<
         for other in files[..i].iter().filter(|o| !o.path.is_empty()) {
             if within(other.path, file.path) || within(file.path, other.path) {
                 out.push(format!(
-                    "volume {volume:?} ({description}): overlapping paths: {file} with {other}"
+                    "volume {volume} ({description}): overlapping paths: {file} with {other}",
+                    volume = quoted(volume)
                 ));
             }
         }

@@ -63,6 +63,10 @@ fn state(o: &Value) -> String {
 struct ResourceClaim;
 
 impl Strategy for ResourceClaim {
+    fn has_table(&self, subresource: &str) -> bool {
+        subresource != "status"
+    }
+
     fn asks_namespace(&self, new: &Value, old: Option<&Value>, subresource: &str) -> Option<NamespaceLabel> {
         let results = |o: &'_ Value| {
             let all = o["status"]["allocation"]["devices"]["results"].as_array();
@@ -306,10 +310,15 @@ fn exact(r: &Value, main: bool, path: &Path, found: &mut Found) {
     } else {
         own.subdomain(class, &at);
     }
-    // Alternatives are checked by the tags of the type.
+    // Alternatives are checked by the tags of the type, in words of their own.
     if main {
         found.errors.append(&mut own.errors)
     } else {
+        for error in &mut own.errors {
+            if let Some(head) = error.detail.strip_suffix(" characters") {
+                error.detail = format!("{head} bytes");
+            }
+        }
         found.declared.append(&mut own.errors)
     }
     common::selectors(r, false, path, found);
@@ -382,6 +391,10 @@ mod tests {
                 "spec.devices.requests[0].exactly.count: Invalid value: 2: must not be specified when allocationMode is 'All'"
             ]
         );
+        let long = "x".repeat(254);
+        let alternatives =
+            json!({"requests": [{"name": "r", "firstAvailable": [{"name": "s", "deviceClassName": long}]}]});
+        assert!(found(alternatives)[0].ends_with("must be no more than 253 bytes"));
     }
 
     #[test]

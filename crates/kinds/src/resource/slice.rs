@@ -8,6 +8,7 @@ use crate::helpers;
 use crate::node_selector::{self, Values};
 use crate::validate::{immutable, items, text};
 use jiff::Timestamp;
+use meta::field::quoted;
 use meta::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
@@ -45,6 +46,10 @@ pub fn kind() -> KindDef {
 struct ResourceSlice;
 
 impl Strategy for ResourceSlice {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn default_times(&self, obj: &mut Value, now: Timestamp) {
         let devices = obj["spec"].get_mut("devices").and_then(Value::as_array_mut);
         for device in devices.into_iter().flatten() {
@@ -73,7 +78,8 @@ impl Strategy for ResourceSlice {
     fn warnings(&self, new: &Value, _: Option<&Value>) -> Vec<String> {
         let driver = text(&new["spec"], "driver");
         let warning = format!(
-            "spec.driver: driver names should be lowercase; {driver:?} contains uppercase characters"
+            "spec.driver: driver names should be lowercase; {driver} contains uppercase characters",
+            driver = quoted(driver)
         );
         (driver != driver.to_lowercase()).then_some(warning).into_iter().collect()
     }

@@ -46,6 +46,14 @@ pub fn kind() -> KindDef {
 struct DeviceTaintRule;
 
 impl Strategy for DeviceTaintRule {
+    fn has_table(&self, subresource: &str) -> bool {
+        subresource != "status"
+    }
+
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn default_times(&self, obj: &mut Value, now: Timestamp) {
         added(&mut obj["spec"]["taint"], now);
     }

@@ -55,6 +55,10 @@ fn modes(o: &Value) -> String {
 struct CsiDriver;
 
 impl Strategy for CsiDriver {
+    fn checks_names_on_update(&self, _: &str) -> bool {
+        false
+    }
+
     fn default(&self, obj: &mut Value) {
         let spec = &["spec"];
         default_at(obj, spec, "attachRequired", true);

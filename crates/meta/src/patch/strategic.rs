@@ -3,6 +3,7 @@
 //! (upstream: apimachinery `pkg/util/strategicpatch/patch.go#StrategicMergeMapPatch`).
 
 use super::order;
+use crate::field::quoted;
 use crate::schema::{Field, Schema, Ty};
 use crate::status::{Reason, Status};
 use serde_json::{Map, Value};
@@ -76,22 +77,26 @@ struct Below<'a> {
 
 impl<'a> Meta<'a> {
     fn below(self, key: &str) -> Result<Below<'a>, Fault> {
-        let plain = |ty| Below { meta: Meta { schema: self.schema, ty }, strategy: "", merge_key: "" };
         match self.ty {
             Some(Ty::Ref(name)) => {
                 let def = self.schema.types.get(name);
                 let Some(field) = def.and_then(|d| d.fields.get(key)) else {
                     let name = def.map_or(name.as_str(), |d| d.go_name.as_str());
-                    let text =
-                        format!("unable to find api field in struct {name} for the json field {key:?}");
+                    let text = format!(
+                        "unable to find api field in struct {name} for the json field {key}",
+                        key = quoted(key)
+                    );
                     return Err(Fault::Other(text));
                 };
                 let meta = Meta { schema: self.schema, ty: Some(&field.ty) };
                 Ok(Below { meta, strategy: strategy(field), merge_key: &field.patch_merge_key })
             }
-            Some(Ty::Map(inner)) => Ok(plain(Some(&**inner))),
+            // upstream: `forkedjson.LookupPatchMetadataForStruct`
+            Some(Ty::Map(_)) => Err(Fault::Other(
+                "merging an object in json but data type is not struct, instead is: map".to_owned(),
+            )),
             // Free-form JSON merges without rules.
-            _ => Ok(plain(None)),
+            _ => Ok(Below { meta: Self { ty: None, ..self }, strategy: "", merge_key: "" }),
         }
     }
 

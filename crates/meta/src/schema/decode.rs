@@ -6,6 +6,7 @@
 //! Go's decoder (upstream: sigs.k8s.io/json, Go `encoding/json`).
 
 use super::{Field, Schema, Ty, go_kind};
+use crate::field::quoted;
 use crate::quantity::Quantity;
 use crate::time;
 use base64::Engine;
@@ -37,6 +38,11 @@ impl fmt::Display for DecodeError {
 }
 
 impl std::error::Error for DecodeError {}
+
+const SCHEMA_PROPS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+/// Go types of the table that hold a schema or something else.
+const SCHEMA_OR_BOOL: &str = ".JSONSchemaPropsOrBool";
+const SCHEMA_OR_LIST: &str = ".JSONSchemaPropsOrArray";
 
 /// Most unknown fields that are named (upstream: `saveStrictError`).
 const MAX_STRICT: usize = 100;
@@ -157,6 +163,9 @@ impl<'s> Decoder<'s> {
             return None;
         }
         match (ty, v) {
+            (Ty::Any, v) if go.ends_with(SCHEMA_OR_BOOL) || go.ends_with(SCHEMA_OR_LIST) => {
+                self.subschema(v, go)
+            }
             (Ty::Any, v) => Some(v),
             (Ty::String, v @ Value::String(_)) | (Ty::Bool, v @ Value::Bool(_)) => Some(v),
             (Ty::Double, mut v @ Value::Number(_)) => {
@@ -284,6 +293,26 @@ impl<'s> Decoder<'s> {
         }
     }
 
+    /// A schema in a schema, which reads itself: nothing behind what is wrong in it is read, and what is unknown is not
+    /// told (upstream: apiextensions `v1/marshal.go`).
+    fn subschema(&mut self, v: Value, go: &str) -> Option<Value> {
+        match v {
+            Value::Object(map) => {
+                let Some(def) = self.schema.types.get(SCHEMA_PROPS) else { return Some(Value::Object(map)) };
+                let (tracks, before) = (std::mem::take(&mut self.tracks), self.error.take());
+                let read = self.object(map, def);
+                self.tracks = tracks;
+                match std::mem::replace(&mut self.error, before) {
+                    Some(fault) => self.hard(fault.text),
+                    None => Some(Value::Object(read)),
+                }
+            }
+            Value::Bool(_) => Some(v),
+            _ if go.ends_with(SCHEMA_OR_BOOL) => self.hard("boolean or JSON schema expected".to_owned()),
+            v => Some(v),
+        }
+    }
+
     /// Extends the path by a key; returns its length before.
     fn enter(&mut self, key: &str) -> usize {
         let mark = self.path.len();
@@ -299,7 +328,7 @@ impl<'s> Decoder<'s> {
     fn unknown(&mut self, key: &str) {
         if self.tracks && self.strict.len() < MAX_STRICT {
             let dot = if self.path.is_empty() { "" } else { "." };
-            self.strict.push(format!("unknown field {:?}", format!("{}{dot}{key}", self.path)));
+            self.strict.push(format!("unknown field {}", quoted(&format!("{}{dot}{key}", self.path))));
         }
     }
 

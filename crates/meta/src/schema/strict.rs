@@ -4,6 +4,7 @@
 //! (upstream: sigs.k8s.io/json `UnmarshalStrict`).
 
 use super::{Schema, Ty};
+use crate::field::quoted;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -37,7 +38,7 @@ struct Found {
 impl Found {
     fn say(&mut self, what: &str, key: &str) {
         let dot = if self.path.is_empty() { "" } else { "." };
-        let message = format!("{what} field {:?}", format!("{}{dot}{key}", self.path));
+        let message = format!("{what} field {}", quoted(&format!("{}{dot}{key}", self.path)));
         if self.messages.len() < MAX_MESSAGES && !self.messages.contains(&message) {
             self.messages.push(message);
         }

@@ -1,8 +1,10 @@
 //! Values without a type made fit for one: what upstream does where it goes from maps to structs without JSON between
-//! (upstream: apimachinery `pkg/runtime/converter.go#fromUnstructured`). Types that read themselves are left to
-//! [`Schema::decode`].
+//! (upstream: apimachinery `pkg/runtime/converter.go#fromUnstructured`). Values that read themselves are changed by
+//! [`Schema::decode`] alone; here they are only refused in their turn.
 
-use super::{Schema, Ty, TypeDef};
+use super::{Schema, Ty, TypeDef, go_kind};
+use crate::quantity::Quantity;
+use crate::time;
 use serde_json::Value;
 
 /// Deeper values are left as they are.
@@ -25,10 +27,7 @@ impl Schema {
         let Some(fields) = value.as_object_mut() else {
             return Err(format!("cannot restore struct from: {kind}"));
         };
-        // in the order of the struct, which that of its messages mostly is
-        let mut ordered: Vec<_> = def.fields.iter().collect();
-        ordered.sort_by_key(|(_, field)| field.proto);
-        for (name, field) in ordered {
+        for (name, field) in def.in_order() {
             if let Some(value) = fields.get_mut(name) {
                 self.fit(value, &field.ty, field.go_type().trim_start_matches('*'), depth + 1)?;
             }
@@ -53,10 +52,21 @@ impl Schema {
                 Some(Err(why)) => Err(format!("error decoding from json: {why}")),
                 Some(Ok(_)) => Ok(()),
             },
-            Ty::Time | Ty::MicroTime => match (value.as_str(), *ty == Ty::MicroTime) {
-                (Some(text), true) => crate::time::parse_micro(text).map(drop),
-                (Some(text), false) => crate::time::parse(text).map(drop),
-                (None, _) => Ok(()),
+            Ty::Time | Ty::MicroTime | Ty::Duration => match (value.as_str(), ty) {
+                (Some(text), Ty::MicroTime) => time::parse_micro(text).map(drop),
+                (Some(text), Ty::Time) => time::parse(text).map(drop),
+                (Some(text), _) => time::parse_duration(text.strip_prefix('-').unwrap_or(text)).map(drop),
+                (None, _) => unread(go_kind(value), "string"),
+            },
+            Ty::Quantity => {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                Quantity::parse(text.trim()).map(drop).map_err(|e| e.to_string())
+            }
+            Ty::IntOrString => match &*value {
+                Value::String(_) => Ok(()),
+                Value::Number(n) if n.as_i64().is_some_and(|i| i32::try_from(i).is_ok()) => Ok(()),
+                Value::Number(n) => unread(&format!("number {n}"), "int32"),
+                other => unread(go_kind(other), "int32"),
             },
             Ty::Ref(name) => match self.types.get(name) {
                 Some(def) => self.fit_struct(value, def, depth),
@@ -77,6 +87,11 @@ impl Schema {
             _ => Ok(()),
         }
     }
+}
+
+/// What the reader of JSON says of a value that stands alone.
+fn unread(what: &str, into: &str) -> Result<(), String> {
+    Err(format!("json: cannot unmarshal {what} into Go value of type {into}"))
 }
 
 fn integer(value: &mut Value, short: bool, go: &str) -> Result<(), String> {
@@ -120,6 +135,9 @@ mod tests {
             ("name", field(Ty::String)),
             ("tags", field(Ty::Map(Box::new(Ty::String)))),
             ("list", field(Ty::List(Box::new(Ty::Bool)))),
+            ("when", field(Ty::Time)),
+            ("size", field(Ty::Quantity)),
+            ("either", field(Ty::IntOrString)),
         ];
         let fields = fields.into_iter().map(|(n, f)| (n.to_owned(), f)).collect();
         let types = [("T".to_owned(), TypeDef { fields, ..TypeDef::default() })].into_iter().collect();
@@ -139,8 +157,25 @@ mod tests {
             (json!({"tags": {"a": {}}}), "unrecognized type: string"),
             (json!({"list": "x"}), "cannot restore slice from string"),
             (json!([]), "cannot restore struct from: slice"),
+            (json!({"when": 1.5}), "json: cannot unmarshal number into Go value of type string"),
+            (json!({"either": {}}), "json: cannot unmarshal object into Go value of type int32"),
+            (
+                json!({"size": "1KI"}),
+                "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+            ),
         ] {
             assert_eq!(fit(wrong), Err(why.to_owned()));
         }
+    }
+
+    #[test]
+    fn the_first_wrong_field_of_the_struct_is_told() {
+        let field = |proto| Field { proto, ..Field::of(Ty::Bool) };
+        let fields = [("a", field(2)), ("b", field(1))].map(|(n, f)| (n.to_owned(), f)).into();
+        let mut def = TypeDef { fields, ..TypeDef::default() };
+        let names = |def: &TypeDef| def.in_order().map(|(name, _)| name.clone()).collect::<String>();
+        assert_eq!(names(&def), "ba");
+        def.order = ["a", "b"].map(str::to_owned).into();
+        assert_eq!(names(&def), "ab");
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! Runs only after the real parser refused the text; it needs no recursion and no memory but one byte per level.
 
+/// What Go puts behind the end, so that a value ends there.
+const END: u8 = b' ';
+
 /// The first fault of a text.
 pub(super) enum Fault {
     Text(String),
@@ -114,7 +117,7 @@ fn scalar(bytes: &[u8], start: usize) -> Result<usize, Fault> {
 
 fn word(bytes: &[u8], start: usize, word: &str) -> Result<usize, Fault> {
     for (k, want) in word.bytes().enumerate() {
-        let c = *bytes.get(start + k).ok_or_else(end)?;
+        let c = bytes.get(start + k).copied().unwrap_or(END);
         if c != want {
             return Err(bad(c, &format!("in literal {word} (expecting '{}')", char::from(want))));
         }
@@ -129,13 +132,13 @@ fn string(bytes: &[u8], mut i: usize) -> Result<usize, Fault> {
         match c {
             b'"' => return Ok(i),
             b'\\' => {
-                let e = *bytes.get(i).ok_or_else(end)?;
+                let e = bytes.get(i).copied().unwrap_or(END);
                 i += 1;
                 match e {
                     b'b' | b'f' | b'n' | b'r' | b't' | b'\\' | b'/' | b'"' => {}
                     b'u' => {
                         for _ in 0..4 {
-                            let h = *bytes.get(i).ok_or_else(end)?;
+                            let h = bytes.get(i).copied().unwrap_or(END);
                             if !h.is_ascii_hexdigit() {
                                 return Err(bad(h, "in \\u hexadecimal character escape"));
                             }
@@ -161,8 +164,7 @@ fn number(bytes: &[u8], mut i: usize) -> Result<usize, Fault> {
     };
     let need = |i: usize, context: &str| match at(i) {
         Some(b) if b.is_ascii_digit() => Ok(()),
-        Some(b) => Err(bad(b, context)),
-        None => Err(end()),
+        other => Err(bad(other.unwrap_or(END), context)),
     };
     if at(i) == Some(b'-') {
         i += 1;

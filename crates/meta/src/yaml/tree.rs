@@ -1,6 +1,7 @@
 //! Any tree, read by way of serde, noticing duplicate keys and depth.
 
 use super::{MAX_DEPTH, MAX_DUPLICATES};
+use crate::field::quoted;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use serde_saphyr::Spanned;
@@ -96,8 +97,8 @@ impl Cx {
             let mut t = trace.borrow_mut();
             let dot = if t.path.is_empty() { "" } else { "." };
             let message = match self.lines {
-                true => format!("line {line}: key {key:?} already set in map"),
-                false => format!("duplicate field {:?}", format!("{}{dot}{key}", t.path)),
+                true => format!("line {line}: key {key} already set in map", key = quoted(key)),
+                false => format!("duplicate field {}", quoted(&format!("{}{dot}{key}", t.path))),
             };
             if t.messages.len() < MAX_DUPLICATES && !t.messages.contains(&message) {
                 t.messages.push(message);

@@ -2,6 +2,8 @@
 //!
 //! Invariant: what is read as an interval has its ends in order and below the number of completions.
 
+use meta::field::quoted;
+
 /// How many indexes a list names.
 ///
 /// # Errors
@@ -45,13 +47,14 @@ fn interval(part: &str, completions: i64) -> Result<(i64, i64), String> {
     let ends: Vec<&str> = part.split('-').collect();
     if ends.len() > 2 {
         return Err(format!(
-            "the fragment {part:?} violates the requirement that an index interval can have at most two parts separated by '-'"
+            "the fragment {part} violates the requirement that an index interval can have at most two parts separated by '-'",
+            part = quoted(part)
         ));
     }
     let read = |text: &str| match text.parse::<i64>() {
-        Ok(n) if n >= completions => Err(format!("too large index: {text:?}")),
+        Ok(n) if n >= completions => Err(format!("too large index: {text}", text = quoted(text))),
         Ok(n) => Ok(n),
-        Err(_) => Err(format!("cannot convert string to integer for index: {text:?}")),
+        Err(_) => Err(format!("cannot convert string to integer for index: {text}", text = quoted(text))),
     };
     let low = read(ends[0])?;
     let Some(high) = ends.get(1) else { return Ok((low, low)) };

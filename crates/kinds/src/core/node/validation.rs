@@ -2,6 +2,7 @@
 
 use crate::validate::{items, text};
 use crate::{helpers, ip, resources};
+use meta::field::quoted;
 use meta::field::{Error, ErrorList, Path};
 use serde_json::Value;
 
@@ -122,7 +123,10 @@ fn declared_features(status: &Value, errors: &mut ErrorList) {
 fn wrong_feature(name: &str) -> Option<String> {
     if name.len() > FEATURE_BYTES_MAX {
         let max = FEATURE_BYTES_MAX;
-        return Some(format!("invalid feature name {name:?}: must be no more than {max} characters"));
+        return Some(format!(
+            "invalid feature name {name}: must be no more than {max} characters",
+            name = quoted(name)
+        ));
     }
     let fits = |part: &str| {
         part.starts_with(|c: char| c.is_ascii_alphabetic()) && part.chars().all(|c| c.is_ascii_alphanumeric())
@@ -131,7 +135,8 @@ fn wrong_feature(name: &str) -> Option<String> {
         return None;
     }
     Some(format!(
-        "invalid feature name {name:?}: must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes"
+        "invalid feature name {name}: must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes",
+        name = quoted(name)
     ))
 }
 

@@ -7,6 +7,7 @@ use super::validation;
 use crate::internal;
 use crate::rest::{keep, keep_metadata};
 use crate::validate::{items, text};
+use meta::field::quoted;
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use serde_json::Value;
@@ -34,12 +35,16 @@ pub fn errors(new: &Value, old: &Value) -> ErrorList {
         let name = text(was, "name");
         match all.iter().rev().find(|c| text(c, "name") == name) {
             None => {
-                let detail = format!("existing ephemeral containers {name:?} may not be removed\n");
+                let detail =
+                    format!("existing ephemeral containers {name} may not be removed\n", name = quoted(name));
                 errors.push(Error::forbidden(&at, detail));
             }
             Some(is) if is != was => {
                 let shown = internal::difference("EphemeralContainer", was, is);
-                let detail = format!("existing ephemeral containers {name:?} may not be changed\n{shown}");
+                let detail = format!(
+                    "existing ephemeral containers {name} may not be changed\n{shown}",
+                    name = quoted(name)
+                );
                 errors.push(Error::forbidden(&at, detail));
             }
             Some(_) => {}

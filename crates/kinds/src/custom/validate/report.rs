@@ -2,6 +2,7 @@
 //! alternatives is chosen.
 
 use super::numbers::shown;
+use meta::field::quoted;
 use meta::field::{Error, ErrorList, ErrorType, Path};
 use serde_json::Value;
 
@@ -37,7 +38,7 @@ impl Failure {
             code: Code::Type,
             path: path.to_owned(),
             value: Some(actual.into()),
-            message: format!("{path} in body must be of type {wanted}: {actual:?}"),
+            message: format!("{path} in body must be of type {wanted}: {actual}", actual = quoted(actual)),
             ..Self::default()
         }
     }

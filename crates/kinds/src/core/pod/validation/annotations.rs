@@ -5,6 +5,7 @@ use super::containers::all;
 use super::mounts::descending;
 use super::scheduling;
 use crate::validate::text;
+use meta::field::quoted;
 use meta::field::{Error, ErrorList, Path};
 use meta::yaml;
 use serde_json::Value;
@@ -73,7 +74,7 @@ fn apparmor(map: &Value, spec: &Value, at: &Path, errors: &mut ErrorList) {
         }
         let known = matches!(profile, "" | "runtime/default" | "unconfined");
         if !known && !profile.starts_with("localhost/") {
-            let detail = format!("invalid AppArmor profile name: {profile:?}");
+            let detail = format!("invalid AppArmor profile name: {profile}", profile = quoted(profile));
             errors.push(Error::invalid(&at, profile, detail));
         }
     }

@@ -7,6 +7,7 @@ use crate::helpers;
 use crate::internal;
 use crate::ip;
 use crate::validate::{items, labels, one_of, required, text, told};
+use meta::field::quoted;
 use meta::field::{Error, ErrorList, Path};
 use meta::object;
 use serde_json::Value;
@@ -100,7 +101,7 @@ fn names(spec: &Value, path: &Path, errors: &mut ErrorList) {
     }
     let (account, alias) = (text(spec, "serviceAccountName"), text(spec, "serviceAccount"));
     if account != alias {
-        let detail = format!("must be the same as serviceAccountName: {account:?}");
+        let detail = format!("must be the same as serviceAccountName: {account}", account = quoted(account));
         errors.push(Error::invalid(&path.child("deprecatedServiceAccount"), alias, detail));
     }
 }
