@@ -176,13 +176,6 @@ pub fn run(args: &Args) -> Result<(), String> {
     Ok(())
 }
 
-/// Has a program do what the bench measures, a tenth as long.
-pub fn exercise(program: &Path) -> Result<(), String> {
-    let policy = policy("Metadata")?;
-    let side = api_server(program, policy.path())?;
-    side.with(async |side| load::all(side, QUICK, "").await).map(drop)
-}
-
 /// An audit policy of one rule, in a file.
 fn policy(level: &str) -> Result<tempfile::NamedTempFile, String> {
     let file = tempfile::NamedTempFile::new().map_err(|e| format!("make a file: {e}"))?;

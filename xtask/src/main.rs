@@ -2,7 +2,6 @@
 
 mod bench;
 mod compare;
-mod release;
 mod schema;
 mod tidy;
 
@@ -22,8 +21,6 @@ enum Task {
     Bench(bench::Args),
     /// Prints what differs from the real control plane
     Compare(compare::Args),
-    /// Builds the program with a profile of the bench's load
-    Release(release::Args),
     /// Derives the type table from the published Kubernetes API
     Schema(schema::Args),
     /// Checks the rules of the house: layers, docs, sizes, leftovers, rustfmt, clippy
@@ -34,7 +31,6 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Bench(args) => bench::run(&args),
         Task::Compare(args) => compare::run(&args),
-        Task::Release(args) => release::run(&args),
         Task::Schema(args) => schema::run(&args),
         Task::Tidy(args) => tidy::run(&args),
     };

@@ -12,9 +12,6 @@ use std::time::{Duration, Instant};
 /// Pin of the namespace at the other end of the default route.
 const ROUTER: &str = "router";
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-const END_TIMEOUT: Duration = Duration::from_secs(15);
-/// SIGINT.
-const INTERRUPT: i32 = 2;
 
 pub struct Side {
     /// Holds the namespace's pin and the server's files.
@@ -163,7 +160,8 @@ impl Drop for Side {
         let home = self.home.path().to_owned();
         let _ = match &mut self.kind {
             Kind::Taffrail { process, program } => inside(&home, || {
-                end(process);
+                let _ = process.kill();
+                let _ = process.wait();
                 Command::new(program)
                     .args(["reset", "--yes", "--data-dir"])
                     .arg(home.join("data"))
@@ -178,17 +176,6 @@ impl Drop for Side {
             let _ = sys::netns::delete(&home.join(pin));
         }
     }
-}
-
-/// Ends a process as its user does, or at once when that takes long.
-fn end(process: &mut Child) {
-    let asked = i32::try_from(process.id()).map(|pid| sys::process::signal_pid(pid, INTERRUPT));
-    let begun = Instant::now();
-    while asked.is_ok() && begun.elapsed() < END_TIMEOUT && matches!(process.try_wait(), Ok(None)) {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let _ = process.kill();
-    let _ = process.wait();
 }
 
 fn home() -> Result<tempfile::TempDir, String> {
