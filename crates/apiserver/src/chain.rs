@@ -27,6 +27,7 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +56,8 @@ pub async fn serve(server: Arc<Server>, from: Arc<Connection>, request: Request<
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
     // Streaming bodies (an exec over SPDY) belong to the upgraded connection.
     let upgrading = parts.headers.contains_key(http::header::UPGRADE);
+    // Nobody reads the rest of a body that is too large.
+    let unread = AtomicBool::new(false);
     let read = async {
         if upgrading {
             return Ok(Bytes::new());
@@ -62,6 +65,7 @@ pub async fn serve(server: Arc<Server>, from: Arc<Connection>, request: Request<
         match Limited::new(body, BODY_BYTES_MAX).collect().await {
             Ok(all) => Ok(all.to_bytes()),
             Err(e) if e.is::<http_body_util::LengthLimitError>() => {
+                unread.store(true, Ordering::Relaxed);
                 Err(Status::too_large(format!("Request entity too large: limit is {BODY_BYTES_MAX}")))
             }
             Err(e) => Err(Status::bad_request(format!("unable to read the request body: {e}"))),
@@ -75,7 +79,12 @@ pub async fn serve(server: Arc<Server>, from: Arc<Connection>, request: Request<
         _ => Patience::Within(timeout_of(&info).unwrap_or(REQUEST_TIMEOUT)),
     };
     let (outflow, cut) = (server.outflow.clone(), from.cut.clone());
-    let response = handle(server, from, info, parts, read, upgrade).await;
+    let multiplexed = parts.version >= http::Version::HTTP_2;
+    let mut response = handle(server, from, info, parts, read, upgrade).await;
+    if unread.into_inner() && !multiplexed {
+        // Nothing else can come over this connection (Go: `http.MaxBytesReader`).
+        response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if http_body::Body::size_hint(response.body()).exact().is_some() {
         return response;
     }
