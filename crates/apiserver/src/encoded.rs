@@ -75,8 +75,9 @@ impl Encoded {
     /// # Errors
     /// The object does not fit its definition.
     pub fn make_of(&self, schema: &str, object: &Bytes, tree: &Value) -> Result<Bytes> {
-        let message = meta::proto::encode(kinds::schema::schema(), schema, tree);
-        let message = Bytes::from(message.map_err(Status::internal)?);
+        // A message is shorter than the text.
+        let message = meta::proto::encode_about(kinds::schema::schema(), schema, tree, object.len());
+        let message = Bytes::from(message.map_err(Status::internal)?.into_boxed_slice());
         self.0.lock().keep(object, message.clone());
         Ok(message)
     }

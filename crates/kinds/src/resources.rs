@@ -159,8 +159,9 @@ pub fn is_whole(q: &Quantity) -> bool {
 
 /// Upstream: `validateBasicResource`.
 pub fn basic(q: &Quantity, at: &Path, errors: &mut ErrorList) {
-    if q.value() < 0 {
-        errors.push(Error::invalid(at, q.value(), "must be a valid resource quantity"));
+    let value = q.overflowing(0);
+    if value < 0 {
+        errors.push(Error::invalid(at, value, "must be a valid resource quantity"));
     }
 }
 

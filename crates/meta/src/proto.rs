@@ -6,8 +6,8 @@
 mod encode;
 
 pub use encode::{
-    bytes_field, bytes_field_head, bytes_field_len, double_field, encode, envelope, open_envelope,
-    varint_field,
+    bytes_field, bytes_field_head, bytes_field_len, double_field, encode, encode_about, envelope,
+    open_envelope, varint_field,
 };
 
 use crate::schema::{Field, Schema, Ty, TypeDef};

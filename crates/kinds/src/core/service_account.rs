@@ -1,6 +1,6 @@
 //! ServiceAccount.
 
-use crate::columns::{AGE, NAME, column};
+use crate::columns::{AGE, NAME};
 use crate::def::{Ctx, KindDef, Strategy, StrategyRef, Subresource};
 use meta::object;
 use serde_json::{Value, json};
@@ -22,15 +22,7 @@ pub fn kind() -> KindDef {
                 body: Some(("authentication.k8s.io", "v1", "TokenRequest")),
             }]
         },
-        columns: const {
-            &[
-                NAME,
-                column("Secrets", "string", |o, _| {
-                    o["secrets"].as_array().map_or(0, Vec::len).to_string().into()
-                }),
-                AGE,
-            ]
-        },
+        columns: const { &[NAME, AGE] },
         strategy: StrategyRef::Static(&ServiceAccount),
         sample: include_str!("samples/service_account.yaml"),
         ..KindDef::BASE

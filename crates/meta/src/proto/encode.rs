@@ -10,6 +10,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
+/// Two numbers of seven bits a byte.
+const HEAD_BYTES_MAX: usize = 20;
+
 /// The envelope (`runtime.Unknown`) around a message.
 pub fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
     let mut out = open_envelope(api_version, kind, raw.len());
@@ -35,7 +38,15 @@ pub fn open_envelope(api_version: &str, kind: &str, raw_bytes: usize) -> Vec<u8>
 /// # Errors
 /// The tree does not fit the type, which objects that were decoded always do.
 pub fn encode(schema: &Schema, ty: &str, value: &Value) -> Result<Vec<u8>, String> {
-    let mut out = Vec::with_capacity(512);
+    encode_about(schema, ty, value, 512)
+}
+
+/// As [`encode`], of a message of about so many bytes.
+///
+/// # Errors
+/// As [`encode`]'s.
+pub fn encode_about(schema: &Schema, ty: &str, value: &Value, bytes: usize) -> Result<Vec<u8>, String> {
+    let mut out = Vec::with_capacity(bytes);
     message(schema, ty, value, &mut out, 0)?;
     Ok(out)
 }
@@ -50,6 +61,20 @@ pub fn bytes_field(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
 pub fn bytes_field_head(out: &mut Vec<u8>, number: u32, bytes: usize) {
     varint(out, u64::from(number) << 3 | 2);
     varint(out, bytes as u64);
+}
+
+/// As [`bytes_field`], of what `write` appends: its length is known only then, and goes before it.
+fn nested(
+    out: &mut Vec<u8>,
+    number: u32,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<(), String>,
+) -> Result<(), String> {
+    let begin = out.len();
+    write(out)?;
+    let mut head = Vec::with_capacity(HEAD_BYTES_MAX);
+    bytes_field_head(&mut head, number, out.len() - begin);
+    out.splice(begin..begin, head);
+    Ok(())
 }
 
 /// Bytes of what [`bytes_field`] writes.
@@ -114,9 +139,8 @@ fn level(
         }
     }
     for number in below {
-        let mut inner = Vec::new();
-        level(schema, def, &[embed, &[number]].concat(), map, &mut inner, depth + 1)?;
-        bytes_field(out, number, &inner);
+        let embed = [embed, &[number]].concat();
+        nested(out, number, |out| level(schema, def, &embed, map, out, depth + 1))?;
     }
     Ok(())
 }
@@ -130,10 +154,10 @@ fn field(schema: &Schema, f: &Field, v: &Value, out: &mut Vec<u8>, depth: usize)
         }
         Ty::Map(inner) => {
             for (key, v) in v.as_object().ok_or_else(|| wrong(&f.ty, v))? {
-                let mut entry = Vec::new();
-                bytes_field(&mut entry, 1, key.as_bytes());
-                single(schema, inner, &f.go, 2, v, &mut entry, depth)?;
-                bytes_field(out, f.proto, &entry);
+                nested(out, f.proto, |entry| {
+                    bytes_field(entry, 1, key.as_bytes());
+                    single(schema, inner, &f.go, 2, v, entry, depth)
+                })?;
             }
         }
         ty => single(schema, ty, &f.go, f.proto, v, out, depth)?,
@@ -197,21 +221,16 @@ fn single(
             bytes_field(out, n, &inner);
         }
         Ty::Any => {
-            let mut inner = Vec::new();
-            any(schema, go, v, &mut inner, depth)?;
-            bytes_field(out, n, &inner);
+            nested(out, n, |inner| any(schema, go, v, inner, depth))?;
         }
         Ty::Ref(name) => {
-            let mut inner = Vec::with_capacity(64);
-            message(schema, name, v, &mut inner, depth + 1)?;
-            bytes_field(out, n, &inner);
+            nested(out, n, |inner| message(schema, name, v, inner, depth + 1))?;
         }
         Ty::List(item) if is_wrapped(go) => {
-            let mut inner = Vec::new();
-            for v in v.as_array().ok_or_else(|| wrong(ty, v))? {
-                single(schema, item, "", 1, v, &mut inner, depth)?;
-            }
-            bytes_field(out, n, &inner);
+            let all = v.as_array().ok_or_else(|| wrong(ty, v))?;
+            nested(out, n, |inner| {
+                all.iter().try_for_each(|v| single(schema, item, "", 1, v, inner, depth))
+            })?;
         }
         Ty::List(_) | Ty::Map(_) => return Err(wrong(ty, v)),
     }
@@ -224,27 +243,24 @@ pub(super) const JSON_SCHEMA: &str =
 
 /// What may be any JSON: the raw bytes, or one of the unions of JSON schema.
 fn any(schema: &Schema, go: &str, v: &Value, out: &mut Vec<u8>, depth: usize) -> Result<(), String> {
-    let nested = |v: &Value, number: u32, out: &mut Vec<u8>| {
-        let mut inner = Vec::new();
-        message(schema, JSON_SCHEMA, v, &mut inner, depth + 1)?;
-        bytes_field(out, number, &inner);
-        Ok::<(), String>(())
+    let schema_of = |v: &Value, number: u32, out: &mut Vec<u8>| {
+        nested(out, number, |inner| message(schema, JSON_SCHEMA, v, inner, depth + 1))
     };
     match (go, v) {
         ("v1.JSONSchemaPropsOrBool", Value::Bool(allows)) => varint_field(out, 1, (*allows).into()),
         ("v1.JSONSchemaPropsOrBool", _) => {
             varint_field(out, 1, 1);
-            nested(v, 2, out)?;
+            schema_of(v, 2, out)?;
         }
         ("v1.JSONSchemaPropsOrArray" | "v1.JSONSchemaDependencies", Value::Array(all)) => {
             for v in all {
                 match v {
                     Value::String(s) => bytes_field(out, 2, s.as_bytes()),
-                    v => nested(v, 2, out)?,
+                    v => schema_of(v, 2, out)?,
                 }
             }
         }
-        ("v1.JSONSchemaPropsOrArray" | "v1.JSONSchemaDependencies", _) => nested(v, 1, out)?,
+        ("v1.JSONSchemaPropsOrArray" | "v1.JSONSchemaDependencies", _) => schema_of(v, 1, out)?,
         _ => bytes_field(out, 1, &serde_json::to_vec(v).map_err(|e| e.to_string())?),
     }
     Ok(())

@@ -76,7 +76,9 @@ impl Schema {
                 let Some(list) = value.as_array_mut() else {
                     return Err(format!("cannot restore slice from {kind}"));
                 };
-                list.iter_mut().try_for_each(|item| self.fit(item, inner, &inner.go(), depth + 1))
+                let own = inner.go();
+                let go = go.strip_prefix("[]").unwrap_or(&own);
+                list.iter_mut().try_for_each(|item| self.fit(item, inner, go, depth + 1))
             }
             Ty::Map(inner) => {
                 let Some(map) = value.as_object_mut() else {
@@ -138,6 +140,7 @@ mod tests {
             ("when", field(Ty::Time)),
             ("size", field(Ty::Quantity)),
             ("either", field(Ty::IntOrString)),
+            ("scopes", Field { go: "[]v1.Scope".into(), ..field(Ty::List(Box::new(Ty::String))) }),
         ];
         let fields = fields.into_iter().map(|(n, f)| (n.to_owned(), f)).collect();
         let types = [("T".to_owned(), TypeDef { fields, ..TypeDef::default() })].into_iter().collect();
@@ -152,6 +155,7 @@ mod tests {
             (json!({"port": 1.5}), "cannot convert float64 to int32"),
             (json!({"port": "x"}), "unrecognized type: int32"),
             (json!({"name": 5}), "cannot convert int64 to string"),
+            (json!({"scopes": ["a", 5]}), "cannot convert int64 to v1.Scope"),
             (json!({"name": {}}), "unrecognized type: string"),
             (json!({"tags": []}), "cannot restore map from slice"),
             (json!({"tags": {"a": {}}}), "unrecognized type: string"),
