@@ -71,13 +71,14 @@ fn component_status(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let bytes = |name: &str| serde_json::to_vec(&one(name, true)).map(Bytes::from).map_err(Status::internal);
     let plain = ctx.accepted.view == View::Object;
     if ctx.info.verb == "list" {
-        verbs::check_list(ctx, kind)?;
+        let selectors = verbs::check_list(ctx, kind)?;
+        let shown = |n: &&&str| bytes(n).is_ok_and(|b| selectors.matches(kind, &b));
         if !plain {
-            let items = names.iter().map(|n| bytes(n)).collect::<Result<_>>()?;
+            let items = names.iter().filter(shown).map(|n| bytes(n)).collect::<Result<_>>()?;
             let listed = Listed { items, revision: 0, next: None, remaining: None };
             return Ok(Reply::List { kind: kind.clone(), listed });
         }
-        let items: Vec<Value> = names.iter().map(|n| one(n, false)).collect();
+        let items: Vec<Value> = names.iter().filter(shown).map(|n| one(n, false)).collect();
         let list = json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": items});
         return Ok(Reply::Document { code: 200, value: list });
     }

@@ -28,6 +28,13 @@ impl<'a> TableView<'a> {
         Self { columns, version, include, now }
     }
 
+    /// Whether a table without objects has no list of rows at all: that of kinds without a printer of their own (upstream:
+    /// `rest.defaultTableConvertor`, which appends to a list that is nil).
+    pub fn rows_are_nil(kind: &KindDef) -> bool {
+        let own = kind.columns;
+        !kind.is_custom() && (own.is_empty() || own.iter().any(|c| c.name == DEFAULT[1].name))
+    }
+
     pub fn definitions(&self) -> Value {
         let of = |c: &Column| {
             json!({

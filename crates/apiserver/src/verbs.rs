@@ -21,6 +21,7 @@ use crate::reply::Reply;
 use crate::reviews;
 use kinds::KindDef;
 use meta::status::{Result, Status};
+use registry::Selectors;
 use std::sync::Arc;
 
 /// Answers a resource request.
@@ -112,9 +113,10 @@ pub fn check_create(ctx: &Context) -> Result<()> {
 }
 
 /// Refuses a list by its options.
-pub fn check_list(ctx: &Context, kind: &KindDef) -> Result<()> {
-    let fields = read::query_without_cursor(ctx)?.selectors.fields;
-    fields.keys().try_for_each(|field| kind.check_field(field)).map_err(Status::bad_request)
+pub fn check_list(ctx: &Context, kind: &KindDef) -> Result<Selectors> {
+    let selectors = read::query_without_cursor(ctx)?.selectors;
+    selectors.check(kind)?;
+    Ok(selectors)
 }
 
 /// A request's body as some other type.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     include_str!("requests/protocol.yaml"),
     include_str!("requests/validation.yaml"),
     include_str!("requests/writes.yaml"),
@@ -18,6 +18,7 @@ const FILES: [&str; 8] = [
     include_str!("requests/workloads.yaml"),
     include_str!("requests/made.yaml"),
     include_str!("requests/kinds.yaml"),
+    include_str!("requests/tables.yaml"),
 ];
 pub const NAMESPACE: &str = "compare";
 /// An answer that takes longer is told: a watch that does not end makes the comparison slow without a difference.

@@ -137,6 +137,11 @@ impl List {
         if self.view == View::Table { "rows" } else { "items" }
     }
 
+    /// There is nothing where the items would be.
+    fn is_nil(&self) -> bool {
+        self.view == View::Table && self.items.is_empty() && TableView::rows_are_nil(&self.kind)
+    }
+
     fn table(&self) -> TableView<'_> {
         TableView::new(&self.kind, self.version, &self.include, self.now)
     }
@@ -213,15 +218,21 @@ impl List {
                     View::Table => format!("\"columnDefinitions\":{},", self.table().definitions()),
                     _ => String::new(),
                 };
+                let (open, close): (&str, &[u8]) =
+                    if self.is_nil() { ("null", b"}\n") } else { ("[", b"]}\n") };
                 let head = format!(
-                    "{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},{columns}\"{member}\":["
+                    "{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},{columns}\"{member}\":{open}"
                 );
-                (head.into(), Bytes::from_static(b"]}\n"))
+                (head.into(), Bytes::from_static(close))
             }
             Format::Yaml => {
                 // Members are in the order of their names.
                 let yaml = |v: Value| meta::yaml::to_string(&v);
-                let none = if self.items.is_empty() { " []" } else { "" };
+                let none = match (self.is_nil(), self.items.is_empty()) {
+                    (true, _) => " null",
+                    (_, true) => " []",
+                    _ => "",
+                };
                 let items = format!("{member}:{none}\n");
                 if self.view == View::Table {
                     let columns = self.table().definitions();
@@ -262,7 +273,10 @@ impl List {
             ciborium::into_writer(value, &mut out).map_err(Status::internal)?;
         }
         ciborium::into_writer(self.member(), &mut out).map_err(Status::internal)?;
-        codec::cbor_header(&mut out, codec::CBOR_ARRAY, self.items.len() as u64);
+        match self.is_nil() {
+            true => ciborium::into_writer(&Value::Null, &mut out).map_err(Status::internal)?,
+            false => codec::cbor_header(&mut out, codec::CBOR_ARRAY, self.items.len() as u64),
+        }
         Ok(out.into())
     }
 }

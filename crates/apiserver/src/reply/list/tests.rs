@@ -194,3 +194,22 @@ async fn large_lists_are_compressed() {
     let list: Value = serde_json::from_slice(&out).expect("JSON");
     assert_eq!(names(&list, "items").len(), 300);
 }
+
+#[tokio::test]
+async fn a_table_without_a_printer_has_no_rows_when_there_is_nothing() {
+    for format in [Format::Json, Format::Yaml, Format::Cbor] {
+        for (kind, rows) in [("ConfigMap", json!([])), ("LimitRange", Value::Null)] {
+            let row = row(kind);
+            let rendered =
+                render(row.clone(), listed(&row, 0, 0), &how(format, View::Table, false)).expect("rendered");
+            let bytes = body(rendered).await;
+            let table = match format {
+                Format::Json => serde_json::from_slice(&bytes).expect("JSON"),
+                Format::Yaml => meta::yaml::parse_yaml(&bytes, 1 << 20).expect("YAML").0,
+                _ => codec::from_cbor(&bytes).expect("CBOR"),
+            };
+            assert_eq!(table["rows"], rows, "{kind} {format:?}");
+            assert!(table["columnDefinitions"].is_array());
+        }
+    }
+}
