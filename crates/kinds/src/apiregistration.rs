@@ -7,8 +7,7 @@ use crate::def::{Ctx, KindDef, Scope, Strategy, StrategyRef, status};
 use crate::helpers;
 use crate::status as shared;
 use crate::validate::{items, text};
-use meta::field::quoted;
-use meta::field::{Error, ErrorList, Path};
+use meta::field::{Error, ErrorList, Path, quoted};
 use meta::object;
 use serde_json::{Value, json};
 

@@ -11,8 +11,7 @@ pub mod trust_bundle;
 
 use crate::def::{KindDef, Scope};
 use crate::helpers;
-use meta::field::quoted;
-use meta::field::{Error, ErrorList, Path};
+use meta::field::{Error, ErrorList, Path, quoted};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::error::X509Error;
 use x509_parser::prelude::FromDer;

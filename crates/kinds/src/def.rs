@@ -2,8 +2,7 @@
 
 use crate::custom::Custom;
 use async_trait::async_trait;
-use meta::field::quoted;
-use meta::field::{ErrorList, Path};
+use meta::field::{ErrorList, Path, quoted};
 use meta::gvk::{GroupKind, GroupResource, GroupVersion};
 use serde_json::Value;
 use std::borrow::Cow;

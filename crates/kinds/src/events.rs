@@ -1,9 +1,8 @@
 //! Event of the group `events.k8s.io`: the same objects as the core group's, in newer words
 //! (upstream: `pkg/apis/events/v1/conversion.go`).
 
-use crate::columns::{NAME, column, wide};
-use crate::core::event;
-use crate::def::{Cell, Column, Ctx, KindDef, Strategy, StrategyRef};
+use crate::core::event::{self, NAMES};
+use crate::def::{Ctx, KindDef, Strategy, StrategyRef};
 use crate::validate::text;
 use meta::field::{Error, ErrorList, Path};
 use serde_json::{Map, Value};
@@ -14,7 +13,6 @@ pub fn kind() -> KindDef {
         schema: "io.k8s.api.events.v1.Event".into(),
         strategy: StrategyRef::Static(&Event),
         stored_as: Some(("".into(), "v1".into())),
-        columns: COLUMNS,
         selectable: &[
             "reason",
             "reportingController",
@@ -29,42 +27,6 @@ pub fn kind() -> KindDef {
         ],
         sample: "apiVersion: events.k8s.io/v1\nkind: Event\nmetadata: {name: web.2, namespace: default}\nregarding: {kind: Pod, namespace: default, name: web}\nreason: Scheduled\naction: Binding\ntype: Normal\neventTime: \"2026-01-02T03:04:05.000000Z\"\nreportingController: default-scheduler\nreportingInstance: n1\nnote: assigned\n",
         ..event::kind()
-    }
-}
-
-/// Field names: this group's, the stored shape's.
-const NAMES: &[(&str, &str)] = &[
-    ("regarding", "involvedObject"),
-    ("note", "message"),
-    ("reportingController", "reportingComponent"),
-    ("deprecatedSource", "source"),
-    ("deprecatedFirstTimestamp", "firstTimestamp"),
-    ("deprecatedLastTimestamp", "lastTimestamp"),
-    ("deprecatedCount", "count"),
-];
-
-/// Those of the core group's events.
-const COLUMNS: &[Column] = &[
-    column("Last Seen", "string", |o, now| cell("Last Seen", o, now)),
-    column("Type", "string", |o, now| cell("Type", o, now)),
-    column("Reason", "string", |o, now| cell("Reason", o, now)),
-    column("Object", "string", |o, now| cell("Object", o, now)),
-    wide("Subobject", "string", |o, now| cell("Subobject", o, now)),
-    wide("Source", "string", |o, now| cell("Source", o, now)),
-    column("Message", "string", |o, now| cell("Message", o, now)),
-    wide("First Seen", "string", |o, now| cell("First Seen", o, now)),
-    wide("Count", "string", |o, now| cell("Count", o, now)),
-    Column { priority: 1, ..NAME },
-];
-
-/// What the core group's column of this name shows.
-fn cell(name: &str, obj: &Value, now: jiff::Timestamp) -> Value {
-    let mut stored = obj.clone();
-    rename(&mut stored, |names| names);
-    match event::COLUMNS.iter().find(|c| c.name == name).map(|c| &c.cell) {
-        Some(Cell::Fn(f)) => f(&stored, now),
-        Some(Cell::Shared(f)) => f(&stored, now),
-        None => Value::Null,
     }
 }
 

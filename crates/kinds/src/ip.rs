@@ -7,8 +7,7 @@ mod cidr;
 
 pub use cidr::Cidr;
 
-use meta::field::quoted;
-use meta::field::{Error, ErrorList, Path};
+use meta::field::{Error, ErrorList, Path, quoted};
 use serde_json::Value;
 use std::net::{IpAddr, Ipv6Addr};
 

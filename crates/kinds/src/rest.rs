@@ -5,8 +5,7 @@
 use crate::certificates::pem;
 use crate::helpers;
 use crate::validate::text;
-use meta::field::quoted;
-use meta::field::{Error, ErrorList, ErrorType, Path};
+use meta::field::{Error, ErrorList, ErrorType, Path, quoted};
 use meta::object;
 use serde_json::Value;
 

@@ -8,8 +8,7 @@ mod parse;
 
 pub use fields::FieldSelector;
 
-use crate::field::quoted;
-use crate::field::{self, Error, Path};
+use crate::field::{self, Error, Path, quoted};
 use crate::names;
 use serde_json::{Map, Value};
 use std::fmt;

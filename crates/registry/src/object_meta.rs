@@ -1,8 +1,7 @@
 //! Checks of `metadata`, the same for all kinds (upstream: apimachinery `pkg/api/validation/objectmeta.go`).
 
 use kinds::{KindDef, helpers};
-use meta::field::quoted;
-use meta::field::{Error, ErrorList, Path};
+use meta::field::{Error, ErrorList, Path, quoted};
 use meta::object;
 use serde_json::Value;
 
@@ -60,13 +59,17 @@ fn by_kind(kind: &KindDef, obj: &Value, names: &dyn Fn(&str, bool) -> Vec<String
     errors
 }
 
-/// Errors of the metadata of an object with which nothing else is wrong: all that a key takes is a name (upstream:
-/// `rest.ValidateCreate`).
+/// Errors of the metadata of an object in which [`validate`], where the kind has it, and its strategy found nothing: all that
+/// a key takes is a name (upstream: `rest.ValidateCreate`).
 pub fn validate_common(kind: &KindDef, obj: &Value) -> ErrorList {
-    check(kind, obj, &helpers::path_segment_errors)
+    match kind.strategy.checks_metadata() {
+        // the rest has the same rules
+        true => check_names(obj, &helpers::path_segment_errors),
+        false => check(kind, obj, &helpers::path_segment_errors),
+    }
 }
 
-fn check(kind: &KindDef, obj: &Value, names: &dyn Fn(&str, bool) -> Vec<String>) -> ErrorList {
+fn check_names(obj: &Value, names: &dyn Fn(&str, bool) -> Vec<String>) -> ErrorList {
     let path = Path::new("metadata");
     let mut errors = Vec::new();
     let generate_name = object::meta_str(obj, "generateName");
@@ -82,6 +85,12 @@ fn check(kind: &KindDef, obj: &Value, names: &dyn Fn(&str, bool) -> Vec<String>)
         let field = path.child("name");
         errors.extend(names(name, false).into_iter().map(|m| Error::invalid(&field, name, m)));
     }
+    errors
+}
+
+fn check(kind: &KindDef, obj: &Value, names: &dyn Fn(&str, bool) -> Vec<String>) -> ErrorList {
+    let path = Path::new("metadata");
+    let mut errors = check_names(obj, names);
     let namespace = object::namespace(obj);
     if kind.namespaced() {
         if namespace.is_empty() {

@@ -45,8 +45,10 @@ pub struct Request<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Written {
     pub bytes: Bytes,
-    /// The same as a tree, where that was stored in the row's own version.
+    /// The same as a tree but for its revision, where that was stored in the row's own version.
     pub tree: Option<Value>,
+    /// The revision of what was stored; 0 when nothing was.
+    pub revision: Revision,
     pub created: bool,
     /// The update emptied the finalizers of a terminating object, which is gone now.
     pub deleted: bool,
@@ -168,7 +170,7 @@ impl Registry {
         let op = Op::Put { key, value, expect: Expect::Absent };
         let claims = companion.map(|c| c.claims(Some(&obj), None)).unwrap_or_default();
         Ok(match self.commit(r, op, claims).await? {
-            Ok((bytes, revision)) => Ok(Written { bytes, tree: own_tree(r.kind, obj, revision), ..written }),
+            Ok((bytes, revision)) => Ok(Written { bytes, tree: own_tree(r.kind, obj), revision, ..written }),
             Err(lost) => Err((lost, obj)),
         })
     }
@@ -303,7 +305,8 @@ impl Registry {
         let done = self.commit(r, op, claims).await?;
         Ok(done.map(|(bytes, revision)| Written {
             bytes,
-            tree: own_tree(r.kind, new, revision),
+            tree: own_tree(r.kind, new),
+            revision,
             warnings,
             ..Written::default()
         }))
@@ -469,8 +472,7 @@ fn pinned_version(r: &Request<'_>, new: &Value, old: &Value) -> Result<bool> {
 }
 
 /// What was stored, when that is the form in which the row shows it.
-fn own_tree(kind: &KindDef, mut obj: Value, revision: Revision) -> Option<Value> {
-    object::set_meta(&mut obj, "resourceVersion", revision.to_string());
+fn own_tree(kind: &KindDef, obj: Value) -> Option<Value> {
     (kind.stored_as.is_none() && kind.convert.is_none() && !kind.reads_through).then_some(obj)
 }
 

@@ -13,8 +13,6 @@ pub struct LineWriter<'a> {
     file: &'a File,
     /// Lines that the file does not have yet, then what is gathered of this one.
     gathered: &'a mut Vec<u8>,
-    /// Where in `gathered` this line begins.
-    begin: usize,
     /// How much of `gathered` is hashed, or is none of this line.
     hashed: usize,
     hasher: Sha256,
@@ -26,32 +24,17 @@ pub struct LineWriter<'a> {
 
 impl<'a> LineWriter<'a> {
     pub fn new(file: &'a File, gathered: &'a mut Vec<u8>) -> Self {
-        let begin = gathered.len();
-        Self { file, gathered, begin, hashed: begin, hasher: Sha256::new(), spilled: false, length: 0 }
+        let hashed = gathered.len();
+        Self { file, gathered, hashed, hasher: Sha256::new(), spilled: false, length: 0 }
     }
 
     /// Writes the entry (see [`crate::chain::Entry`]) around an event; gives the line's hash. The entry of a record may wait,
     /// while there is little that does.
     ///
     /// # Errors
-    /// The event cannot be told: nothing of it is left, unless something is spilled. Then the disk may not have taken all of
-    /// it, and the file may end with a part of a line.
+    /// The event cannot be told: what is gathered of it is to be taken away, unless something is spilled. Then the disk may not
+    /// have taken all of it, and the file may end with a part of a line.
     pub fn entry(
-        &mut self,
-        seq: u64,
-        prev: &str,
-        received: &str,
-        record: Option<u64>,
-        event: &mut dyn FnMut(&mut Self) -> io::Result<()>,
-    ) -> io::Result<String> {
-        let written = self.write_around(seq, prev, received, record, event);
-        if written.is_err() && !self.spilled {
-            self.gathered.truncate(self.begin);
-        }
-        written
-    }
-
-    fn write_around(
         &mut self,
         seq: u64,
         prev: &str,

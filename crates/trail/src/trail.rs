@@ -183,6 +183,7 @@ impl Trail {
             s.file = open_segment(&segment_path(&self.dir, seq))?;
             (s.size, s.segment) = (0, seq);
         }
+        let begin = s.waiting.bytes.len();
         let mut line = LineWriter::new(&s.file, &mut s.waiting.bytes);
         let written = line.entry(seq, &s.prev, received, record, event);
         let (spilled, length) = (line.spilled, line.length);
@@ -200,8 +201,9 @@ impl Trail {
                 Ok(seq)
             }
             Err(e) => {
-                if spilled {
-                    s.give_up();
+                match spilled {
+                    true => s.give_up(),
+                    false => s.waiting.bytes.truncate(begin),
                 }
                 Err(e)
             }

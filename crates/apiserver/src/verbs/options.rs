@@ -2,8 +2,7 @@
 
 use crate::request_info::Query;
 use meta::GroupKind;
-use meta::field::quoted;
-use meta::field::{Error, Path};
+use meta::field::{Error, Path, quoted};
 use meta::status::{Result, Status};
 
 /// Refuses options of logs that cannot be.

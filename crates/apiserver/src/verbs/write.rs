@@ -92,9 +92,10 @@ pub async fn reply(ctx: &Context, kind: &Arc<KindDef>, written: Written) -> Resu
     let mut bytes = ctx.server.registry.in_version(kind, written.bytes).await?;
     if ctx.accepted.view == View::Object
         && ctx.accepted.encoding.format == Format::Protobuf
-        && let Some(tree) = &written.tree
+        && let Some(mut tree) = written.tree
     {
-        codec::keep_message(kind, &bytes, tree, &ctx.server.encoded)?;
+        object::set_meta(&mut tree, "resourceVersion", written.revision.to_string());
+        codec::keep_message(kind, &bytes, &tree, &ctx.server.encoded)?;
     }
     if written.created && ctx.dry_run() {
         // what was not stored has no revision, if not that which was sent

@@ -8,8 +8,7 @@ use crate::columns::{AGE, NAME, column};
 use crate::def::{Ctx, KindDef, Requester, Strategy, StrategyRef, Subresource, status};
 use crate::rest;
 use crate::validate::{items, text};
-use meta::field::quoted;
-use meta::field::{Error, ErrorList, Path};
+use meta::field::{Error, ErrorList, Path, quoted};
 use meta::object;
 use serde_json::{Value, json};
 

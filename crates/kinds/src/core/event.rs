@@ -39,21 +39,43 @@ pub const FIELDS: &[&str] = &[
     "type",
 ];
 
-pub const COLUMNS: &[crate::def::Column] = &[
+/// Names of members: in the words of the group `events.k8s.io`, and of the stored shape.
+pub const NAMES: &[(&str, &str)] = &[
+    ("regarding", "involvedObject"),
+    ("note", "message"),
+    ("reportingController", "reportingComponent"),
+    ("deprecatedSource", "source"),
+    ("deprecatedFirstTimestamp", "firstTimestamp"),
+    ("deprecatedLastTimestamp", "lastTimestamp"),
+    ("deprecatedCount", "count"),
+];
+
+/// Read events of both groups.
+const COLUMNS: &[crate::def::Column] = &[
     column("Last Seen", "string", |o, now| age(&last_seen(o), now).into()),
     column("Type", "string", |o, _| text(o, "type").into()),
     column("Reason", "string", |o, _| text(o, "reason").into()),
     column("Object", "string", |o, _| involved(o).into()),
-    wide("Subobject", "string", |o, _| o["involvedObject"]["fieldPath"].as_str().unwrap_or("").into()),
+    wide("Subobject", "string", |o, _| text(member(o, "involvedObject"), "fieldPath").into()),
     wide("Source", "string", |o, _| source(o).into()),
-    column("Message", "string", |o, _| text(o, "message").trim().into()),
+    column("Message", "string", |o, _| member_text(o, "message").trim().into()),
     wide("First Seen", "string", |o, now| age(&first_seen(o), now).into()),
     wide("Count", "string", |o, _| count(o).into()),
     crate::def::Column { priority: 1, ..NAME },
 ];
 
+/// A member by its stored name, in the words of either group.
+fn member<'a>(o: &'a Value, name: &str) -> &'a Value {
+    let newer = || NAMES.iter().find(|(_, stored)| *stored == name).and_then(|(newer, _)| o.get(newer));
+    o.get(name).or_else(newer).unwrap_or(&Value::Null)
+}
+
+fn member_text<'a>(o: &'a Value, name: &str) -> &'a str {
+    member(o, name).as_str().unwrap_or("")
+}
+
 fn first_seen(o: &Value) -> String {
-    let first = text(o, "firstTimestamp");
+    let first = member_text(o, "firstTimestamp");
     if first.is_empty() { text(o, "eventTime") } else { first }.to_owned()
 }
 
@@ -61,31 +83,32 @@ fn last_seen(o: &Value) -> String {
     if o["series"].is_object() {
         return text(&o["series"], "lastObservedTime").to_owned();
     }
-    let last = text(o, "lastTimestamp");
+    let last = member_text(o, "lastTimestamp");
     if last.is_empty() { first_seen(o) } else { last.to_owned() }
 }
 
 /// A series has its own count; what is there without any happened once.
 fn count(o: &Value) -> i64 {
-    let of = |v: &Value| v["count"].as_i64().unwrap_or(0);
-    match (o["series"].is_object(), of(o)) {
-        (true, _) => of(&o["series"]),
+    let of = |v: &Value| v.as_i64().unwrap_or(0);
+    match (o["series"].is_object(), of(member(o, "count"))) {
+        (true, _) => of(&o["series"]["count"]),
         (false, 0) => 1,
         (false, count) => count,
     }
 }
 
 fn involved(o: &Value) -> String {
-    let of = &o["involvedObject"];
+    let of = member(o, "involvedObject");
     let kind = text(of, "kind").to_lowercase();
     let name = text(of, "name");
     if name.is_empty() { kind } else { format!("{kind}/{name}") }
 }
 
 fn source(o: &Value) -> String {
-    let component = Some(text(&o["source"], "component")).filter(|c| !c.is_empty());
-    let component = component.unwrap_or_else(|| text(o, "reportingComponent"));
-    let host = Some(text(&o["source"], "host")).filter(|h| !h.is_empty());
+    let source = member(o, "source");
+    let component = Some(text(source, "component")).filter(|c| !c.is_empty());
+    let component = component.unwrap_or_else(|| member_text(o, "reportingComponent"));
+    let host = Some(text(source, "host")).filter(|h| !h.is_empty());
     let host = host.unwrap_or_else(|| text(o, "reportingInstance"));
     if host.is_empty() { component.to_owned() } else { format!("{component}, {host}") }
 }

@@ -6,8 +6,7 @@
 use super::invariants;
 use super::structural::Structural;
 use crate::validate::{items, text};
-use meta::field::quoted;
-use meta::field::{Error, Path, aggregate};
+use meta::field::{Error, Path, aggregate, quoted};
 use meta::object;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

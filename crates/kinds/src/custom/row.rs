@@ -13,8 +13,7 @@ use crate::def::{
 use crate::helpers;
 use crate::rest;
 use crate::validate::{items, text};
-use meta::field::quoted;
-use meta::field::{Error, ErrorList, ErrorType, Path};
+use meta::field::{Error, ErrorList, ErrorType, Path, quoted};
 use meta::object;
 use serde_json::Value;
 use std::borrow::Cow;

@@ -11,8 +11,7 @@ use super::rules::{Node, TotalCost};
 use super::structural::Structural;
 use super::{invariants, json_path};
 use crate::validate::{items, text};
-use meta::field::quoted;
-use meta::field::{Error, ErrorList, Path};
+use meta::field::{Error, ErrorList, Path, quoted};
 use serde_json::Value;
 
 pub use defaults::unpruned;

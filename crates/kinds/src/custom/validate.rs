@@ -12,8 +12,7 @@ pub use correlation::Correlated;
 
 use super::formats;
 use super::structural::{Additional, Structural};
-use meta::field::quoted;
-use meta::field::{ErrorList, Path};
+use meta::field::{ErrorList, Path, quoted};
 use numbers::{go_type, is_integral};
 use report::{Code, Failure, Found};
 use serde_json::{Map, Value};

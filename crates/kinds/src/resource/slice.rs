@@ -8,8 +8,7 @@ use crate::helpers;
 use crate::node_selector::{self, Values};
 use crate::validate::{immutable, items, text};
 use jiff::Timestamp;
-use meta::field::quoted;
-use meta::field::{Error, ErrorList, Path};
+use meta::field::{Error, ErrorList, Path, quoted};
 use serde_json::Value;
 
 const DEVICES_MAX: usize = 128;

@@ -2,8 +2,7 @@
 
 use crate::validate::{items, text};
 use crate::{helpers, ip, resources};
-use meta::field::quoted;
-use meta::field::{Error, ErrorList, Path};
+use meta::field::{Error, ErrorList, Path, quoted};
 use serde_json::Value;
 
 const FEATURE_BYTES_MAX: usize = 253;

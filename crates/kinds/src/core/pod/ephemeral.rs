@@ -7,8 +7,7 @@ use super::validation;
 use crate::internal;
 use crate::rest::{keep, keep_metadata};
 use crate::validate::{items, text};
-use meta::field::quoted;
-use meta::field::{Error, ErrorList, Path};
+use meta::field::{Error, ErrorList, Path, quoted};
 use meta::object;
 use serde_json::Value;
 

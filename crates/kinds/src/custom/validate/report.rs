@@ -2,8 +2,7 @@
 //! alternatives is chosen.
 
 use super::numbers::shown;
-use meta::field::quoted;
-use meta::field::{Error, ErrorList, ErrorType, Path};
+use meta::field::{Error, ErrorList, ErrorType, Path, quoted};
 use serde_json::Value;
 
 /// What kind of field error a failure becomes (upstream: `kubeOpenAPIResultToFieldErrors`).

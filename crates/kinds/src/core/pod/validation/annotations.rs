@@ -5,8 +5,7 @@ use super::containers::all;
 use super::mounts::descending;
 use super::scheduling;
 use crate::validate::text;
-use meta::field::quoted;
-use meta::field::{Error, ErrorList, Path};
+use meta::field::{Error, ErrorList, Path, quoted};
 use meta::yaml;
 use serde_json::Value;
 

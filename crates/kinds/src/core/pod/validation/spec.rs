@@ -7,8 +7,7 @@ use crate::helpers;
 use crate::internal;
 use crate::ip;
 use crate::validate::{items, labels, one_of, required, text, told};
-use meta::field::quoted;
-use meta::field::{Error, ErrorList, Path};
+use meta::field::{Error, ErrorList, Path, quoted};
 use meta::object;
 use serde_json::Value;
 
