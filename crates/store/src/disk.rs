@@ -3,6 +3,7 @@
 //! Invariant: everything that the store does to files goes through [`Disk`], so a simulated crash sees every write,
 //! sync and rename.
 
+mod direct;
 mod real;
 #[cfg(any(test, feature = "testing"))]
 pub mod sim;
@@ -13,7 +14,7 @@ use std::io;
 use std::path::Path;
 
 /// Bytes of zeros written at a time.
-const ZERO_BLOCK_BYTES: usize = 1 << 20;
+const ZERO_BLOCK_BYTES: usize = 256 << 10;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,16 @@ pub trait DiskFile: Send + Sync {
     /// Writes all of the data, growing the file when needed. After an error any part of it may be written.
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
 
+    /// Writes all of the data within the file's size, durably, at once; what stands behind it in its block may become zero.
+    /// `false` when that is not to be had here, and nothing is known of what was written: then [`DiskFile::write_at`]
+    /// and [`DiskFile::sync_data`] are the way.
+    ///
+    /// # Errors
+    /// What is on the disk is not known.
+    fn write_through(&self, _data: &[u8], _offset: u64) -> io::Result<bool> {
+        Ok(false)
+    }
+
     /// Takes room for the first `bytes` bytes; new ones read as zero.
     fn preallocate(&self, bytes: u64) -> io::Result<()>;
 
@@ -72,7 +83,9 @@ pub trait DiskFile: Send + Sync {
         let mut at = part.start;
         while at < part.end {
             let part = zeros.len().min((part.end - at) as usize);
-            self.write_at(&zeros[..part], at)?;
+            if !self.write_through(&zeros[..part], at)? {
+                self.write_at(&zeros[..part], at)?;
+            }
             at += part as u64;
         }
         Ok(())

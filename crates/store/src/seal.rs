@@ -8,7 +8,7 @@
 
 use crate::snapshot::Record;
 use crate::view::View;
-use crate::wal::codec::{Action, Commit};
+use crate::wal::codec::{Action, Commit, Place};
 use bytes::Bytes;
 use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -80,16 +80,19 @@ impl Key {
         &self.name
     }
 
-    /// `None` without random numbers.
-    fn seal(&self, aad: &[u8], plain: &[u8]) -> Option<Bytes> {
+    /// Appends what is sealed. `None` without random numbers.
+    fn seal(&self, aad: &[u8], plain: &[u8], out: &mut Vec<u8>) -> Option<()> {
         let mut nonce = [0; NONCE_LEN];
         SystemRandom::new().fill(&mut nonce).ok()?;
-        let mut body = plain.to_vec();
-        let tag = self
-            .cipher
-            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut body)
-            .ok()?;
-        Some([self.prefix.as_bytes(), &nonce, &body, tag.as_ref()].concat().into())
+        out.reserve(self.prefix.len() + NONCE_LEN + plain.len() + self.cipher.algorithm().tag_len());
+        out.extend_from_slice(self.prefix.as_bytes());
+        out.extend_from_slice(&nonce);
+        let body = out.len();
+        out.extend_from_slice(plain);
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let tag = self.cipher.seal_in_place_separate_tag(nonce, Aad::from(aad), &mut out[body..]).ok()?;
+        out.extend_from_slice(tag.as_ref());
+        Some(())
     }
 
     fn open(&self, aad: &[u8], rest: &[u8]) -> Option<Bytes> {
@@ -151,8 +154,12 @@ impl Seal {
     /// # Errors
     /// The system has no random numbers.
     pub fn seal(&self, key: &str, place: &[u8], plain: &Bytes) -> Result<Bytes, SealError> {
-        let rule = self.rules.iter().find(|r| r.prefixes.iter().any(|p| key.starts_with(p.as_str())));
-        Self::with(rule.and_then(|r| r.key.as_deref()), place, plain, || value_of(key))
+        Self::with(self.key_of(key), place, plain, || value_of(key))
+    }
+
+    fn key_of(&self, key: &str) -> Option<&Key> {
+        let rule = self.rules.iter().find(|r| r.prefixes.iter().any(|p| key.starts_with(p.as_str())))?;
+        rule.key.as_deref()
     }
 
     /// The value of a key that was written as these bytes.
@@ -212,9 +219,11 @@ impl Seal {
         plain: &Bytes,
         what: impl FnOnce() -> String,
     ) -> Result<Bytes, SealError> {
-        match key {
-            None => Ok(plain.clone()),
-            Some(key) => key.seal(place, plain).ok_or_else(|| SealError::Random { what: what() }),
+        let Some(key) = key else { return Ok(plain.clone()) };
+        let mut sealed = Vec::new();
+        match key.seal(place, plain, &mut sealed) {
+            Some(()) => Ok(sealed.into()),
+            None => Err(SealError::Random { what: what() }),
         }
     }
 
@@ -246,24 +255,27 @@ impl Seal {
         })
     }
 
-    /// A commit as the log keeps it.
-    pub(crate) fn seal_commit<'a>(&self, commit: &'a Commit) -> Result<Cow<'a, Commit>, SealError> {
-        let ruled =
-            |key: &str| self.rules.iter().any(|r| r.prefixes.iter().any(|p| key.starts_with(p.as_str())));
-        let record = commit.record.is_some() && self.records.is_some();
-        if !record && !commit.changes.iter().any(|c| ruled(&c.key)) {
-            return Ok(Cow::Borrowed(commit));
-        }
-        let mut sealed = commit.clone();
-        for change in &mut sealed.changes {
-            if let Action::Put(value) | Action::Delete(Some(value)) = &mut change.action {
-                *value = self.seal(&change.key, change.key.as_bytes(), value)?;
-            }
-        }
-        if let Some((number, bytes)) = &mut sealed.record {
-            *bytes = self.seal_record(&record_place(*number), bytes)?;
-        }
-        Ok(Cow::Owned(sealed))
+    /// Appends a commit as the log keeps it.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub(crate) fn write_commit(&self, commit: &Commit, out: &mut Vec<u8>) -> Result<(), SealError> {
+        commit.write(out, |place, plain, out| {
+            let (key, bound) = match place {
+                Place::Record(number) => (self.records.as_deref(), Cow::Owned(record_place(number))),
+                Place::Value(name) => (self.key_of(name), Cow::Borrowed(name.as_bytes())),
+            };
+            let Some(key) = key else {
+                out.extend_from_slice(plain);
+                return Ok(());
+            };
+            key.seal(&bound, plain, out).ok_or_else(|| SealError::Random {
+                what: match place {
+                    Place::Record(_) => A_RECORD.to_owned(),
+                    Place::Value(name) => value_of(name),
+                },
+            })
+        })
     }
 
     /// A commit of the log as it was.

@@ -2,7 +2,9 @@
 //!
 //! Files are made with mode 0600 and directories with 0700: the store holds secrets.
 
+use super::direct::{Direct, Failed};
 use super::{Disk, DiskFile, Mode};
+use parking_lot::Mutex;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -47,7 +49,7 @@ impl Disk for RealDisk {
                 options.write(true).create_new(true);
             }
         }
-        Ok(Box::new(RealFile(options.open(path)?)))
+        Ok(Box::new(RealFile { file: options.open(path)?, through: Mutex::default() }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -78,23 +80,51 @@ impl Disk for RealDisk {
     }
 }
 
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    through: Mutex<Through>,
+}
+
+/// Whether a file can be written past the page cache.
+#[derive(Default)]
+enum Through {
+    #[default]
+    Untried,
+    Open(Direct),
+    Unfit,
+}
 
 impl DiskFile for RealFile {
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
+        self.file.read_exact_at(buffer, offset)
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(data, offset)
+        self.file.write_all_at(data, offset)
+    }
+
+    fn write_through(&self, data: &[u8], offset: u64) -> io::Result<bool> {
+        let mut through = self.through.lock();
+        if matches!(*through, Through::Untried) {
+            *through = Direct::open(&self.file).map_or(Through::Unfit, Through::Open);
+        }
+        let Through::Open(direct) = &mut *through else { return Ok(false) };
+        match direct.write(data, offset) {
+            Ok(()) => Ok(true),
+            Err(Failed::Unfit) => {
+                *through = Through::Unfit;
+                Ok(false)
+            }
+            Err(Failed::Disk(e)) => Err(e),
+        }
     }
 
     fn preallocate(&self, bytes: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+        match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
             Ok(()) => Ok(()),
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
                 let size = self.size()?;
@@ -105,6 +135,50 @@ impl DiskFile for RealFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn what_is_written_through_is_what_other_readers_see(
+            parts in prop::collection::vec((1..9000_usize, any::<u8>(), prop::bool::weighted(0.2)), 1..12),
+        ) {
+            let dir = tempfile::tempdir()?;
+            let path = dir.path().join("log");
+            let file = RealDisk.open(&path, Mode::Create)?;
+            file.preallocate(100_000)?;
+            let mut expected = vec![0; 100_000];
+            let mut at = 0;
+            for (bytes, byte, ordinary) in parts {
+                if at + bytes > 90_000 {
+                    break;
+                }
+                let data = vec![byte; bytes];
+                if ordinary || !file.write_through(&data, at as u64)? {
+                    file.write_at(&data, at as u64)?;
+                    file.sync_data()?;
+                }
+                expected[at..at + bytes].copy_from_slice(&data);
+                at += bytes;
+                prop_assert_eq!(&std::fs::read(&path)?, &expected);
+            }
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_file_that_ends_within_a_block_is_not_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealDisk.open(&dir.path().join("log"), Mode::Create).unwrap();
+        file.preallocate(5000).unwrap();
+        assert!(!file.write_through(b"x", 4999).unwrap());
+        assert_eq!(file.size().unwrap(), 5000);
     }
 }

@@ -127,8 +127,8 @@ impl Committer {
     /// Puts the commits of a group into the frame, sealed.
     fn write_commits(&mut self, batch: &[Pending]) -> Result<(), AppendError> {
         for pending in batch.iter().filter(|p| !p.is_empty()) {
-            let sealed = self.shared.options.seal.seal_commit(&pending.commit);
-            sealed.map_err(|e| AppendError::Fatal(e.to_string()))?.write(&mut self.buffer);
+            let sealed = self.shared.options.seal.write_commit(&pending.commit, &mut self.buffer);
+            sealed.map_err(|e| AppendError::Fatal(e.to_string()))?;
         }
         Ok(())
     }

@@ -29,6 +29,13 @@ pub enum Action {
     Delete(Option<Bytes>),
 }
 
+/// What bytes of a commit are: the audit record of a number, or the value of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place<'a> {
+    Record(u64),
+    Value(&'a str),
+}
+
 const HAS_RECORD: u8 = 1;
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
@@ -48,12 +55,28 @@ impl Commit {
         13 + record + changes.sum::<usize>()
     }
 
-    pub fn write(&self, out: &mut Vec<u8>) {
+    /// Appends the commit; `put` appends a value or a record, in the form that its place has on the disk.
+    ///
+    /// # Errors
+    /// What `put` fails with; what is appended then is of no use.
+    pub fn write<E>(
+        &self,
+        out: &mut Vec<u8>,
+        mut put: impl FnMut(Place<'_>, &Bytes, &mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut put = |place: Place<'_>, bytes: &Bytes, out: &mut Vec<u8>| {
+            let at = out.len();
+            put_u32(out, 0);
+            put(place, bytes, out)?;
+            let length = (out.len() - at - 4) as u32;
+            out[at..at + 4].copy_from_slice(&length.to_le_bytes());
+            Ok(())
+        };
         put_u64(out, self.revision);
         out.push(if self.record.is_some() { HAS_RECORD } else { 0 });
         if let Some((number, bytes)) = &self.record {
             put_u64(out, *number);
-            put_bytes(out, bytes);
+            put(Place::Record(*number), bytes, out)?;
         }
         put_u32(out, self.changes.len() as u32);
         for change in &self.changes {
@@ -65,9 +88,10 @@ impl Commit {
             out.push(kind);
             put_bytes(out, change.key.as_bytes());
             if let Some(value) = value {
-                put_bytes(out, value);
+                put(Place::Value(&change.key), value, out)?;
             }
         }
+        Ok(())
     }
 
     pub fn read(input: &mut Input) -> Option<Commit> {
@@ -165,7 +189,11 @@ mod tests {
     #[test]
     fn a_commit_reads_back_and_no_prefix_of_it_does() {
         let mut bytes = Vec::new();
-        sample().write(&mut bytes);
+        let plain = |_: Place<'_>, value: &Bytes, out: &mut Vec<u8>| {
+            out.extend_from_slice(value);
+            Ok::<_, ()>(())
+        };
+        assert_eq!(sample().write(&mut bytes, plain), Ok(()));
         assert_eq!(bytes.len(), sample().size());
         assert_eq!(Commit::read(&mut Input(&bytes)), Some(sample()));
         for cut in 0..bytes.len() {

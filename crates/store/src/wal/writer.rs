@@ -85,8 +85,10 @@ impl Writer {
         }
         let Position { sequence, hash, .. } = self.position;
         let hash = frame::seal(buffer, self.seed, self.offset, sequence, revision, &hash);
-        self.file.write_at(buffer, self.offset).map_err(|e| self.failed("write", &e))?;
-        self.file.sync_data().map_err(|e| self.fatal("sync", &e))?;
+        if !self.file.write_through(buffer, self.offset).map_err(|e| self.fatal("write", &e))? {
+            self.file.write_at(buffer, self.offset).map_err(|e| self.failed("write", &e))?;
+            self.file.sync_data().map_err(|e| self.fatal("sync", &e))?;
+        }
         self.offset += buffer.len() as u64;
         self.position = Position { sequence: sequence + 1, revision, hash };
         Ok(())
