@@ -19,6 +19,9 @@ const MEMORY_BYTES_MAX: usize = 1 << 20;
 /// A second way into an open file.
 pub struct Direct {
     file: File,
+    /// Its size when it was opened. To ask at each write would let the kernel give each write a time of its own
+    /// (multigrain timestamps), which each would have to make durable.
+    size: u64,
     /// Where the last data ended, and what stands before that in its block.
     last: Option<(u64, Vec<u8>)>,
     /// The memory of writes.
@@ -46,11 +49,12 @@ impl Direct {
         let flags = OFlags::RDWR | OFlags::DIRECT | OFlags::DSYNC | OFlags::CLOEXEC;
         // By its number: the file may have another name by now.
         let again = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let file = rustix::fs::open(again, flags, rustix::fs::Mode::empty()).ok()?;
-        Some(Self { file: file.into(), last: None, memory: Vec::new() })
+        let file = File::from(rustix::fs::open(again, flags, rustix::fs::Mode::empty()).ok()?);
+        let size = file.metadata().ok()?.len();
+        Some(Self { file, size, last: None, memory: Vec::new() })
     }
 
-    /// Writes within the file's present size, and zeros behind the data to the end of its block.
+    /// Writes within the size that the file had, and zeros behind the data to the end of its block.
     ///
     /// # Errors
     /// After any, the data may be written or not.
@@ -62,7 +66,7 @@ impl Direct {
         let begin = offset - before as u64;
         let end = before + data.len();
         let bytes = end.next_multiple_of(BLOCK_BYTES);
-        if begin + bytes as u64 > self.file.metadata()?.len() {
+        if begin + bytes as u64 > self.size {
             return Err(Failed::Unfit);
         }
         if self.memory.len() < bytes + BLOCK_BYTES {
