@@ -2,7 +2,7 @@
 
 use crate::event::{
     AuthenticationMetadata, Content, Event, Level, ObjectRef, RawJson, ResponseStatus, Stage, User, compact,
-    strip_managed_fields,
+    strip_managed_fields, without_managed_fields,
 };
 use crate::policy::RuleDecision;
 use jiff::Timestamp;
@@ -146,7 +146,12 @@ impl AuditContext {
     pub fn response_object(&mut self, answer: Content) {
         if self.wants_response() {
             self.event.omit_managed_fields = self.decision.omit_managed_fields;
-            self.event.response_object = Some(answer);
+            self.event.response_object = Some(match answer {
+                Content::Whole(json) if self.decision.omit_managed_fields => {
+                    Content::Whole(without_managed_fields(&json).into())
+                }
+                other => other,
+            });
         }
     }
 
@@ -182,8 +187,7 @@ impl AuditContext {
             return None;
         }
         self.event.settle();
-        let line = self.event.to_line();
-        Some([b"{\"event\":", &line[..], b"}"].concat())
+        Some(self.event.to_core())
     }
 
     pub fn event(&self) -> &Event {

@@ -117,7 +117,6 @@ impl Content {
     ) -> io::Result<()> {
         match self {
             Self::Parts(parts) => parts.each(omit_managed_fields, sink),
-            Self::Whole(bytes) if omit_managed_fields => sink(&without_managed_fields(bytes)),
             Self::Whole(bytes) => sink(bytes),
         }
     }
@@ -186,7 +185,7 @@ pub struct Event {
     pub request_object: Option<Content>,
     #[serde(default)]
     pub response_object: Option<Content>,
-    /// The answer is written without its managed fields.
+    /// An answer that comes in parts is written without its managed fields.
     #[serde(skip)]
     pub omit_managed_fields: bool,
     #[serde(with = "micro_time")]
@@ -195,7 +194,7 @@ pub struct Event {
     pub stage_timestamp: Timestamp,
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
-    /// What [`Request`] writes, once nothing of it changes any more.
+    /// What [`Request`] writes, escaped, once nothing of it changes any more.
     #[serde(skip)]
     pub(crate) settled: Option<Bytes>,
 }
@@ -249,13 +248,11 @@ struct Tail<'a> {
     annotations: &'a BTreeMap<String, String>,
 }
 
-/// Appends the members of a struct behind those that are there: `{"a":1` becomes `{"a":1,"b":2}`.
+/// Appends the members of a struct behind others: `{"a":1` becomes `{"a":1,"b":2}`.
 fn append(out: &mut Vec<u8>, members: &impl Serialize) -> io::Result<()> {
     let at = out.len();
     serde_json::to_writer(&mut *out, members)?;
-    if at > 0 {
-        out[at] = b',';
-    }
+    out[at] = b',';
     Ok(())
 }
 
@@ -263,11 +260,49 @@ impl Event {
     /// Nothing changes any more of what is known before the answer: it is written once for all lines.
     pub(crate) fn settle(&mut self) {
         if self.settled.is_none() {
-            let mut out = vec![b'{'];
+            let mut out = Vec::with_capacity(OTHER_BYTES);
             // Writing into memory cannot fail.
             let _ = self.append_request(&mut out);
-            self.settled = Some(Bytes::from(out).slice(1..));
+            self.settled = Some(escaped(out).into());
         }
+    }
+
+    /// What a commit carries of the event: it can be read, but is not escaped as lines are.
+    pub(crate) fn to_core(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(OTHER_BYTES + whole_bytes(&self.request_object));
+        // Writing into memory cannot fail.
+        let _ = self.write_core(&mut out);
+        out
+    }
+
+    fn write_core(&self, out: &mut Vec<u8>) -> io::Result<()> {
+        out.extend_from_slice(b"{\"event\":");
+        self.append_head(out)?;
+        match &self.settled {
+            Some(request) => out.extend_from_slice(request),
+            None => self.append_request(out)?,
+        }
+        if let Some(object) = &self.request_object {
+            out.extend_from_slice(b",\"requestObject\":");
+            object.each(false, &mut |part| out.write_all(part))?;
+        }
+        self.append_tail(out)?;
+        out.push(b'}');
+        Ok(())
+    }
+
+    /// From the opening brace on, without a closing one.
+    fn append_head(&self, out: &mut Vec<u8>) -> io::Result<()> {
+        let head = Head {
+            kind: &self.kind,
+            api_version: &self.api_version,
+            level: self.level,
+            audit_id: &self.audit_id,
+            stage: self.stage,
+        };
+        serde_json::to_writer(&mut *out, &head)?;
+        out.pop();
+        Ok(())
     }
 
     /// Behind what was begun, without its closing brace.
@@ -287,14 +322,20 @@ impl Event {
         Ok(())
     }
 
+    /// What stands behind the objects, with the closing brace.
+    fn append_tail(&self, out: &mut Vec<u8>) -> io::Result<()> {
+        let tail = Tail {
+            request_received_timestamp: self.request_received_timestamp,
+            stage_timestamp: self.stage_timestamp,
+            annotations: &self.annotations,
+        };
+        append(out, &tail)
+    }
+
     /// The event as one line of JSON, without the newline, escaped as Go escapes (`&`, `<`, `>` and line separators).
     pub fn to_line(&self) -> Vec<u8> {
-        let bytes = |object: &Option<Content>| match object {
-            Some(Content::Whole(bytes)) => bytes.len(),
-            _ => 0,
-        };
-        let mut out =
-            Vec::with_capacity(OTHER_BYTES + bytes(&self.request_object) + bytes(&self.response_object));
+        let objects = whole_bytes(&self.request_object) + whole_bytes(&self.response_object);
+        let mut out = Vec::with_capacity(OTHER_BYTES + objects);
         // Writing into memory cannot fail.
         let _ = self.write_line(&mut out);
         out
@@ -306,17 +347,13 @@ impl Event {
     /// What `out` fails with.
     pub fn write_line(&self, out: &mut impl Write) -> io::Result<()> {
         let mut text = Vec::with_capacity(OTHER_BYTES);
-        let head = Head {
-            kind: &self.kind,
-            api_version: &self.api_version,
-            level: self.level,
-            audit_id: &self.audit_id,
-            stage: self.stage,
-        };
-        append(&mut text, &head)?;
-        text.pop();
+        self.append_head(&mut text)?;
         match &self.settled {
-            Some(request) => text.extend_from_slice(request),
+            Some(request) => {
+                write_escaped(out, &text)?;
+                out.write_all(request)?;
+                text.clear();
+            }
             None => self.append_request(&mut text)?,
         }
         if let Some(status) = &self.response_status {
@@ -333,15 +370,27 @@ impl Event {
             object.each(self.omit_managed_fields, &mut |part| write_escaped(out, part))?;
         }
         text.clear();
-        text.push(b'{');
-        let tail = Tail {
-            request_received_timestamp: self.request_received_timestamp,
-            stage_timestamp: self.stage_timestamp,
-            annotations: &self.annotations,
-        };
-        append(&mut text, &tail)?;
-        write_escaped(out, &text[1..])
+        self.append_tail(&mut text)?;
+        write_escaped(out, &text)
     }
+}
+
+fn whole_bytes(object: &Option<Content>) -> usize {
+    match object {
+        Some(Content::Whole(bytes)) => bytes.len(),
+        _ => 0,
+    }
+}
+
+/// JSON as [`write_escaped`] writes it.
+fn escaped(json: Vec<u8>) -> Vec<u8> {
+    if memchr3(b'&', b'<', b'>', &json).is_none() && memchr(0xe2, &json).is_none() {
+        return json;
+    }
+    let mut out = Vec::with_capacity(json.len() + json.len() / 8);
+    // Writing into memory cannot fail.
+    let _ = write_escaped(&mut out, &json);
+    out
 }
 
 /// Go's `json.HTMLEscape`. In valid JSON these bytes stand inside strings only.
@@ -389,7 +438,7 @@ pub fn compact(json: &[u8]) -> Vec<u8> {
 }
 
 /// An object's JSON without managed fields, also those of a list's items and a table's rows.
-fn without_managed_fields(json: &[u8]) -> Vec<u8> {
+pub(crate) fn without_managed_fields(json: &[u8]) -> Vec<u8> {
     match serde_json::from_slice::<Value>(json) {
         Ok(mut v) => {
             strip_managed_fields(&mut v);

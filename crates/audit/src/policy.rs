@@ -2,6 +2,7 @@
 //! (upstream: apiserver `pkg/audit/policy`).
 
 use crate::event::{Level, Stage, User};
+use data_encoding::HEXLOWER;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -136,7 +137,7 @@ impl Policy {
             };
             rules.push((rule, decision));
         }
-        let hash = Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect();
+        let hash = HEXLOWER.encode(&Sha256::digest(text));
         Ok(Self { rules, hash, warnings })
     }
 

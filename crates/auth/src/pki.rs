@@ -10,6 +10,7 @@ use crate::signing::Authority;
 use base::clock::SharedClock;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use data_encoding::HEXLOWER;
 use disk::{directory, read, write};
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
@@ -349,7 +350,7 @@ pub fn fingerprint(key: &KeyPair) -> String {
 
 fn hex_sha256(bytes: &[u8]) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+    HEXLOWER.encode(digest.as_ref())
 }
 
 /// Whether a certificate has the subject and names that are wanted.

@@ -8,6 +8,7 @@
 use crate::error::{Error, IoContext as _, Result, invalid};
 use crate::reference::Reference;
 use crate::unpack;
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -210,7 +211,7 @@ impl ImageStore {
         let file = File::create(&path).at("create", &path)?;
         let mut blob = BlobWriter { file, hash: Sha256::new(), size: 0 };
         let result = write(&mut blob).and_then(|()| blob.file.sync_all());
-        let digest = format!("sha256:{}", hex(&blob.hash.finalize()));
+        let digest = digest_text(&blob.hash.finalize());
         let mismatch = wanted.filter(|w| *w != digest);
         if result.is_err() || mismatch.is_some() {
             let _ = fs::remove_file(&path);
@@ -380,7 +381,7 @@ impl ImageStore {
             chain = if chain.is_empty() {
                 diff_id.clone()
             } else {
-                format!("sha256:{}", hex(&Sha256::digest(format!("{chain} {diff_id}"))))
+                digest_text(&Sha256::digest(format!("{chain} {diff_id}")))
             };
             let hash = chain.strip_prefix("sha256:").unwrap_or(&chain);
             if hash.len() != 64 || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -456,7 +457,7 @@ impl ImageStore {
                 chain = if chain.is_empty() {
                     d.clone()
                 } else {
-                    format!("sha256:{}", hex(&Sha256::digest(format!("{chain} {d}"))))
+                    digest_text(&Sha256::digest(format!("{chain} {d}")))
                 };
                 layers.push(hash(&chain));
             }
@@ -481,8 +482,9 @@ fn merge(into: &mut Vec<String>, from: &[String]) {
     }
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+/// The name of content by its hash.
+pub(crate) fn digest_text(hash: &[u8]) -> String {
+    format!("sha256:{}", HEXLOWER.encode(hash))
 }
 
 /// A reader of a blob's plain content, whatever its compression (told by its first bytes).

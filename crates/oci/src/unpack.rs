@@ -4,7 +4,7 @@
 //! inside that view, so an archive can neither leave its directory nor bury a link of a lower layer.
 
 use crate::error::{IoContext as _, Result, invalid};
-use crate::store::{decompressed, hex};
+use crate::store::{decompressed, digest_text};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use sha2::{Digest as _, Sha256};
 use std::collections::VecDeque;
@@ -41,7 +41,7 @@ pub fn layer(blob: &Path, dir: &Path, below: &[PathBuf]) -> Result<String> {
     for (path, mtime) in times.into_iter().rev() {
         set_time(&path, mtime);
     }
-    Ok(format!("sha256:{}", hex(&reader.hash.finalize())))
+    Ok(digest_text(&reader.hash.finalize()))
 }
 
 struct Hashing<R> {

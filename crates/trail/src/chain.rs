@@ -1,5 +1,6 @@
 //! The chain itself: reading lines, and checking that each follows from the one before.
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
@@ -47,13 +48,7 @@ pub struct Broken {
 
 /// The link that a line gives the next one: its SHA-256, in hex.
 pub fn hash(line: &[u8]) -> String {
-    hex(&Sha256::digest(line))
-}
-
-/// Lower-case hex digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    let digits = bytes.iter().flat_map(|b| [b >> 4, b & 15]);
-    digits.map(|d| char::from(b"0123456789abcdef"[usize::from(d)])).collect()
+    HEXLOWER.encode(&Sha256::digest(line))
 }
 
 /// Segments in order.

@@ -1,7 +1,7 @@
 //! Writing one line of the chain: hashed and handed to the disk as it comes, so that a line of any length costs a bounded
 //! buffer.
 
-use crate::chain::hex;
+use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::{self, Write};
@@ -55,7 +55,7 @@ impl<'a> LineWriter<'a> {
         if record.is_none() || self.spilled || self.gathered.len() > BUFFER_BYTES {
             self.spill()?;
         }
-        Ok(hex(&std::mem::take(&mut self.hasher).finalize()))
+        Ok(HEXLOWER.encode(&std::mem::take(&mut self.hasher).finalize()))
     }
 
     /// Writes what is gathered.

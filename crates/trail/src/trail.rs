@@ -4,7 +4,6 @@ use crate::chain::{Entry, GENESIS, hash, read_line, segments};
 use crate::line::LineWriter;
 use crate::recent::{self, Place, Recent};
 use audit::Event;
-use audit::event::Content;
 use base::clock::SharedClock;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashSet;
@@ -128,11 +127,7 @@ impl Trail {
     /// # Errors
     /// The disk did not take it; the next entry will say that it is missing.
     pub fn append(&self, event: &Event, record: Option<u64>) -> io::Result<u64> {
-        if event.response_object.as_ref().is_some_and(|a| matches!(a, Content::Parts(_))) {
-            return self.append_with(record, &mut |out| event.write_line(out));
-        }
-        let line = event.to_line();
-        self.append_with(record, &mut |out| out.write_all(&line))
+        self.append_with(record, &mut |out| event.write_line(out))
     }
 
     /// `event` writes the event's JSON.

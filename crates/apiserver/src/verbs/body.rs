@@ -4,6 +4,7 @@
 mod types;
 
 use crate::context::Context;
+use data_encoding::HEXLOWER;
 use kinds::KindDef;
 use kinds::custom::Custom;
 use meta::GroupVersion;
@@ -334,10 +335,7 @@ fn summary(bytes: &[u8]) -> String {
     match bytes.first() {
         None => "<empty>".to_owned(),
         Some(b'{') => format!("{}{more}", String::from_utf8_lossy(begin)),
-        Some(_) => {
-            let hex: String = begin.iter().map(|b| format!("{b:02x}")).collect();
-            format!("{hex}{more}")
-        }
+        Some(_) => format!("{}{more}", HEXLOWER.encode(begin)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Client certificates (upstream: apiserver `pkg/authentication/request/x509`).
 
 use crate::identity::{CREDENTIAL_ID, Identity};
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use x509_parser::der_parser::Oid;
@@ -36,7 +37,7 @@ pub fn from_certificate(der: &[u8], now: Timestamp) -> Result<Option<(Identity, 
         [one] => one.clone(),
         many => return Err(format!("expected 1 UID, but found multiple: [{}]", many.join(" "))),
     };
-    let hash: String = Sha256::digest(der).iter().map(|b| format!("{b:02x}")).collect();
+    let hash = HEXLOWER.encode(&Sha256::digest(der));
     let extra = [(CREDENTIAL_ID.to_owned(), vec![format!("X509SHA256={hash}")])].into();
     let identity = Identity { name, uid, groups: all(&OID_X509_ORGANIZATION_NAME), extra };
     Ok(Some((identity, Timestamp::from_second(until).unwrap_or(Timestamp::MAX))))

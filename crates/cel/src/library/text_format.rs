@@ -5,7 +5,7 @@ use super::time::seconds_text;
 use crate::functions::{Failure, Outcome, Row};
 use crate::types::Type;
 use crate::value::Value;
-use std::fmt::Write as _;
+use data_encoding::HEXLOWER;
 
 /// Digits after the point when none are asked for.
 const PRECISION: usize = 6;
@@ -128,12 +128,7 @@ fn signed(i: i64, digits: fn(u64) -> String) -> String {
 }
 
 fn hex(v: &Value) -> Result<String, Failure> {
-    let of_bytes = |bytes: &[u8]| {
-        bytes.iter().fold(String::new(), |mut out, b| {
-            let _ = write!(out, "{b:02x}");
-            out
-        })
-    };
+    let of_bytes = |bytes: &[u8]| HEXLOWER.encode(bytes);
     Ok(match v {
         Value::Int(i) => signed(*i, |n| format!("{n:x}")),
         Value::Uint(u) => format!("{u:x}"),

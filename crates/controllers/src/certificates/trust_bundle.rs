@@ -7,10 +7,10 @@ use async_trait::async_trait;
 use client::controller::{After, Controller, Error, Handle, Reconcile};
 use client::informer::Informer;
 use client::{Client, DeleteOptions, Kind};
+use data_encoding::HEXLOWER;
 use k8s_openapi::api::certificates::v1::{ClusterTrustBundle, ClusterTrustBundleSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sha2::{Digest, Sha256};
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 const SIGNER: &str = "kubernetes.io/kube-apiserver-serving";
@@ -39,11 +39,8 @@ pub(crate) fn start(setup: &Setup) -> Option<Handle> {
 
 /// Upstream: `constructBundleName`.
 pub(super) fn name(pem: &str) -> String {
-    let mut name = format!("{}:", SIGNER.replace('/', ":"));
-    for byte in Sha256::digest(pem).iter().take(DIGEST_BYTES) {
-        let _ = write!(name, "{byte:02x}");
-    }
-    name
+    let digest = Sha256::digest(pem);
+    format!("{}:{}", SIGNER.replace('/', ":"), HEXLOWER.encode(&digest[..DIGEST_BYTES]))
 }
 
 #[async_trait]
