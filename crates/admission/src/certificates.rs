@@ -4,7 +4,7 @@
 //! Invariant: a signer is asked for as it is stored, or, of a bundle, as it can never change; a write that does not say
 //! anything in a signer's name needs no permission.
 
-use crate::chain::{Attributes, Plugin};
+use crate::chain::{Attributes, Phase, Plugin};
 use async_trait::async_trait;
 use auth::{Authorizer, Identity};
 use kinds::KindDef;
@@ -140,6 +140,10 @@ impl Plugin for Signers {
         }
     }
 
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        phase == Phase::Validate && a.kind.group == GROUP
+    }
+
     async fn validate(&self, a: &Attributes<'_>, new: Option<&Value>, old: Option<&Value>) -> Result<()> {
         let (new, old) = (new.unwrap_or(&Value::Null), old.unwrap_or(&Value::Null));
         let write = Write { kind: a.kind, operation: a.operation, subresource: a.subresource, new, old };
@@ -160,9 +164,15 @@ impl Plugin for SubjectRestriction {
         "CertificateSubjectRestriction"
     }
 
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        phase == Phase::Validate
+            && a.operation == Operation::Create
+            && a.subresource.is_empty()
+            && a.is(GROUP, REQUESTS)
+    }
+
     async fn validate(&self, a: &Attributes<'_>, new: Option<&Value>, _old: Option<&Value>) -> Result<()> {
-        let create = a.operation == Operation::Create && a.subresource.is_empty();
-        let Some(new) = new.filter(|_| create && a.is(GROUP, REQUESTS)) else { return Ok(()) };
+        let Some(new) = new else { return Ok(()) };
         forbidden_subject(new)
             .map_or(Ok(()), |why| Err(Status::forbidden(&a.kind.group_resource(), a.name, &why)))
     }
@@ -206,10 +216,16 @@ impl Plugin for PodCertificateSigning {
         "PodCertificateRequestSigning"
     }
 
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        phase == Phase::Validate
+            && a.operation == Operation::Update
+            && a.subresource == "status"
+            && a.is(GROUP, "podcertificaterequests")
+    }
+
     async fn validate(&self, a: &Attributes<'_>, new: Option<&Value>, old: Option<&Value>) -> Result<()> {
-        let status = a.operation == Operation::Update && a.subresource == "status";
         let (Some(new), Some(old)) = (new, old) else { return Ok(()) };
-        if !status || !a.is(GROUP, "podcertificaterequests") || new["status"] == old["status"] {
+        if new["status"] == old["status"] {
             return Ok(());
         }
         let signer = old["spec"]["signerName"].as_str().unwrap_or("");

@@ -142,11 +142,21 @@ fn told_name<'a>(name: &'a str, new: Option<&'a Value>) -> &'a str {
     names.find(|n| !n.is_empty()).unwrap_or("Unknown")
 }
 
+/// The two rounds of admission (upstream: `MutationInterface`, `ValidationInterface`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Admit,
+    Validate,
+}
+
 /// One admission plugin.
 #[async_trait]
 pub trait Plugin: Send + Sync {
     /// Upstream's name.
     fn name(&self) -> &'static str;
+
+    /// Whether the plugin has to be asked at all (upstream: `Interface.Handles`): most are about a kind or two.
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool;
 
     /// May change the new object.
     async fn admit(&self, _a: &Attributes<'_>, _new: &mut Value, _old: Option<&Value>) -> Result<()> {
@@ -176,7 +186,7 @@ impl Chain {
 
     pub async fn admit(&self, a: &Attributes<'_>, new: &mut Value, old: Option<&Value>) -> Result<()> {
         loop {
-            for plugin in &self.plugins {
+            for plugin in self.plugins.iter().filter(|p| p.handles(Phase::Admit, a)) {
                 plugin.admit(a, new, old).await?;
             }
             if !a.call.begin_again() {
@@ -186,7 +196,7 @@ impl Chain {
     }
 
     pub async fn validate(&self, a: &Attributes<'_>, new: Option<&Value>, old: Option<&Value>) -> Result<()> {
-        for plugin in &self.plugins {
+        for plugin in self.plugins.iter().filter(|p| p.handles(Phase::Validate, a)) {
             plugin.validate(a, new, old).await?;
         }
         Ok(())

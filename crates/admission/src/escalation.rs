@@ -1,7 +1,7 @@
 //! Roles and bindings give away no more than their writer has (upstream: `pkg/registry/rbac/*/policybased`, there a
 //! storage wrapper). It comes last of the plugins that see the object before it is validated.
 
-use crate::chain::{Attributes, Plugin};
+use crate::chain::{Attributes, Phase, Plugin};
 use async_trait::async_trait;
 use auth::Authorizer;
 use auth::rbac::Rule;
@@ -28,10 +28,11 @@ impl Plugin for Escalation {
         "RBACEscalation"
     }
 
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        phase == Phase::Admit && a.kind.group == auth::rbac::GROUP
+    }
+
     async fn admit(&self, a: &Attributes<'_>, new: &mut Value, old: Option<&Value>) -> Result<()> {
-        if a.kind.group != auth::rbac::GROUP {
-            return Ok(());
-        }
         let find = |kind: &str, namespace: &str, name: &str| {
             let (plural, namespace) =
                 if kind == "Role" { ("roles", namespace) } else { ("clusterroles", "") };

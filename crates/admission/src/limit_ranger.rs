@@ -1,7 +1,7 @@
 //! `LimitRanger`: containers, pods and claims of a namespace keep to its limit ranges, and containers take their defaults
 //! (upstream: `plugin/pkg/admission/limitranger/admission.go`).
 
-use crate::chain::{Attributes, Plugin};
+use crate::chain::{Attributes, Phase, Plugin};
 use async_trait::async_trait;
 use kinds::amounts::Amounts;
 use kinds::pod_resources::{self, Side};
@@ -72,8 +72,12 @@ impl Plugin for LimitRanger {
         "LimitRanger"
     }
 
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        a.is("", "pods") || (phase == Phase::Validate && a.is("", "persistentvolumeclaims"))
+    }
+
     async fn admit(&self, a: &Attributes<'_>, new: &mut Value, old: Option<&Value>) -> Result<()> {
-        if concerns(a, old) && a.is("", "pods") {
+        if concerns(a, old) {
             for range in self.ranges(a).await? {
                 set_defaults(new, &range);
             }

@@ -1,7 +1,7 @@
 //! NodeRestriction: a kubelet changes its own Node and the pods bound to it, nothing else
 //! (upstream: `plugin/pkg/admission/noderestriction`). What that means in detail is [`auth::node_restriction`]'s.
 
-use crate::chain::{Attributes, Plugin};
+use crate::chain::{Attributes, Phase, Plugin};
 use async_trait::async_trait;
 use auth::Authorizer;
 use auth::node_restriction::{Lookup, Request, check};
@@ -45,6 +45,10 @@ impl Lookup for Present<'_> {
 impl Plugin for NodeRestriction {
     fn name(&self) -> &'static str {
         "NodeRestriction"
+    }
+
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        phase == Phase::Validate && a.user.node_name().is_some()
     }
 
     async fn validate(&self, a: &Attributes<'_>, new: Option<&Value>, old: Option<&Value>) -> Result<()> {

@@ -1,6 +1,6 @@
 //! `PodResizeValidator`: a pod on a node takes no more than the node has (upstream: `plugin/pkg/admission/podresize`).
 
-use crate::chain::{Attributes, Plugin};
+use crate::chain::{Attributes, Phase, Plugin};
 use async_trait::async_trait;
 use kinds::amounts::Amounts;
 use kinds::pod_resources::{Side, of_spec};
@@ -30,11 +30,17 @@ impl Plugin for PodResize {
         "PodResizeValidator"
     }
 
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        phase == Phase::Validate
+            && a.operation == Operation::Update
+            && a.is("", "pods")
+            && a.subresource == "resize"
+    }
+
     async fn validate(&self, a: &Attributes<'_>, new: Option<&Value>, old: Option<&Value>) -> Result<()> {
-        let resize = a.operation == Operation::Update && a.is("", "pods") && a.subresource == "resize";
         let (Some(new), Some(old)) = (new, old) else { return Ok(()) };
         let node = new["spec"]["nodeName"].as_str().filter(|n| !n.is_empty());
-        let (true, Some(name)) = (resize, node) else { return Ok(()) };
+        let Some(name) = node else { return Ok(()) };
         // only a change of the spec counts the generation up
         if object::generation(new) == object::generation(old) {
             return Ok(());

@@ -11,7 +11,7 @@ mod pod;
 mod policy;
 mod restricted;
 
-use crate::chain::{Attributes, Notes, Plugin};
+use crate::chain::{Attributes, Notes, Phase, Plugin};
 use async_trait::async_trait;
 use checks::evaluate;
 use kinds::KindDef;
@@ -262,8 +262,13 @@ impl Plugin for PodSecurity {
         "PodSecurity"
     }
 
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        let judged = || a.is("", "namespaces") || a.is("", "pods") || template_of(a.kind).is_some();
+        phase == Phase::Validate && a.operation != Operation::Delete && judged()
+    }
+
     async fn validate(&self, a: &Attributes<'_>, new: Option<&Value>, old: Option<&Value>) -> Result<()> {
-        let Some(new) = new.filter(|_| a.operation != Operation::Delete) else { return Ok(()) };
+        let Some(new) = new else { return Ok(()) };
         let response = if a.is("", "namespaces") {
             self.judge_namespace(a, new, old).await
         } else if a.is("", "pods") {

@@ -1,7 +1,7 @@
 //! `PodTopologyLabels`: pods have the zone and region of their node as labels
 //! (upstream: `plugin/pkg/admission/podtopologylabels`).
 
-use crate::chain::{Attributes, Plugin};
+use crate::chain::{Attributes, Phase, Plugin};
 use async_trait::async_trait;
 use meta::object;
 use meta::status::{Result, Status};
@@ -27,11 +27,15 @@ impl Plugin for PodTopology {
         "PodTopologyLabels"
     }
 
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        phase == Phase::Admit && a.is("", "pods")
+    }
+
     async fn admit(&self, a: &Attributes<'_>, new: &mut Value, _old: Option<&Value>) -> Result<()> {
-        let name = match (a.is("", "pods"), a.subresource) {
-            (true, "") if a.operation == Operation::Create => &new["spec"]["nodeName"],
+        let name = match a.subresource {
+            "" if a.operation == Operation::Create => &new["spec"]["nodeName"],
             // a binding's labels become the pod's
-            (true, "binding") if new["target"]["kind"] == "Node" => &new["target"]["name"],
+            "binding" if new["target"]["kind"] == "Node" => &new["target"]["name"],
             _ => return Ok(()),
         };
         let Some(name) = name.as_str().filter(|n| !n.is_empty()) else { return Ok(()) };

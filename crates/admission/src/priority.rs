@@ -1,6 +1,6 @@
 //! Priority: a pod's priority is its class's value (upstream: `plugin/pkg/admission/priority`).
 
-use crate::chain::{Attributes, Plugin};
+use crate::chain::{Attributes, Phase, Plugin};
 use async_trait::async_trait;
 use meta::field::quoted;
 use meta::permit::Permit;
@@ -54,10 +54,14 @@ impl Plugin for Priority {
         "Priority"
     }
 
-    async fn admit(&self, a: &Attributes<'_>, new: &mut Value, old: Option<&Value>) -> Result<()> {
-        if !a.is("", "pods") || !a.subresource.is_empty() {
-            return Ok(());
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        match phase {
+            Phase::Admit => a.is("", "pods") && a.subresource.is_empty(),
+            Phase::Validate => a.is("scheduling.k8s.io", "priorityclasses"),
         }
+    }
+
+    async fn admit(&self, a: &Attributes<'_>, new: &mut Value, old: Option<&Value>) -> Result<()> {
         if let (Operation::Update, Some(old)) = (a.operation, old) {
             // what was computed stays when a client leaves it out
             for field in ["priority", "preemptionPolicy"] {
@@ -101,11 +105,7 @@ impl Plugin for Priority {
     }
 
     async fn validate(&self, a: &Attributes<'_>, new: Option<&Value>, _old: Option<&Value>) -> Result<()> {
-        let Some(new) =
-            new.filter(|n| a.is("scheduling.k8s.io", "priorityclasses") && n["globalDefault"] == true)
-        else {
-            return Ok(());
-        };
+        let Some(new) = new.filter(|n| n["globalDefault"] == true) else { return Ok(()) };
         let other = self
             .global_default(&a.permit)
             .await?

@@ -4,11 +4,12 @@
 //! Invariant: a write passes only after every quota that is about it has counted it, each by an update that fails when
 //! somebody else counted in between.
 
-use crate::chain::{Attributes, Plugin};
+use crate::chain::{Attributes, Phase, Plugin};
 use async_trait::async_trait;
 use base::clock::SharedClock;
 use client::{ApiResource, Client};
 use jiff::Timestamp;
+use kinds::KindDef;
 use kinds::amounts::Amounts;
 use kinds::quota::Evaluator;
 use meta::object;
@@ -45,9 +46,17 @@ impl ResourceQuota {
         Self { registry, loopback, clock, turns, hasher: RandomState::new() }
     }
 
-    async fn quotas(&self, a: &Attributes<'_>) -> Result<Vec<Value>> {
+    fn row(&self) -> Result<Arc<KindDef>> {
         let row = self.registry.kinds().resource("", "v1", "resourcequotas");
-        let row = row.ok_or_else(Status::no_such_resource)?;
+        row.ok_or_else(Status::no_such_resource)
+    }
+
+    /// Whether the namespace has a quota.
+    fn is_limited(&self, a: &Attributes<'_>) -> Result<bool> {
+        Ok(self.registry.has_any(&a.permit, &*self.row()?, a.namespace))
+    }
+
+    async fn quotas(&self, a: &Attributes<'_>) -> Result<Vec<Value>> {
         let query = ListQuery {
             selectors: Selectors::default(),
             limit: 0,
@@ -55,7 +64,7 @@ impl ResourceQuota {
             resource_version: "0".to_owned(),
             matching: Match::Unset,
         };
-        let listed = self.registry.list(&a.permit, &row, Some(a.namespace), &query).await?;
+        let listed = self.registry.list(&a.permit, &*self.row()?, Some(a.namespace), &query).await?;
         Ok(listed.items.iter().filter_map(|bytes| serde_json::from_slice(bytes).ok()).collect())
     }
 
@@ -104,18 +113,16 @@ impl Plugin for ResourceQuota {
         "ResourceQuota"
     }
 
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        let counted = matches!(a.operation, Operation::Create | Operation::Update) && a.kind.namespaced();
+        phase == Phase::Validate && counted && Evaluator::is_counted(&a.kind.group, &a.kind.plural)
+    }
+
     async fn validate(&self, a: &Attributes<'_>, new: Option<&Value>, old: Option<&Value>) -> Result<()> {
         let Some(new) = new else { return Ok(()) };
-        let old = match a.operation {
-            Operation::Create => None,
-            Operation::Update => old,
-            _ => return Ok(()),
-        };
-        if !a.kind.namespaced() {
-            return Ok(());
-        }
+        let old = old.filter(|_| a.operation == Operation::Update);
         let Some(evaluator) = Evaluator::of(&a.kind.group, &a.kind.plural) else { return Ok(()) };
-        if !evaluator.handles(a.subresource, new, old) || self.quotas(a).await?.is_empty() {
+        if !evaluator.handles(a.subresource, new, old) || !self.is_limited(a)? {
             return Ok(());
         }
         let group_resource = a.kind.group_resource();

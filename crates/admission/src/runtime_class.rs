@@ -1,7 +1,7 @@
 //! `RuntimeClass`: pods name a class that exists, and take its overhead and scheduling
 //! (upstream: `plugin/pkg/admission/runtimeclass`).
 
-use crate::chain::{Attributes, Plugin};
+use crate::chain::{Attributes, Phase, Plugin};
 use async_trait::async_trait;
 use meta::field::quoted;
 use meta::object;
@@ -45,10 +45,11 @@ impl Plugin for RuntimeClass {
         "RuntimeClass"
     }
 
+    fn handles(&self, _phase: Phase, a: &Attributes<'_>) -> bool {
+        is_new_pod(a)
+    }
+
     async fn admit(&self, a: &Attributes<'_>, new: &mut Value, _old: Option<&Value>) -> Result<()> {
-        if !is_new_pod(a) {
-            return Ok(());
-        }
         let Some(class) = self.class(a, new)? else { return Ok(()) };
         let overhead = &class["overhead"]["podFixed"];
         if overhead.as_object().is_some_and(|o| !o.is_empty()) {
@@ -63,7 +64,7 @@ impl Plugin for RuntimeClass {
     }
 
     async fn validate(&self, a: &Attributes<'_>, new: Option<&Value>, _old: Option<&Value>) -> Result<()> {
-        let Some(pod) = new.filter(|_| is_new_pod(a)) else { return Ok(()) };
+        let Some(pod) = new else { return Ok(()) };
         let class = self.class(a, pod)?.unwrap_or_default();
         let given = |v: &Value| v.as_object().is_some_and(|o| !o.is_empty());
         if given(&pod["spec"]["overhead"]) && !given(&class["overhead"]["podFixed"]) {

@@ -1,7 +1,7 @@
 //! ServiceAccount: pods run as an account that exists, and get its token, the cluster's CA and their namespace
 //! (upstream: `plugin/pkg/admission/serviceaccount`).
 
-use crate::chain::{Attributes, Plugin};
+use crate::chain::{Attributes, Phase, Plugin};
 use async_trait::async_trait;
 use meta::field::quoted;
 use meta::object;
@@ -53,10 +53,12 @@ impl Plugin for ServiceAccount {
         "ServiceAccount"
     }
 
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        let new_pod = a.operation == Operation::Create && a.is("", "pods") && a.subresource.is_empty();
+        phase == Phase::Admit && new_pod
+    }
+
     async fn admit(&self, a: &Attributes<'_>, new: &mut Value, _old: Option<&Value>) -> Result<()> {
-        if a.operation != Operation::Create || !a.is("", "pods") || !a.subresource.is_empty() {
-            return Ok(());
-        }
         // Mirror pods are made by kubelets and may not carry an account.
         if object::annotation(new, "kubernetes.io/config.mirror").is_some() {
             if !new["spec"]["serviceAccountName"].as_str().unwrap_or("").is_empty() {

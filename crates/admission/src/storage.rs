@@ -3,7 +3,7 @@
 //!
 //! upstream: `plugin/pkg/admission/storage`, `plugin/pkg/admission/network/defaultingressclass`
 
-use crate::chain::{Attributes, Plugin};
+use crate::chain::{Attributes, Phase, Plugin};
 use async_trait::async_trait;
 use meta::object;
 use meta::permit::Permit;
@@ -67,8 +67,12 @@ impl Plugin for DefaultStorageClass {
         "DefaultStorageClass"
     }
 
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        phase == Phase::Admit && is_itself(a, Operation::Create, "", "persistentvolumeclaims")
+    }
+
     async fn admit(&self, a: &Attributes<'_>, new: &mut Value, _old: Option<&Value>) -> Result<()> {
-        if !is_itself(a, Operation::Create, "", "persistentvolumeclaims") || claim_class(new).is_some() {
+        if claim_class(new).is_some() {
             return Ok(());
         }
         let all = classes(&self.registry, &a.permit, "storage.k8s.io", "storageclasses").await?;
@@ -92,19 +96,27 @@ impl Plugin for StorageObjectInUseProtection {
         "StorageObjectInUseProtection"
     }
 
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        phase == Phase::Admit && protection(a).is_some()
+    }
+
     async fn admit(&self, a: &Attributes<'_>, new: &mut Value, _old: Option<&Value>) -> Result<()> {
-        let finalizer = [
-            ("", "persistentvolumes", "kubernetes.io/pv-protection"),
-            ("", "persistentvolumeclaims", "kubernetes.io/pvc-protection"),
-            ("storage.k8s.io", "volumeattributesclasses", "kubernetes.io/vac-protection"),
-        ]
-        .into_iter()
-        .find(|(group, plural, _)| is_itself(a, Operation::Create, group, plural));
-        if let Some((_, _, finalizer)) = finalizer {
+        if let Some(finalizer) = protection(a) {
             hold(new, finalizer);
         }
         Ok(())
     }
+}
+
+/// The finalizer of what is made.
+fn protection(a: &Attributes<'_>) -> Option<&'static str> {
+    let finalizers = [
+        ("", "persistentvolumes", "kubernetes.io/pv-protection"),
+        ("", "persistentvolumeclaims", "kubernetes.io/pvc-protection"),
+        ("storage.k8s.io", "volumeattributesclasses", "kubernetes.io/vac-protection"),
+    ];
+    let of = |(group, plural, finalizer)| is_itself(a, Operation::Create, group, plural).then_some(finalizer);
+    finalizers.into_iter().find_map(of)
 }
 
 /// Adds a finalizer that is not there.
@@ -145,9 +157,13 @@ impl Plugin for PersistentVolumeClaimResize {
         "PersistentVolumeClaimResize"
     }
 
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        phase == Phase::Validate && is_itself(a, Operation::Update, "", "persistentvolumeclaims")
+    }
+
     async fn validate(&self, a: &Attributes<'_>, new: Option<&Value>, old: Option<&Value>) -> Result<()> {
         let (Some(new), Some(old)) = (new, old) else { return Ok(()) };
-        if !is_itself(a, Operation::Update, "", "persistentvolumeclaims") || size(new) <= size(old) {
+        if size(new) <= size(old) {
             return Ok(());
         }
         let refuse = |why: &str| Err(Status::forbidden(&a.kind.group_resource(), a.name, why));
@@ -187,10 +203,14 @@ impl Plugin for DefaultIngressClass {
         "DefaultIngressClass"
     }
 
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        phase == Phase::Admit && is_itself(a, Operation::Create, "networking.k8s.io", "ingresses")
+    }
+
     async fn admit(&self, a: &Attributes<'_>, new: &mut Value, _old: Option<&Value>) -> Result<()> {
         let named =
             !new["spec"]["ingressClassName"].is_null() || object::annotation(new, INGRESS_CLASS).is_some();
-        if !is_itself(a, Operation::Create, "networking.k8s.io", "ingresses") || named {
+        if named {
             return Ok(());
         }
         let all = classes(&self.registry, &a.permit, "networking.k8s.io", "ingressclasses").await?;

@@ -1,7 +1,7 @@
 //! TaintNodesByCondition and DefaultTolerationSeconds: new nodes start tainted, pods bear a dead node for five minutes
 //! (upstream: `plugin/pkg/admission/nodetaint`, `plugin/pkg/admission/defaulttolerationseconds`).
 
-use crate::chain::{Attributes, Plugin};
+use crate::chain::{Attributes, Phase, Plugin};
 use async_trait::async_trait;
 use meta::object;
 use meta::status::Result;
@@ -21,10 +21,12 @@ impl Plugin for TaintNodesByCondition {
         "TaintNodesByCondition"
     }
 
-    async fn admit(&self, a: &Attributes<'_>, new: &mut Value, _old: Option<&Value>) -> Result<()> {
-        if a.operation != Operation::Create || !a.is("", "nodes") || !a.subresource.is_empty() {
-            return Ok(());
-        }
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        let new_node = a.operation == Operation::Create && a.is("", "nodes") && a.subresource.is_empty();
+        phase == Phase::Admit && new_node
+    }
+
+    async fn admit(&self, _a: &Attributes<'_>, new: &mut Value, _old: Option<&Value>) -> Result<()> {
         let Some(spec) = object::map_at(new, &["spec"]) else { return Ok(()) };
         let taints = spec.entry("taints").or_insert_with(|| json!([]));
         if taints.is_null() {
@@ -47,10 +49,12 @@ impl Plugin for DefaultTolerationSeconds {
         "DefaultTolerationSeconds"
     }
 
-    async fn admit(&self, a: &Attributes<'_>, new: &mut Value, _old: Option<&Value>) -> Result<()> {
-        if a.operation == Operation::Delete || !a.is("", "pods") || !a.subresource.is_empty() {
-            return Ok(());
-        }
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        let pod = a.operation != Operation::Delete && a.is("", "pods") && a.subresource.is_empty();
+        phase == Phase::Admit && pod
+    }
+
+    async fn admit(&self, _a: &Attributes<'_>, new: &mut Value, _old: Option<&Value>) -> Result<()> {
         let Some(spec) = object::map_at(new, &["spec"]) else { return Ok(()) };
         let list = spec.entry("tolerations").or_insert_with(|| json!([]));
         if list.is_null() {

@@ -7,7 +7,7 @@ mod call;
 mod hook;
 mod review;
 
-use crate::chain::{Attributes, Plugin};
+use crate::chain::{Attributes, Phase, Plugin};
 use crate::matching::{self, row_for};
 use crate::policy::conditions::Matched;
 use crate::policy::scope::{Facts, Scope, Seen, Variables};
@@ -179,9 +179,6 @@ impl Webhooks {
         old: Option<&Value>,
     ) -> Result<()> {
         let hooks = self.hooks.get();
-        if hooks.is_empty() || matching::is_exempt(a.kind) {
-            return Ok(());
-        }
         let round = a.call.round();
         if let Some(new) = new.as_deref() {
             a.call.webhooks.begin(round, new);
@@ -263,9 +260,6 @@ impl Webhooks {
     /// Asks the validating hooks all at once; the first refusal counts.
     async fn check(&self, a: &Attributes<'_>, new: Option<&Value>, old: Option<&Value>) -> Result<()> {
         let hooks = self.hooks.get();
-        if hooks.is_empty() || matching::is_exempt(a.kind) {
-            return Ok(());
-        }
         let due = self.due(&hooks, a, new, old).await?;
         let asked = due.iter().map(|(_, hook, row)| self.ask(hook, row, a, new, old));
         let answers = futures::future::join_all(asked).await;
@@ -285,16 +279,20 @@ impl Plugin for Webhooks {
         if self.mutating { "MutatingAdmissionWebhook" } else { "ValidatingAdmissionWebhook" }
     }
 
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        let asked = match phase {
+            Phase::Admit => self.mutating,
+            // A deletion has no object to change, but mutating webhooks are asked about it.
+            Phase::Validate => !self.mutating || a.operation == Operation::Delete,
+        };
+        asked && !self.hooks.get().is_empty() && !matching::is_exempt(a.kind)
+    }
+
     async fn admit(&self, a: &Attributes<'_>, new: &mut Value, old: Option<&Value>) -> Result<()> {
-        if self.mutating { self.mutate(a, Some(new), old).await } else { Ok(()) }
+        self.mutate(a, Some(new), old).await
     }
 
     async fn validate(&self, a: &Attributes<'_>, new: Option<&Value>, old: Option<&Value>) -> Result<()> {
-        match (self.mutating, a.operation) {
-            // A deletion has no object to change, but mutating webhooks are asked about it.
-            (true, Operation::Delete) => self.mutate(a, None, old).await,
-            (true, _) => Ok(()),
-            (false, _) => self.check(a, new, old).await,
-        }
+        if self.mutating { self.mutate(a, None, old).await } else { self.check(a, new, old).await }
     }
 }

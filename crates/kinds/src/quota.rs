@@ -79,9 +79,14 @@ pub fn scopes(quota: &Value) -> Vec<Scope<'_>> {
 }
 
 impl Evaluator {
+    /// Whether the objects of a kind ever count.
+    pub fn is_counted(group: &str, plural: &str) -> bool {
+        !IGNORED.contains(&(group, plural))
+    }
+
     /// Of a kind; `None` when its objects never count.
     pub fn of(group: &str, plural: &str) -> Option<Self> {
-        if IGNORED.contains(&(group, plural)) {
+        if !Self::is_counted(group, plural) {
             return None;
         }
         Some(match (group, plural) {

@@ -145,14 +145,19 @@ impl Registry {
     /// As [`Self::get_value`], of which no more is read than `T` has.
     pub fn get_as<T: DeserializeOwned>(
         &self,
-        _permit: &Permit,
+        permit: &Permit,
         kind: &KindDef,
         namespace: &str,
         name: &str,
     ) -> Result<T> {
+        let stored = self.get_stored(permit, kind, namespace, name)?;
+        serde_json::from_slice(&stored).map_err(Status::internal)
+    }
+
+    /// As [`Self::get_value`], not read.
+    fn get_stored(&self, _permit: &Permit, kind: &KindDef, namespace: &str, name: &str) -> Result<Bytes> {
         let entry = self.store.get(&kind.key(namespace, name));
-        let entry = entry.ok_or_else(|| Status::not_found(&kind.group_resource(), name))?;
-        serde_json::from_slice(&entry.value).map_err(Status::internal)
+        Ok(entry.ok_or_else(|| Status::not_found(&kind.group_resource(), name))?.value)
     }
 
     /// As [`Self::get_as`], but what is not here is looked for among what other servers wrote (upstream: a lister first,
@@ -164,13 +169,30 @@ impl Registry {
         namespace: &str,
         name: &str,
     ) -> Result<T> {
-        match self.get_as(permit, kind, namespace, name) {
+        let stored = self.get_stored_live(permit, kind, namespace, name).await?;
+        serde_json::from_slice(&stored).map_err(Status::internal)
+    }
+
+    /// As [`Self::get_live`], not read.
+    pub async fn get_stored_live(
+        &self,
+        permit: &Permit,
+        kind: &KindDef,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Bytes> {
+        match self.get_stored(permit, kind, namespace, name) {
             Err(e) if e.is_not_found() => {
                 self.consistent().await?;
-                self.get_as(permit, kind, namespace, name)
+                self.get_stored(permit, kind, namespace, name)
             }
             found => found,
         }
+    }
+
+    /// Whether there is an object of a kind in a namespace.
+    pub fn has_any(&self, _permit: &Permit, kind: &KindDef, namespace: &str) -> bool {
+        self.store.count(&format!("{}{namespace}/", kind.key_prefix())) > 0
     }
 
     pub async fn list(

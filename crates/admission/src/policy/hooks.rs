@@ -123,12 +123,14 @@ impl<C: Send + Sync + 'static> Hooks<C> {
         Self { policies, bindings }
     }
 
+    /// Whether no policy has a binding.
+    pub fn is_empty(&self) -> bool {
+        self.bindings.get().is_empty()
+    }
+
     /// The policies that have bindings, by name, with these.
     pub fn bound(&self) -> Vec<(Arc<Policy<C>>, Bindings)> {
         let bindings = self.bindings.get();
-        if bindings.is_empty() {
-            return Vec::new();
-        }
         let policies = self.policies.get();
         let bound = |p: &Arc<Policy<C>>| Some((p.clone(), bindings.get(&p.name)?.clone()));
         policies.iter().filter_map(bound).collect()

@@ -7,7 +7,7 @@ use super::hooks::{Hooks, Invocation, select};
 use super::scope::{Expression, Facts, Scope, Seen, Variables};
 use super::validating::COST_MAX;
 use super::{Objects, concerns, is_other, namespace_object, patch};
-use crate::chain::{Attributes, Plugin};
+use crate::chain::{Attributes, Phase, Plugin};
 use async_trait::async_trait;
 use auth::Authorizer;
 use kinds::KindDef;
@@ -208,14 +208,15 @@ impl Plugin for MutatingPolicies {
         "MutatingAdmissionPolicy"
     }
 
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        phase == Phase::Admit
+            && a.operation != Operation::Delete
+            && !self.hooks.is_empty()
+            && concerns(a.kind)
+    }
+
     async fn admit(&self, a: &Attributes<'_>, new: &mut Value, old: Option<&Value>) -> Result<()> {
-        if a.operation == Operation::Delete {
-            return Ok(());
-        }
         let bound = self.hooks.bound();
-        if bound.is_empty() || !concerns(a.kind) {
-            return Ok(());
-        }
         let (mut all, mut failures) = (Vec::new(), Vec::new());
         for (policy, bindings) in &bound {
             let (due, wrong) = select(&self.registry, a, (policy, bindings), Some(new), old).await;

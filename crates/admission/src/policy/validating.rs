@@ -6,7 +6,7 @@ use super::conditions::{Conditions, Matched};
 use super::hooks::{Binding, Hooks, Invocation, Policy, select};
 use super::scope::{Expression, Facts, Scope, Seen, Variables};
 use super::{Objects, concerns, namespace_object};
-use crate::chain::{Attributes, Plugin};
+use crate::chain::{Attributes, Phase, Plugin};
 use async_trait::async_trait;
 use auth::Authorizer;
 use kinds::declared::admission::{Has, Returns};
@@ -379,11 +379,12 @@ impl Plugin for ValidatingPolicies {
         "ValidatingAdmissionPolicy"
     }
 
+    fn handles(&self, phase: Phase, a: &Attributes<'_>) -> bool {
+        phase == Phase::Validate && !self.hooks.is_empty() && concerns(a.kind)
+    }
+
     async fn validate(&self, a: &Attributes<'_>, new: Option<&Value>, old: Option<&Value>) -> Result<()> {
         let bound = self.hooks.bound();
-        if bound.is_empty() || !concerns(a.kind) {
-            return Ok(());
-        }
         let (mut tally, mut objects) = (Tally::default(), Objects::new(&self.registry, a, old));
         for (policy, bindings) in &bound {
             let (due, wrong) = select(&self.registry, a, (policy, bindings), new, old).await;
