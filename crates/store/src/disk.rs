@@ -11,10 +11,11 @@ pub mod sim;
 pub use real::RealDisk;
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 /// Bytes of zeros written at a time.
-const ZERO_BLOCK_BYTES: usize = 256 << 10;
+const ZERO_BLOCK_BYTES: usize = 512 << 10;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,21 +79,25 @@ pub trait DiskFile: Send + Sync {
 
     /// Writes zeros over a part. A file system notes of preallocated room that nothing was written there;
     /// the first sync of each block then has to change that note too, which takes its journal twice as long.
-    fn write_zeros(&self, part: std::ops::Range<u64>) -> io::Result<()> {
-        let zeros = vec![0; ZERO_BLOCK_BYTES.min((part.end - part.start) as usize)];
-        let mut at = part.start;
-        while at < part.end {
-            let part = zeros.len().min((part.end - at) as usize);
-            if !self.write_through(&zeros[..part], at)? {
-                self.write_at(&zeros[..part], at)?;
-            }
-            at += part as u64;
-        }
-        Ok(())
+    fn write_zeros(&self, part: Range<u64>) -> io::Result<()> {
+        with_zeros(part, &mut |zeros, at| self.write_at(zeros, at))
     }
 
     /// Makes the contents and the size durable.
     fn sync_data(&self) -> io::Result<()>;
+}
+
+/// Calls `write` with zeros for one piece of a part of a file after the other, and where it begins.
+fn with_zeros(part: Range<u64>, write: &mut dyn FnMut(&[u8], u64) -> io::Result<()>) -> io::Result<()> {
+    let memory = vec![0; ZERO_BLOCK_BYTES + direct::BLOCK_BYTES];
+    let zeros = &memory[memory.as_ptr().align_offset(direct::BLOCK_BYTES)..];
+    let mut at = part.start;
+    while at < part.end {
+        let bytes = ZERO_BLOCK_BYTES.min((part.end - at) as usize);
+        write(&zeros[..bytes], at)?;
+        at += bytes as u64;
+    }
+    Ok(())
 }
 
 /// Whether an error says that the disk has no room, so that the write can be refused and tried again later.

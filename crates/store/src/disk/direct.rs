@@ -5,14 +5,16 @@
 //!
 //! Invariant: whole blocks are written, and what stands before the data in its first block is what the file has there.
 
+use super::with_zeros;
 use rustix::fs::OFlags;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 
 /// What file systems want places in memory and in files to be multiples of, at most.
-const BLOCK_BYTES: usize = 4096;
+pub const BLOCK_BYTES: usize = 4096;
 /// The memory of a write is given back when it is more than this.
 const MEMORY_BYTES_MAX: usize = 1 << 20;
 
@@ -43,13 +45,28 @@ impl From<io::Error> for Failed {
     }
 }
 
+/// Opens a file again; `None` where that cannot be done.
+fn again(file: &File, more: OFlags) -> Option<File> {
+    let flags = OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC | more;
+    // By its number: the file may have another name by now.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Some(rustix::fs::open(path, flags, rustix::fs::Mode::empty()).ok()?.into())
+}
+
+/// Writes zeros over whole blocks of a file, within its size; they are not durable yet. `false` when the ordinary way has
+/// to be taken.
+pub fn write_zeros(file: &File, part: Range<u64>) -> bool {
+    let whole = |at: u64| at.is_multiple_of(BLOCK_BYTES as u64);
+    let Some(file) = again(file, OFlags::empty()).filter(|_| whole(part.start) && whole(part.end)) else {
+        return false;
+    };
+    with_zeros(part, &mut |zeros, at| file.write_all_at(zeros, at)).is_ok()
+}
+
 impl Direct {
     /// Opens a file again; `None` where that cannot be done.
     pub fn open(file: &File) -> Option<Self> {
-        let flags = OFlags::RDWR | OFlags::DIRECT | OFlags::DSYNC | OFlags::CLOEXEC;
-        // By its number: the file may have another name by now.
-        let again = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let file = File::from(rustix::fs::open(again, flags, rustix::fs::Mode::empty()).ok()?);
+        let file = again(file, OFlags::DSYNC)?;
         let size = file.metadata().ok()?.len();
         Some(Self { file, size, last: None, memory: Vec::new() })
     }

@@ -2,11 +2,12 @@
 //!
 //! Files are made with mode 0600 and directories with 0700: the store holds secrets.
 
-use super::direct::{Direct, Failed};
-use super::{Disk, DiskFile, Mode};
+use super::direct::{self, Direct, Failed};
+use super::{Disk, DiskFile, Mode, with_zeros};
 use parking_lot::Mutex;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -134,6 +135,14 @@ impl DiskFile for RealFile {
         }
     }
 
+    fn write_zeros(&self, part: Range<u64>) -> io::Result<()> {
+        // What was preallocated is written past the page cache too: nobody is to read it there.
+        if part.end <= self.size()? && direct::write_zeros(&self.file, part.clone()) {
+            return Ok(());
+        }
+        with_zeros(part, &mut |zeros, at| self.write_at(zeros, at))
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -170,6 +179,20 @@ mod tests {
                 at += bytes;
                 prop_assert_eq!(&std::fs::read(&path)?, &expected);
             }
+        }
+    }
+
+    #[test]
+    fn zeros_are_written_over_any_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let file = RealDisk.open(&path, Mode::Create).unwrap();
+        for part in [0..8192, 4096..8192, 100..5000, 4096..1 << 20] {
+            file.write_at(&vec![7; 1 << 20], 0).unwrap();
+            file.write_zeros(part.clone()).unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            let zero = |at: &u64| bytes[*at as usize] == 0;
+            assert!((0..1 << 20).all(|at| zero(&at) == part.contains(&at)), "{part:?}");
         }
     }
 

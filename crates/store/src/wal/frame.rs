@@ -1,8 +1,11 @@
 //! One frame of the log: a group of commits that became durable together.
 //!
-//! Layout: magic, body length (u32 each), sequence number, newest revision (u64 each), hash of the frame before
-//! (32 bytes), CRC32C of the body, CRC32C of all that (u32 each), body. The body: the lowest unfinished record number
+//! Layout: magic, body length (u32 each), sequence number, newest revision (u64 each), hash of the header of the frame
+//! before (32 bytes), CRC32C of the body, CRC32C of all that (u32 each), body. The body: the lowest unfinished record number
 //! (u64), then commits to the end.
+//!
+//! The hash says that a frame follows from that one and no other; that a body is whole is for its checksum to say, which the
+//! header holds. Who could change a file could make new ones of either: it is the audit trail that tells of that.
 
 use super::codec::{Commit, Input, put_u64};
 use crate::Revision;
@@ -11,9 +14,9 @@ use sha2::{Digest, Sha256};
 pub const HEADER_BYTES: usize = 64;
 
 /// Starts a frame. The first byte occurs in no UTF-8 text, which makes the search for frames fast.
-pub const MAGIC: [u8; 4] = [0xF5, b'T', b'F', b'1'];
+pub const MAGIC: [u8; 4] = [0xF5, b'T', b'F', b'2'];
 
-/// SHA-256 of a frame, or what stands in for the frame before the first.
+/// SHA-256 of a frame's header, or what stands in for the frame before the first.
 pub type Hash = [u8; 32];
 
 /// What checksums in a segment start from.
@@ -74,7 +77,7 @@ pub fn seal(
     header[56..60].copy_from_slice(&crc32c::crc32c_append(seed.at(offset), body).to_le_bytes());
     let crc = crc32c::crc32c_append(seed.at(offset), &header[..60]);
     header[60..64].copy_from_slice(&crc.to_le_bytes());
-    hash(header, body)
+    hash(header)
 }
 
 /// The header at an offset, when there is one.
@@ -106,11 +109,8 @@ impl Header {
     }
 }
 
-pub fn hash(header: &[u8], body: &[u8]) -> Hash {
-    let mut sha = Sha256::new();
-    sha.update(header);
-    sha.update(body);
-    sha.finalize().into()
+pub fn hash(header: &[u8]) -> Hash {
+    Sha256::digest(header).into()
 }
 
 /// The contents of a body that passed its checksum; `None` is a format that this version does not know.

@@ -111,7 +111,7 @@ fn next(window: &mut Window, seed: Seed, end: &End) -> io::Result<Next> {
             "its checksum is right but its contents are not known to this version".to_owned(),
         ));
     };
-    let hash = frame::hash(head, body_bytes);
+    let hash = frame::hash(head);
     let position = Position { sequence: header.sequence + 1, revision: header.revision, hash };
     Ok(Next::Frame { body, position, offset: at + total as u64 })
 }

@@ -10,7 +10,7 @@ use crate::Revision;
 /// Bytes before the first frame.
 pub const HEADER_BYTES: u64 = 128;
 
-const MAGIC: [u8; 8] = *b"TAFWAL01";
+const MAGIC: [u8; 8] = *b"TAFWAL02";
 
 /// A segment's header: the log's position when it was begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
