@@ -183,10 +183,10 @@ fn check_type(kind: &KindDef, mut value: Value, bytes: &[u8]) -> Result<Value> {
     if value.is_null() {
         value = Value::Object(serde_json::Map::new());
     }
-    let Some(map) = value.as_object_mut() else {
+    if !value.is_object() {
         return Err(unrecognized(kind, &no_object(&value), bytes));
-    };
-    let (api_version, name) = match type_of(&Value::Object(map.clone())) {
+    }
+    let (api_version, name) = match type_of(&value) {
         Ok(found) => found,
         Err(why) => return Err(unread(kind, &why, bytes)),
     };
