@@ -43,11 +43,11 @@ impl<'a> LineWriter<'a> {
         event: &mut dyn FnMut(&mut Self) -> io::Result<()>,
     ) -> io::Result<String> {
         // Neither hashes nor times have anything to escape.
-        write!(self, "{{\"seq\":{seq},\"prev\":\"{prev}\",\"received\":\"{received}\"")?;
-        if let Some(record) = record {
-            write!(self, ",\"record\":{record}")?;
-        }
-        self.write_all(b",\"event\":")?;
+        let record_member = record.map_or_else(String::new, |r| format!(",\"record\":{r}"));
+        let head = format!(
+            "{{\"seq\":{seq},\"prev\":\"{prev}\",\"received\":\"{received}\"{record_member},\"event\":"
+        );
+        self.write_all(head.as_bytes())?;
         event(self)?;
         self.write_all(b"}")?;
         self.hasher.update(&self.gathered[self.hashed..]);

@@ -368,7 +368,7 @@ impl Pieces {
             let length = |message: &Bytes| meta::proto::bytes_field_len(ITEMS_FIELD, message.len());
             return Ok(self.messages.iter().map(length).sum());
         }
-        let (mut held, mut total, mut piece) = (Vec::new(), 0, BytesMut::new());
+        let (mut held, mut total, mut piece) = (Vec::new(), 0, wire::piece_memory(PIECE_BYTES + 4096));
         let mut kept = 0;
         for (i, item) in self.list.items.iter().enumerate() {
             self.list.write_item(self.format, item, &mut piece)?;
@@ -377,7 +377,8 @@ impl Pieces {
             }
             total += piece.len();
             if total <= HELD_BYTES_MAX {
-                held.push(std::mem::take(&mut piece).freeze());
+                let next = wire::piece_memory(PIECE_BYTES + 4096);
+                held.push(std::mem::replace(&mut piece, next).freeze());
                 kept = i + 1;
             }
             piece.clear();
@@ -419,7 +420,7 @@ impl Iterator for Pieces {
         {
             return Some(Ok(piece));
         }
-        let mut out = BytesMut::with_capacity(PIECE_BYTES + 4096);
+        let mut out = wire::piece_memory(PIECE_BYTES + 4096);
         if let Some(head) = self.head.take() {
             out.extend_from_slice(&head);
         }

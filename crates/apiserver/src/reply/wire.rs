@@ -5,7 +5,7 @@
 
 use super::{full, response, streaming};
 use crate::negotiate::{Encoding, Format};
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use client::{Body, BoxError};
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder};
@@ -18,6 +18,8 @@ const GZIP_OVER_BYTES: usize = 128 << 10;
 /// A larger document is sent in pieces of this size.
 const PIECE_BYTES: usize = 64 << 10;
 const INDENT: &[u8] = b"  ";
+/// Where in its memory a piece begins (see [`piece_memory`]).
+const PIECE_OFFSET_BYTES: usize = 2048;
 
 type Piece = Result<Bytes, BoxError>;
 
@@ -72,13 +74,28 @@ pub fn pieces(
     Ok(out)
 }
 
+/// Memory for a piece of about this many bytes, which begins away from where pages of memory begin.
+///
+/// Why: TLS copies pieces into records, whose memory begins with a page, some bytes behind its begin. Where source and
+/// destination are at the same place of their pages but for such an offset, AMD's processors copy at 3 GB/s instead of 50
+/// with the instruction that glibc before 2.39 uses from 2 KiB on (glibc's bug 30994).
+pub fn piece_memory(bytes: usize) -> BytesMut {
+    if bytes < PIECE_OFFSET_BYTES {
+        return BytesMut::with_capacity(bytes);
+    }
+    let mut out = BytesMut::zeroed(PIECE_OFFSET_BYTES);
+    out.reserve(bytes);
+    out.advance(PIECE_OFFSET_BYTES);
+    out
+}
+
 fn joined(mut pieces: Vec<Bytes>, length: usize) -> Bytes {
     if pieces.len() == 1
         && let Some(only) = pieces.pop()
     {
         return only;
     }
-    let mut out = BytesMut::with_capacity(length);
+    let mut out = piece_memory(length);
     pieces.iter().for_each(|p| out.extend_from_slice(p));
     out.freeze()
 }
@@ -88,7 +105,7 @@ fn finished(encoding: Encoding, bytes: Bytes) -> Bytes {
     match encoding.format {
         Format::Json if encoding.pretty => pretty(&bytes),
         Format::Json => {
-            let mut out = BytesMut::with_capacity(bytes.len() + 1);
+            let mut out = piece_memory(bytes.len() + 1);
             out.extend_from_slice(&bytes);
             out.extend_from_slice(b"\n");
             out.freeze()

@@ -21,6 +21,7 @@ use registry::{WatchEvent, WatchQuery, Watching};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use store::Change;
 
 /// Watches end after this long at least, up to twice as long, so that clients spread over servers
 /// (upstream: `--min-request-timeout`).
@@ -35,6 +36,10 @@ const LAST_BOOKMARK_BEFORE: Duration = Duration::from_secs(2);
 const SHARED_OVER_BYTES: usize = 32 << 10;
 /// Events of one burst are sent in pieces of about this size.
 const PIECE_BYTES: usize = 64 << 10;
+/// By how much the last event of a piece usually exceeds it.
+const PIECE_BYTES_OVER: usize = 4 << 10;
+/// About what is sent around an object.
+const FRAME_BYTES: usize = 64;
 
 pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
     let q = &ctx.info.query;
@@ -176,7 +181,11 @@ impl Framing {
         }
         let key = Key { burst: burst.clone(), at, kind: self.kind.clone(), format };
         self.bursts.piece(key, || {
-            let mut out = BytesMut::new();
+            let length = |change: &Change| match change {
+                Change::Put(value) | Change::Delete(value) => FRAME_BYTES + value.len(),
+            };
+            let all: usize = burst[at..].iter().map(|e| length(&e.change)).sum();
+            let mut out = wire::piece_memory(all.min(self.piece_bytes + PIECE_BYTES_OVER));
             let mut events = 0;
             for change in &burst[at..] {
                 self.write(&mut out, &watching.event_of(change)?).ok()?;
