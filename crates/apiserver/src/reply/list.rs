@@ -6,7 +6,7 @@
 
 use super::{Rendered, Rendering, wire};
 use crate::codec::{self, META};
-use crate::encoded::Encoded;
+use crate::encoded::{Copied, Encoded, Part, Single};
 use crate::negotiate::{Encoding, Format, OBJECT_TYPES, View};
 use crate::table::{TableView, partial, partial_bytes};
 use audit::event::{Content, Parts, strip_managed_fields};
@@ -330,8 +330,8 @@ struct Pieces {
     list: List,
     format: Format,
     head: Option<Bytes>,
-    /// The messages of a protobuf list of stored objects.
-    messages: Vec<Bytes>,
+    /// The items of a protobuf list of stored objects.
+    parts: std::vec::IntoIter<Part>,
     /// Pieces that were made already, of a protobuf list.
     held: std::vec::IntoIter<Bytes>,
     at: usize,
@@ -345,7 +345,7 @@ impl Pieces {
             list,
             format,
             head: None,
-            messages: Vec::new(),
+            parts: Vec::new().into_iter(),
             held: Vec::new().into_iter(),
             at: 0,
             tail: Bytes::new(),
@@ -362,11 +362,16 @@ impl Pieces {
         if self.list.view == View::Object {
             // The messages of stored objects are kept already, and shared.
             let message = self.list.message().ok_or_else(|| Status::not_acceptable(OBJECT_TYPES))?;
-            self.messages = self.list.encoded.messages(message, &self.list.items)?;
+            let parts = self.list.encoded.parts(message, &self.list.items)?;
             // Let go while they are in the cache.
             self.list.items = Vec::new();
-            let length = |message: &Bytes| meta::proto::bytes_field_len(ITEMS_FIELD, message.len());
-            return Ok(self.messages.iter().map(length).sum());
+            let length = |part: &Part| match part {
+                Part::Run(items) => items.len(),
+                Part::Single(one) => item_bytes(one),
+            };
+            let total = parts.iter().map(length).sum();
+            self.parts = parts.into_iter();
+            return Ok(total);
         }
         let (mut held, mut total, mut piece) = (Vec::new(), 0, wire::piece_memory(PIECE_BYTES + 4096));
         let mut kept = 0;
@@ -390,9 +395,7 @@ impl Pieces {
     fn fill(&mut self, out: &mut BytesMut) -> Result<()> {
         while out.len() < PIECE_BYTES {
             // What went out is let go.
-            if let Some(message) = self.messages.get_mut(self.at).map(std::mem::take) {
-                write_message(&message, out);
-            } else if let Some(item) = self.list.items.get_mut(self.at).map(std::mem::take) {
+            if let Some(item) = self.list.items.get_mut(self.at).map(std::mem::take) {
                 if self.at > 0 && self.format == Format::Json {
                     out.put_u8(b',');
                 }
@@ -408,6 +411,44 @@ impl Pieces {
     }
 }
 
+/// The next piece of items: some that lie together, or messages that do from now on.
+fn next_part(encoded: &Encoded, parts: &mut std::vec::IntoIter<Part>) -> Option<Bytes> {
+    let mut bytes = 0;
+    let count = parts.as_slice().iter().take_while(|part| match part {
+        Part::Single(next) if bytes < PIECE_BYTES => {
+            bytes += item_bytes(next);
+            true
+        }
+        _ => false,
+    });
+    let count = count.count();
+    if count == 0 {
+        return match parts.next()? {
+            Part::Run(items) => Some(items),
+            Part::Single(_) => None,
+        };
+    }
+    let (mut piece, mut copied, mut head) =
+        (wire::piece_memory(bytes), Vec::with_capacity(count), Vec::new());
+    for part in parts.take(count) {
+        let Part::Single(single) = part else { break };
+        let item = piece.len();
+        head.clear();
+        meta::proto::bytes_field_head(&mut head, ITEMS_FIELD, single.message.len());
+        piece.extend_from_slice(&head);
+        let begin = piece.len();
+        piece.extend_from_slice(&single.message);
+        copied.push(Copied { single, item, begin });
+    }
+    let piece = piece.freeze();
+    encoded.packed(&piece, copied);
+    Some(piece)
+}
+
+fn item_bytes(single: &Single) -> usize {
+    meta::proto::bytes_field_len(ITEMS_FIELD, single.message.len())
+}
+
 impl Iterator for Pieces {
     type Item = std::result::Result<Bytes, BoxError>;
 
@@ -416,7 +457,11 @@ impl Iterator for Pieces {
             return None;
         }
         if self.format == Format::Protobuf
-            && let Some(piece) = self.head.take().or_else(|| self.held.next())
+            && let Some(piece) = self
+                .head
+                .take()
+                .or_else(|| self.held.next())
+                .or_else(|| next_part(&self.list.encoded, &mut self.parts))
         {
             return Some(Ok(piece));
         }
