@@ -27,10 +27,45 @@ pub struct Encoded(Mutex<Generations>);
 
 #[derive(Default)]
 struct Generations {
-    /// By the address of the object's bytes.
-    young: HashMap<usize, Entry>,
-    old: HashMap<usize, Entry>,
+    young: Generation,
+    old: Generation,
     young_bytes: usize,
+}
+
+/// Entries in the order in which they came, which is that of lists.
+#[derive(Default)]
+struct Generation {
+    /// Which entry is that of an object, by the address of its bytes.
+    index: HashMap<usize, u32>,
+    entries: Vec<Option<Entry>>,
+}
+
+impl Generation {
+    /// Where the entry of just these bytes is.
+    fn position(&self, object: &Bytes) -> Option<usize> {
+        let at = *self.index.get(&(object.as_ptr() as usize))? as usize;
+        let entry = self.entries.get(at)?.as_ref()?;
+        (entry.object.len() == object.len()).then_some(at)
+    }
+
+    fn get(&mut self, object: usize) -> Option<&mut Entry> {
+        let at = *self.index.get(&object)?;
+        self.entries.get_mut(at as usize)?.as_mut()
+    }
+
+    fn take(&mut self, object: usize) -> Option<Entry> {
+        let at = self.index.remove(&object)?;
+        self.entries.get_mut(at as usize)?.take()
+    }
+
+    fn put(&mut self, object: usize, entry: Entry) {
+        drop(self.take(object));
+        // An entry takes more bytes than a generation may have by far before numbers run out.
+        if let Ok(at) = u32::try_from(self.entries.len()) {
+            self.entries.push(Some(entry));
+            self.index.insert(object, at);
+        }
+    }
 }
 
 struct Entry {
@@ -160,23 +195,22 @@ impl Encoded {
 impl Generations {
     /// Where an object's message is. One that is asked for alone is kept alone from now on.
     fn find(&mut self, object: &Bytes, alone: bool) -> Option<&Place> {
-        let key = object.as_ptr() as usize;
-        let same = |entry: &&Entry| entry.object.len() == object.len();
-        // Asked for twice, as what is returned must not be borrowed in the other case.
-        if self.young.get(&key).filter(same).is_none() {
-            self.old.get(&key).filter(same)?;
-            let mut entry = self.old.remove(&key)?;
-            if alone && entry.place.is_item() {
-                entry.place = Place::alone(Bytes::copy_from_slice(&entry.place.message()));
-            }
-            self.put(key, entry);
+        if let Some(at) = self.young.position(object) {
+            return self.young.entries[at].as_ref().map(|entry| &entry.place);
         }
+        self.old.position(object)?;
+        let key = object.as_ptr() as usize;
+        let mut entry = self.old.take(key)?;
+        if alone && entry.place.is_item() {
+            entry.place = Place::alone(Bytes::copy_from_slice(&entry.place.message()));
+        }
+        self.put(key, entry);
         self.entry(key).map(|entry| &entry.place)
     }
 
     fn entry(&mut self, key: usize) -> Option<&mut Entry> {
         // What was just put may be the last of its generation.
-        self.young.get_mut(&key).or_else(|| self.old.get_mut(&key))
+        self.young.get(key).or_else(|| self.old.get(key))
     }
 
     fn keep(&mut self, object: &Bytes, message: Bytes) {
@@ -186,7 +220,7 @@ impl Generations {
 
     fn put(&mut self, key: usize, entry: Entry) {
         self.young_bytes += entry.place.end - entry.place.begin + ENTRY_BYTES;
-        self.young.insert(key, entry);
+        self.young.put(key, entry);
         if self.young_bytes > GENERATION_BYTES_MAX {
             self.old = std::mem::take(&mut self.young);
             self.young_bytes = 0;
@@ -268,7 +302,7 @@ mod tests {
         for i in 0..40 {
             all.keep(&object(&i.to_string()), big.clone());
             assert!(all.find(&asked, true).is_some(), "{i}");
-            assert!(all.young.len() + all.old.len() <= 10);
+            assert!(all.young.index.len() + all.old.index.len() <= 10);
         }
     }
 
