@@ -4,7 +4,8 @@
 //! Invariant: of a list that is sent or put on the audit record, no more is in memory than its items' stored bytes, which it
 //! shares, and the pieces that are on their way.
 
-use super::{Rendered, Rendering, wire};
+use super::wire::{self, PIECE_BYTES};
+use super::{Rendered, Rendering};
 use crate::codec::{self, META};
 use crate::encoded::{Copied, Encoded, Part, Single};
 use crate::negotiate::{Encoding, Format, OBJECT_TYPES, View};
@@ -20,8 +21,6 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::{fmt, io};
 
-/// A list is sent in pieces of about this size.
-const PIECE_BYTES: usize = 64 << 10;
 /// A protobuf list tells its length first. Up to this size it is made and kept, a larger one is made twice.
 const HELD_BYTES_MAX: usize = 4 << 20;
 /// Where a protobuf list has its items.
@@ -373,16 +372,16 @@ impl Pieces {
             self.parts = parts.into_iter();
             return Ok(total);
         }
-        let (mut held, mut total, mut piece) = (Vec::new(), 0, wire::piece_memory(PIECE_BYTES + 4096));
+        let (mut held, mut total, mut piece) = (Vec::new(), 0, wire::piece_memory(PIECE_BYTES));
         let mut kept = 0;
         for (i, item) in self.list.items.iter().enumerate() {
             self.list.write_item(self.format, item, &mut piece)?;
-            if piece.len() < PIECE_BYTES && i + 1 < self.list.items.len() {
+            if self.list.items.get(i + 1).is_some_and(|next| piece.len() + next.len() <= PIECE_BYTES) {
                 continue;
             }
             total += piece.len();
             if total <= HELD_BYTES_MAX {
-                let next = wire::piece_memory(PIECE_BYTES + 4096);
+                let next = wire::piece_memory(PIECE_BYTES);
                 held.push(std::mem::replace(&mut piece, next).freeze());
                 kept = i + 1;
             }
@@ -393,7 +392,11 @@ impl Pieces {
     }
 
     fn fill(&mut self, out: &mut BytesMut) -> Result<()> {
-        while out.len() < PIECE_BYTES {
+        loop {
+            let next = self.list.items.get(self.at).map_or(self.tail.len(), Bytes::len);
+            if !out.is_empty() && out.len() + next > PIECE_BYTES {
+                break;
+            }
             // What went out is let go.
             if let Some(item) = self.list.items.get_mut(self.at).map(std::mem::take) {
                 if self.at > 0 && self.format == Format::Json {
@@ -415,7 +418,7 @@ impl Pieces {
 fn next_part(encoded: &Encoded, parts: &mut std::vec::IntoIter<Part>) -> Option<Bytes> {
     let mut bytes = 0;
     let count = parts.as_slice().iter().take_while(|part| match part {
-        Part::Single(next) if bytes < PIECE_BYTES => {
+        Part::Single(next) if bytes == 0 || bytes + item_bytes(next) <= PIECE_BYTES => {
             bytes += item_bytes(next);
             true
         }
@@ -465,7 +468,7 @@ impl Iterator for Pieces {
         {
             return Some(Ok(piece));
         }
-        let mut out = wire::piece_memory(PIECE_BYTES + 4096);
+        let mut out = wire::piece_memory(PIECE_BYTES);
         if let Some(head) = self.head.take() {
             out.extend_from_slice(&head);
         }

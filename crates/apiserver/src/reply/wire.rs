@@ -15,8 +15,9 @@ use std::io::Write as _;
 
 /// Documents up to this size are sent as they are (upstream: `defaultGzipThresholdBytes`).
 const GZIP_OVER_BYTES: usize = 128 << 10;
-/// A larger document is sent in pieces of this size.
-const PIECE_BYTES: usize = 64 << 10;
+/// What is larger is sent in pieces of at most this size, where its parts allow that. TLS takes 64 KiB at once, in four records with
+/// what frames the piece: a longer one costs another record and another write.
+pub const PIECE_BYTES: usize = 65_000;
 const INDENT: &[u8] = b"  ";
 /// Where in its memory a piece begins (see [`piece_memory`]).
 const PIECE_OFFSET_BYTES: usize = 2048;

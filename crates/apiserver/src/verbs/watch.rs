@@ -34,10 +34,6 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 const LAST_BOOKMARK_BEFORE: Duration = Duration::from_secs(2);
 /// Larger objects are sent from where they are stored; smaller ones are copied together.
 const SHARED_OVER_BYTES: usize = 32 << 10;
-/// Events of one burst are sent in pieces of about this size.
-const PIECE_BYTES: usize = 64 << 10;
-/// By how much the last event of a piece usually exceeds it.
-const PIECE_BYTES_OVER: usize = 4 << 10;
 /// About what is sent around an object.
 const FRAME_BYTES: usize = 64;
 
@@ -77,7 +73,7 @@ pub async fn watch(ctx: &Context, kind: &Arc<KindDef>) -> Result<Reply> {
         clock: ctx.server.clock.clone(),
         headers: AtomicBool::new(true),
         // A message of a WebSocket is an event.
-        piece_bytes: if to_websocket { 0 } else { PIECE_BYTES },
+        piece_bytes: if to_websocket { 0 } else { wire::PIECE_BYTES },
         encoded: ctx.server.encoded.clone(),
         bursts: ctx.server.bursts.clone(),
         sent: ctx.server.metrics.watch_events(&kind.group, &kind.version, &kind.plural),
@@ -185,14 +181,14 @@ impl Framing {
                 Change::Put(value) | Change::Delete(value) => FRAME_BYTES + value.len(),
             };
             let all: usize = burst[at..].iter().map(|e| length(&e.change)).sum();
-            let mut out = wire::piece_memory(all.min(self.piece_bytes + PIECE_BYTES_OVER));
+            let mut out = wire::piece_memory(all.min(self.piece_bytes));
             let mut events = 0;
             for change in &burst[at..] {
-                self.write(&mut out, &watching.event_of(change)?).ok()?;
-                events += 1;
-                if out.len() >= self.piece_bytes {
+                if events > 0 && out.len() + length(&change.change) > self.piece_bytes {
                     break;
                 }
+                self.write(&mut out, &watching.event_of(change)?).ok()?;
+                events += 1;
             }
             Some(Piece { bytes: out.freeze(), events })
         })
