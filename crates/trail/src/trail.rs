@@ -410,7 +410,7 @@ mod tests {
         assert_eq!(lines(), 5);
         // A line that is longer than what is gathered goes behind what waits.
         add(&trail, 1);
-        let long = format!("\"{}\"", "x".repeat(100_000));
+        let long = format!("\"{}\"", "x".repeat(300_000));
         trail.append_with(Some(9), &mut |out| out.write_all(long.as_bytes())).expect("appended");
         assert_eq!(lines(), 7);
         trail.close();
