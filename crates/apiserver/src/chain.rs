@@ -37,6 +37,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// The largest request body (upstream: `MaxRequestBodyBytes`).
 const BODY_BYTES_MAX: usize = 3 << 20;
 
+/// How long the rest of a body that is too large is read and let go (Go: net/http `rstAvoidanceDelay`).
+const LINGER: Duration = Duration::from_millis(500);
+
 /// Where a request came from.
 pub struct Connection {
     pub peer: SocketAddr,
@@ -52,20 +55,23 @@ pub struct Connection {
 
 /// Serves a request from the network.
 pub async fn serve(server: Arc<Server>, from: Arc<Connection>, request: Request<Incoming>) -> Response<Body> {
-    let (mut parts, body) = request.into_parts();
+    let (mut parts, mut body) = request.into_parts();
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
     // Streaming bodies (an exec over SPDY) belong to the upgraded connection.
     let upgrading = parts.headers.contains_key(http::header::UPGRADE);
-    // Nobody reads the rest of a body that is too large.
+    // Nobody takes in the rest of a body that is too large.
     let unread = AtomicBool::new(false);
     let read = async {
         if upgrading {
             return Ok(Bytes::new());
         }
-        match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        match Limited::new(&mut body, BODY_BYTES_MAX).collect().await {
             Ok(all) => Ok(all.to_bytes()),
             Err(e) if e.is::<http_body_util::LengthLimitError>() => {
                 unread.store(true, Ordering::Relaxed);
+                // A client that is still writing when the connection goes would not see the answer.
+                let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+                let _ = tokio::time::timeout(LINGER, rest).await;
                 Err(Status::too_large(format!("Request entity too large: limit is {BODY_BYTES_MAX}")))
             }
             Err(e) => Err(Status::bad_request(format!("unable to read the request body: {e}"))),
