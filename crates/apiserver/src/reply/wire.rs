@@ -84,8 +84,8 @@ pub fn piece_memory(bytes: usize) -> BytesMut {
     if bytes < PIECE_OFFSET_BYTES {
         return BytesMut::with_capacity(bytes);
     }
-    let mut out = BytesMut::zeroed(PIECE_OFFSET_BYTES);
-    out.reserve(bytes);
+    let mut out = BytesMut::with_capacity(PIECE_OFFSET_BYTES + bytes);
+    out.resize(PIECE_OFFSET_BYTES, 0);
     out.advance(PIECE_OFFSET_BYTES);
     out
 }
