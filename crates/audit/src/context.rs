@@ -186,8 +186,7 @@ impl AuditContext {
         {
             return None;
         }
-        self.event.settle();
-        Some(self.event.to_core())
+        Some(self.event.core())
     }
 
     pub fn event(&self) -> &Event {

@@ -258,30 +258,29 @@ fn append(out: &mut Vec<u8>, members: &impl Serialize) -> io::Result<()> {
 
 impl Event {
     /// Nothing changes any more of what is known before the answer: it is written once for all lines.
-    pub(crate) fn settle(&mut self) {
-        if self.settled.is_none() {
-            let mut out = Vec::with_capacity(OTHER_BYTES);
-            // Writing into memory cannot fail.
-            let _ = self.append_request(&mut out);
-            self.settled = Some(escaped(out).into());
+    fn settle(&mut self) -> Bytes {
+        if let Some(settled) = &self.settled {
+            return settled.clone();
         }
+        let mut out = Vec::with_capacity(OTHER_BYTES);
+        // Writing into memory cannot fail.
+        let _ = self.append_request(&mut out);
+        self.settled.insert(escaped(out).into()).clone()
     }
 
     /// What a commit carries of the event: it can be read, but is not escaped as lines are.
-    pub(crate) fn to_core(&self) -> Vec<u8> {
+    pub(crate) fn core(&mut self) -> Vec<u8> {
+        let request = self.settle();
         let mut out = Vec::with_capacity(OTHER_BYTES + whole_bytes(&self.request_object));
         // Writing into memory cannot fail.
-        let _ = self.write_core(&mut out);
+        let _ = self.write_core(&request, &mut out);
         out
     }
 
-    fn write_core(&self, out: &mut Vec<u8>) -> io::Result<()> {
+    fn write_core(&self, request: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         out.extend_from_slice(b"{\"event\":");
         self.append_head(out)?;
-        match &self.settled {
-            Some(request) => out.extend_from_slice(request),
-            None => self.append_request(out)?,
-        }
+        out.extend_from_slice(request);
         if let Some(object) = &self.request_object {
             out.extend_from_slice(b",\"requestObject\":");
             object.each(false, &mut |part| out.write_all(part))?;

@@ -376,7 +376,7 @@ impl Pieces {
         let mut kept = 0;
         for (i, item) in self.list.items.iter().enumerate() {
             self.list.write_item(self.format, item, &mut piece)?;
-            if self.list.items.get(i + 1).is_some_and(|next| piece.len() + next.len() <= PIECE_BYTES) {
+            if piece.len() < PIECE_BYTES && i + 1 < self.list.items.len() {
                 continue;
             }
             total += piece.len();
@@ -391,10 +391,16 @@ impl Pieces {
         Ok(total)
     }
 
+    /// The bytes of an item as it is sent, where they are known before it is written.
+    fn known_bytes(&self, item: &Bytes) -> usize {
+        let as_stored = self.format == Format::Json && self.list.view == View::Object;
+        if as_stored { item.len() } else { 0 }
+    }
+
     fn fill(&mut self, out: &mut BytesMut) -> Result<()> {
         loop {
-            let next = self.list.items.get(self.at).map_or(self.tail.len(), Bytes::len);
-            if !out.is_empty() && out.len() + next > PIECE_BYTES {
+            let next = self.list.items.get(self.at).map_or(self.tail.len(), |item| self.known_bytes(item));
+            if !out.is_empty() && out.len() + next >= PIECE_BYTES {
                 break;
             }
             // What went out is let go.
@@ -431,16 +437,12 @@ fn next_part(encoded: &Encoded, parts: &mut std::vec::IntoIter<Part>) -> Option<
             Part::Single(_) => None,
         };
     }
-    let (mut piece, mut copied, mut head) =
-        (wire::piece_memory(bytes), Vec::with_capacity(count), Vec::new());
+    let (mut piece, mut copied) = (wire::piece_memory(bytes), Vec::with_capacity(count));
     for part in parts.take(count) {
         let Part::Single(single) = part else { break };
         let item = piece.len();
-        head.clear();
-        meta::proto::bytes_field_head(&mut head, ITEMS_FIELD, single.message.len());
-        piece.extend_from_slice(&head);
-        let begin = piece.len();
-        piece.extend_from_slice(&single.message);
+        write_message(&single.message, &mut piece);
+        let begin = piece.len() - single.message.len();
         copied.push(Copied { single, item, begin });
     }
     let piece = piece.freeze();

@@ -115,12 +115,15 @@ async fn a_long_protobuf_list_is_told_its_length_without_being_kept() {
         encoded: ENCODED.clone(),
     };
     // The messages of objects are kept for all lists, those of views for this one while they are few.
-    let held = |view| {
-        let pieces = Pieces::new(list(view, many()), Format::Protobuf).expect("measured");
-        pieces.held.as_slice().iter().map(Bytes::len).sum::<usize>()
+    let made = |view, listed| {
+        let pieces = Pieces::new(list(view, listed), Format::Protobuf).expect("measured");
+        pieces.held.as_slice().iter().map(Bytes::len).collect::<Vec<_>>()
     };
+    let held = |view| made(view, many()).iter().sum::<usize>();
     assert_eq!(held(View::Object), 0);
     assert!((1..=HELD_BYTES_MAX).contains(&held(View::PartialList)));
+    // A piece takes memory as if it were full: what is little of much is not alone in one.
+    assert_eq!(made(View::PartialList, listed(&kind, 20, 70_000)).len(), 1);
     let rendered =
         render(kind.clone(), many(), &how(Format::Protobuf, View::Object, false)).expect("rendered");
     let bytes = body(rendered).await;
